@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from filelock import FileLock, Timeout
+
 CHUNK = 1 << 20  # bytes read at a time
 
 Progress = Callable[[int, int], None]  # (bytes so far, bytes expected)
@@ -173,6 +175,43 @@ def flush(open_file) -> None:
     """Push a written file to the disk, so that a rename that survives a power cut names complete content."""
     open_file.flush()
     os.fsync(open_file.fileno())
+
+
+def make_room(folder: Path, nbytes: int) -> None:
+    """Create a cache folder and see that it can be written and has `nbytes` free, before anything is fetched.
+
+    Raises:
+        ModelUnavailable: it cannot, or has not.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+        if not os.access(folder, os.W_OK):
+            raise PermissionError("it is read-only")
+    except OSError as error:
+        raise ModelUnavailable(
+            f"the cache {folder} cannot be used ({error}). Set QLORA_LAB_CACHE to a folder that can be written."
+        ) from error
+    if free < nbytes:
+        raise ModelUnavailable(
+            f"{folder} has {free / 1e9:.2f} GB free, and fetching and converting the model needs {nbytes / 1e9:.2f} "
+            "GB. Make room, or set QLORA_LAB_CACHE to a folder on a larger disk."
+        )
+
+
+@contextmanager
+def locked(path: Path, notice: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock file at `path`; say so once when another process has it. The system frees a dead holder's lock."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        notice("Another process is preparing the model; waiting for it …")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
