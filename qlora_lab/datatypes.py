@@ -1,0 +1,138 @@
+"""Four-bit data types: sixteen numbers each, built from their definitions.
+
+A 4-bit code says which of sixteen levels a weight sits on; the block's scale says how large that level is. A data type
+is therefore only a table of sixteen levels (the codebook) and the fifteen thresholds halfway between neighbours. This
+module builds the tables; `quantization` uses them.
+
+    nf4          quantiles of the normal distribution, an exact zero, asymmetric (QLoRA paper, appendix E)
+    fp4          sign, two exponent bits, one mantissa bit, as bitsandbytes lays them out
+    int4         fifteen equal steps from -7 to 7, scaled by the block's largest magnitude
+    int4_affine  sixteen equal steps from the block's minimum to its maximum (a zero point: a second constant per block)
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from statistics import NormalDist
+
+import torch
+
+
+@dataclass(frozen=True)
+class DataType:
+    """A 4-bit data type.
+
+    Attributes:
+        name: the name `get_datatype` knows it by.
+        levels: sixteen floats; `levels[code]` is what a code means before the block's scale, in [-1, 1]
+            (affine types: [0, 1]). Exactly representable in float32.
+        affine: whether a block stores its minimum beside its scale.
+    """
+
+    name: str
+    levels: tuple[float, ...]
+    affine: bool = False
+
+    def __post_init__(self):
+        if len(self.levels) != 16:
+            raise ValueError(f"a 4-bit data type has 16 levels; {self.name!r} was given {len(self.levels)}")
+
+    def table(self, device: torch.device | str = "cpu") -> torch.Tensor:
+        """The codebook as a float32 tensor of shape (16,)."""
+        return torch.tensor(self.levels, dtype=torch.float32, device=device)
+
+    @cached_property
+    def order(self) -> tuple[int, ...]:
+        """Codes from the smallest level to the largest; of two codes with one level (fp4's two zeros) the lower."""
+        distinct = {level: code for code, level in reversed(list(enumerate(self.levels)))}
+        return tuple(distinct[level] for level in sorted(distinct))
+
+    @cached_property
+    def thresholds(self) -> tuple[float, ...]:
+        """Decision thresholds: float32 midpoints of neighbouring levels. A value on a threshold takes the lower level."""
+        levels = torch.tensor([self.levels[code] for code in self.order], dtype=torch.float32)
+        return tuple(((levels[1:] + levels[:-1]) / 2).tolist())
+
+    @cached_property
+    def zero_code(self) -> int:
+        """The code that zero maps to; it also fills the last nibble when the number of weights is odd."""
+        return self.order[sum(0.0 > t for t in self.thresholds)]
+
+
+def _nf4() -> tuple[float, ...]:
+    """Eight positive and seven negative quantiles of N(0, 1) and a zero, divided by the largest.
+
+    The outermost probability, 0.9677083, is the mean of 1 - 1/32 and 1 - 1/30: half a step short of certainty for 16
+    and for 15 levels, where the quantile would be infinite. The probabilities are spaced in float32 and the division is
+    done in float32 because bitsandbytes' table was made that way; in float64 the last bit of some levels differs.
+    """
+    quantile = NormalDist().inv_cdf
+    positive = [quantile(p) for p in torch.linspace(0.9677083, 0.5, 9)[:-1].tolist()]
+    negative = [-quantile(p) for p in torch.linspace(0.9677083, 0.5, 8)[:-1].tolist()]
+    levels = torch.tensor(sorted([*negative, 0.0, *positive]), dtype=torch.float32)
+    return tuple((levels / levels.max()).tolist())
+
+
+def _fp4() -> tuple[float, ...]:
+    """Code bits s, e, e, m. Exponents 1, 2, 3 stand for 2^3, 2^2, 2^1 (times 1 or 1.5); exponent 0 for 0 and 1/16.
+
+    Divided by the largest, 12: 0, 1/192, 2/3, 1, 1/3, 1/2, 1/6, 1/4 and their negatives. The order, and a subnormal far
+    below the rest, are bitsandbytes'.
+    """
+    positive = [0.0, 1 / 16]
+    positive += [(1 + mantissa / 2) * 2.0 ** (4 - exponent) for exponent in (1, 2, 3) for mantissa in (0, 1)]
+    levels = torch.tensor(positive + [-level for level in positive], dtype=torch.float32) / 12
+    return tuple((levels + 0.0).tolist())  # + 0.0: code 8 is a plain zero, not -0.0
+
+
+def _int4() -> tuple[float, ...]:
+    """Code = integer + 8. Absmax scaling uses -7 to 7; code 0 (-8) is never produced and decodes to -8/7."""
+    return tuple((torch.arange(-8, 8, dtype=torch.float32) / 7).tolist())
+
+
+def _int4_affine() -> tuple[float, ...]:
+    """Sixteen equal steps over [0, 1]: weight = minimum + (maximum - minimum) * code / 15."""
+    return tuple((torch.arange(16, dtype=torch.float32) / 15).tolist())
+
+
+@lru_cache(maxsize=1)
+def _datatypes() -> dict[str, DataType]:
+    return {
+        "nf4": DataType("nf4", _nf4()),
+        "fp4": DataType("fp4", _fp4()),
+        "int4": DataType("int4", _int4()),
+        "int4_affine": DataType("int4_affine", _int4_affine(), affine=True),
+    }
+
+
+DATATYPES: tuple[str, ...] = ("nf4", "fp4", "int4", "int4_affine")
+
+
+def get_datatype(name: "str | DataType") -> DataType:
+    """The data type of that name; a `DataType` is returned as it is.
+
+    Raises:
+        ValueError: no such data type; the message lists those there are.
+    """
+    if isinstance(name, DataType):
+        return name
+    try:
+        return _datatypes()[name]
+    except (KeyError, TypeError):
+        raise ValueError(f"unknown data type {name!r}; the 4-bit data types are {', '.join(DATATYPES)}") from None
+
+
+@lru_cache(maxsize=1)
+def dynamic_map() -> tuple[float, ...]:
+    """The signed dynamic 8-bit data type: 256 sorted levels from -0.99297 to 1.0, used to store scales in 8 bits.
+
+    For each of seven decades 10^-6 .. 10^0 the mantissa gets one bit more: 1, 2, 4, ... 64 levels, the centres of equal
+    steps over [0.1, 1], with both signs; plus 0 and 1. Small numbers keep their order of magnitude, large ones their
+    digits. Source: "8-bit Optimizers via Block-wise Quantization", section 2.2; values as in bitsandbytes.
+    """
+    levels = [0.0, 1.0]
+    for decade in range(7):
+        edges = torch.linspace(0.1, 1, 2**decade + 1, dtype=torch.float32)
+        centres = (edges[:-1] + edges[1:]) / 2
+        for sign in (1, -1):
+            levels += (sign * 10 ** (decade - 6) * centres).tolist()
+    return tuple(torch.tensor(sorted(levels), dtype=torch.float32).tolist())

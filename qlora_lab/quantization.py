@@ -1,0 +1,328 @@
+"""4-bit block-wise quantization, as QLoRA stores its frozen weights.
+
+A weight tensor is read row by row as one long line and cut into blocks (64 weights). A block's scale is its largest
+magnitude (absmax); each weight, divided by it, becomes the code of the nearest of sixteen levels. Two codes share a byte.
+
+    quantize      w -> absmax = max|w| per block,  code = nearest level to w / absmax
+    dequantize    w' = absmax * level[code]
+    double        the absmax values are themselves stored in 8 bits: minus their mean, in blocks of 256
+
+Codes, scales and decoded weights equal bitsandbytes' bit for bit. The functions here are the definitions; `kernels` holds
+the same ones in a form that compiles to vector code, used for large tensors.
+
+Sources: QLoRA (Dettmers et al. 2023), sections 2 and 3; the layout of bytes and of nested scales is bitsandbytes'.
+"""
+
+import os
+from dataclasses import dataclass, field
+
+import torch
+
+from qlora_lab import kernels
+from qlora_lab.datatypes import DataType, dynamic_map, get_datatype
+from qlora_lab.files import load_tensors, save_tensors
+
+FLOAT_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+SCALE_BLOCK = 256  # scales that share one second-level scale under double quantization
+_FORMAT = "qlora_lab.QuantizedTensor.1"
+
+
+def quantize(
+    weight: torch.Tensor, datatype: str | DataType = "nf4", block_size: int = 64, double_quant: bool = False
+) -> "QuantizedTensor":
+    """Quantize a tensor to 4 bits per element plus one scale per block.
+
+    Args:
+        weight: float32, float16 or bfloat16, of any shape (also empty) and layout. It is read in row-major order.
+        datatype: "nf4", "fp4", "int4" or "int4_affine" (see `datatypes`).
+        block_size: elements that share a scale; even, 16 to 4096. The last block may be shorter.
+        double_quant: store the scales in 8 bits (QLoRA's double quantization); not for "int4_affine".
+
+    Returns:
+        A `QuantizedTensor` on the weight's device.
+
+    Raises:
+        TypeError: `weight` is no tensor, or of another dtype.
+        ValueError: unknown data type, block size out of range, or a NaN or infinity in `weight` (the first is named).
+    """
+    datatype = get_datatype(datatype)
+    _check(weight, datatype, block_size, double_quant)
+    flat = weight.detach().reshape(-1)
+    codes, scales, offsets = _quantize_flat(flat, datatype, block_size)
+    finite = scales.isfinite() if offsets is None else scales.isfinite() & offsets.isfinite()
+    if not bool(finite.all()):
+        _refuse_non_finite(weight)
+    stored = {"scales": scales} if not double_quant else _quantize_scales(scales)
+    if offsets is not None:
+        stored["offsets"] = offsets
+    return QuantizedTensor(
+        codes, stored, torch.Size(weight.shape), weight.dtype, datatype.name, block_size, double_quant
+    )
+
+
+@dataclass
+class QuantizedTensor:
+    """A tensor in 4 bits: what `quantize` returns.
+
+    Attributes:
+        codes: uint8 (ceil(n / 2),); the first element of a pair in the high nibble. An odd tail is padded with the code
+            of zero.
+        stored: the tensors that hold the scales. Plain: "scales" float32 (blocks,). Double-quantized: "scale_codes"
+            uint8 (blocks,), "scale_scales" float32 (ceil(blocks / 256),), "scale_offset" float32 (). Affine data types
+            also "offsets" float32 (blocks,), each block's minimum.
+        shape, dtype: of the tensor that was quantized.
+        datatype, block_size, double_quant: how it was quantized.
+    """
+
+    codes: torch.Tensor
+    stored: dict[str, torch.Tensor] = field(repr=False)
+    shape: torch.Size
+    dtype: torch.dtype
+    datatype: str = "nf4"
+    block_size: int = 64
+    double_quant: bool = False
+
+    @property
+    def scales(self) -> torch.Tensor:
+        """float32 (blocks,): the scales, decoded if they are stored in 8 bits.
+
+        Under double quantization a scale far below the others of its tensor can decode to a negative number.
+        """
+        if not self.double_quant:
+            return self.stored["scales"]
+        return dequantize_scales(self.stored["scale_codes"], self.stored["scale_scales"], self.stored["scale_offset"])
+
+    @property
+    def offsets(self) -> torch.Tensor | None:
+        """float32 (blocks,): each block's minimum for affine data types, else None."""
+        return self.stored.get("offsets")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all stored tensors: codes and everything that holds the scales."""
+        return sum(t.numel() * t.element_size() for t in (self.codes, *self.stored.values()))
+
+    @property
+    def bits_per_parameter(self) -> float:
+        """8 * nbytes / number of elements: 4.5 for nf4 at block 64, about 4.127 with double quantization."""
+        return 8 * self.nbytes / self.shape.numel() if self.shape.numel() else 0.0
+
+    @property
+    def device(self) -> torch.device:
+        return self.codes.device
+
+    def dequantize(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The decoded tensor: scale * level computed in float32, then rounded once to `dtype` (default: the original).
+
+        Raises:
+            TypeError: `dtype` is not float32, float16 or bfloat16.
+        """
+        dtype = dtype or self.dtype
+        if dtype not in FLOAT_DTYPES.values():
+            raise TypeError(f"cannot dequantize to {dtype}; choose {', '.join(f'torch.{n}' for n in FLOAT_DTYPES)}")
+        return torch.ops.qlora_lab.dequantize_4bit(
+            self.codes, self.scales, self.offsets, self.datatype, self.block_size, list(self.shape), dtype
+        )
+
+    def to(self, device: torch.device | str) -> "QuantizedTensor":
+        """The same on another device; dtypes never change."""
+        stored = {name: tensor.to(device) for name, tensor in self.stored.items()}
+        return QuantizedTensor(
+            self.codes.to(device), stored, self.shape, self.dtype, self.datatype, self.block_size, self.double_quant
+        )
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write a safetensors file, whole or not at all."""
+        metadata = {
+            "format": _FORMAT,
+            "shape": ",".join(map(str, self.shape)),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "datatype": self.datatype,
+            "block_size": str(self.block_size),
+            "double_quant": str(int(self.double_quant)),
+        }
+        save_tensors(path, {"codes": self.codes, **self.stored}, metadata)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, device: str = "cpu") -> "QuantizedTensor":
+        """Read what `save` wrote; every bit is the same.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: damaged, or not written by `QuantizedTensor.save`.
+        """
+        tensors, metadata = load_tensors(path, device)
+        if metadata.get("format") != _FORMAT or "codes" not in tensors:
+            raise ValueError(f"{path} was not written by QuantizedTensor.save (its format is {metadata.get('format')!r})")
+        codes = tensors.pop("codes")
+        shape = torch.Size(int(n) for n in metadata["shape"].split(",") if n)
+        if codes.numel() != (shape.numel() + 1) // 2:
+            raise ValueError(f"{path}: {codes.numel()} bytes of codes do not fit the shape {tuple(shape)}")
+        block_size, double_quant = int(metadata["block_size"]), metadata["double_quant"] == "1"
+        dtype = FLOAT_DTYPES[metadata["dtype"]]
+        return cls(codes, tensors, shape, dtype, get_datatype(metadata["datatype"]).name, block_size, double_quant)
+
+
+def quantize_blocks(
+    blocks: torch.Tensor, datatype: DataType
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """The definition: quantize each row of `blocks` with a scale of its own.
+
+    Args:
+        blocks: (number of blocks, block size), any float dtype.
+
+    Returns:
+        codes uint8, one per element, the shape of `blocks`; scales float32 (number of blocks,); offsets likewise for
+        affine data types, else None.
+    """
+    x = blocks.float()  # scaling in bfloat16 would move about 0.2 % of the codes
+    if datatype.affine:
+        offsets = x.amin(1)
+        scales = x.amax(1) - offsets
+        x = x - offsets[:, None]
+    else:
+        offsets = None
+        scales = x.abs().amax(1)
+    x = x * (1.0 / scales.clamp(min=1e-38))[:, None]  # a block of zeros stays zeros instead of becoming 0/0
+    thresholds = torch.tensor(datatype.thresholds, device=x.device)
+    rank = torch.bucketize(x, thresholds, out_int32=True)  # how many thresholds lie below: a tie takes the lower level
+    order = torch.tensor(datatype.order, dtype=torch.uint8, device=x.device)
+    return order[rank], scales, offsets
+
+
+def dequantize_blocks(
+    codes: torch.Tensor, scales: torch.Tensor, offsets: torch.Tensor | None, datatype: DataType, dtype: torch.dtype
+) -> torch.Tensor:
+    """The definition: level[code] * scale (+ offset), in float32, then rounded once.
+
+    Args:
+        codes: uint8 (number of blocks, block size / 2), two codes per byte.
+        scales, offsets: float32 (number of blocks,).
+
+    Returns:
+        (number of blocks, block size) of `dtype`.
+    """
+    table = datatype.table(codes.device)
+    byte = torch.arange(256, device=codes.device)
+    pairs = torch.stack((table[byte >> 4], table[byte & 15]), 1)  # (256, 2): both weights of a byte in one look-up
+    x = pairs.index_select(0, codes.reshape(-1).int()).view(len(codes), -1) * scales[:, None]
+    if offsets is not None:
+        x = x + offsets[:, None]
+    return x.to(dtype)
+
+
+def pack(codes: torch.Tensor) -> torch.Tensor:
+    """Two 4-bit codes per byte, the first in the high nibble. uint8 (..., 2n) -> uint8 (..., n)."""
+    return (codes[..., ::2] << 4) | codes[..., 1::2]
+
+
+def quantize_scales(scales: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Double quantization: float32 scales to 8 bits with the signed dynamic map, in blocks of 256, around their mean.
+
+    Args:
+        scales: float32 (blocks,).
+
+    Returns:
+        codes uint8 (blocks,), second-level scales float32 (ceil(blocks / 256),), offset float32 ().
+    """
+    levels = torch.tensor(dynamic_map(), device=scales.device)
+    thresholds = (levels[1:] + levels[:-1]) / 2
+    offset = scales.mean() if len(scales) else scales.new_zeros(())
+    centred = torch.nn.functional.pad(scales - offset, (0, -len(scales) % SCALE_BLOCK)).view(-1, SCALE_BLOCK)
+    absmax = centred.abs().amax(1) if len(centred) else centred.new_zeros(0)
+    codes = torch.bucketize(centred * (1.0 / absmax.clamp(min=1e-38))[:, None], thresholds, out_int32=True)
+    return codes.to(torch.uint8).view(-1)[: len(scales)], absmax, offset
+
+
+def dequantize_scales(codes: torch.Tensor, absmax: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+    """Undo `quantize_scales`: map[code] * absmax of its block of 256 + offset. float32 (blocks,)."""
+    levels = torch.tensor(dynamic_map(), device=codes.device)
+    return levels[codes.int()] * absmax.repeat_interleave(SCALE_BLOCK)[: len(codes)] + offset
+
+
+def _quantize_scales(scales: torch.Tensor) -> dict[str, torch.Tensor]:
+    return dict(zip(("scale_codes", "scale_scales", "scale_offset"), quantize_scales(scales), strict=True))
+
+
+def _quantize_flat(flat: torch.Tensor, datatype: DataType, block_size: int):
+    """Whole blocks in one go (compiled if large), then the shorter last one."""
+    n = flat.numel()
+    whole = n - n % block_size
+    parts = []
+    if whole or not n:
+        blocks, fast = flat[:whole].reshape(-1, block_size), None
+        if not datatype.affine and kernels.wanted(flat, whole):
+            source = blocks.float() if blocks.dtype == torch.float16 else blocks
+            fast = kernels.quantize_blocks(source.contiguous(), datatype)
+        if fast:
+            parts.append((fast[0].view(-1), fast[1], None))
+        elif n:
+            codes, scales, offsets = quantize_blocks(blocks, datatype)
+            parts.append((pack(codes).view(-1), scales, offsets))
+        else:
+            none = torch.empty(0, device=flat.device)
+            return torch.empty(0, dtype=torch.uint8, device=flat.device), none, none if datatype.affine else None
+    if n % block_size:
+        codes, scales, offsets = quantize_blocks(flat[whole:][None], datatype)
+        codes = torch.nn.functional.pad(codes, (0, n % 2), value=datatype.zero_code)
+        parts.append((pack(codes).view(-1), scales, offsets))
+    if len(parts) == 1:
+        return parts[0]
+    return tuple(torch.cat(column) if column[0] is not None else None for column in zip(*parts, strict=True))
+
+
+def _dequantize(codes, scales, offsets, datatype, block_size, shape, dtype) -> torch.Tensor:
+    datatype, shape = get_datatype(datatype), torch.Size(shape)
+    n = shape.numel()
+    whole = n - n % block_size
+    count = whole // block_size
+    blocks = codes[: whole // 2].view(count, block_size // 2)
+    result = None
+    if offsets is None and kernels.wanted(codes, whole):
+        result = kernels.dequantize_blocks(blocks, scales[:count], datatype, dtype)
+    if result is None:
+        result = dequantize_blocks(blocks, scales[:count], None if offsets is None else offsets[:count], datatype, dtype)
+    if whole == n:
+        return result.view(shape)
+    tail = None if offsets is None else offsets[count:]
+    last = dequantize_blocks(codes[None, whole // 2 :], scales[count:], tail, datatype, dtype)[0, : n - whole]
+    return torch.cat((result.view(-1), last)).view(shape)
+
+
+# Registered as an operator of PyTorch: what runs inside is then one step for whoever watches or transforms the code
+# above it (memory ledger, fake tensors, torch.compile of a whole model, gradient checkpointing).
+_library = torch.library.Library("qlora_lab", "DEF")
+_library.define(
+    "dequantize_4bit(Tensor codes, Tensor scales, Tensor? offsets, str datatype, int block_size, SymInt[] shape, "
+    "ScalarType dtype) -> Tensor"
+)
+_library.impl("dequantize_4bit", _dequantize, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("qlora_lab::dequantize_4bit", lib=_library)
+def _(codes, scales, offsets, datatype, block_size, shape, dtype):
+    return codes.new_empty(shape, dtype=dtype)
+
+
+def _check(weight, datatype: DataType, block_size, double_quant: bool) -> None:
+    if not isinstance(weight, torch.Tensor):
+        raise TypeError(f"quantize takes a torch tensor, not {type(weight).__name__}")
+    if weight.dtype not in FLOAT_DTYPES.values():
+        allowed = ", ".join(f"torch.{name}" for name in FLOAT_DTYPES)
+        raise TypeError(f"cannot quantize {weight.dtype}; the dtypes allowed are {allowed} (convert with .float())")
+    if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size % 2 or not 16 <= block_size <= 4096:
+        raise ValueError(f"block_size {block_size!r} is not allowed; give an even integer from 16 to 4096 (QLoRA: 64)")
+    if double_quant and datatype.affine:
+        raise ValueError(
+            f"double quantization is for absmax scales; {datatype.name} stores a minimum beside each scale. "
+            "Use nf4, fp4 or int4, or double_quant=False"
+        )
+
+
+def _refuse_non_finite(weight: torch.Tensor) -> None:
+    bad = (~weight.isfinite()).nonzero()
+    index = tuple(bad[0].tolist())
+    raise ValueError(
+        f"weight{list(index)} is {weight[index].item()}: {len(bad)} of {weight.numel()} elements are NaN or infinite, "
+        "and one would spoil its whole block; repair or replace them before quantizing"
+    )
