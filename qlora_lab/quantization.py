@@ -153,7 +153,9 @@ class QuantizedTensor:
         """
         tensors, metadata = load_tensors(path, device)
         if metadata.get("format") != _FORMAT or "codes" not in tensors:
-            raise ValueError(f"{path} was not written by QuantizedTensor.save (its format is {metadata.get('format')!r})")
+            raise ValueError(
+                f"{path} was not written by QuantizedTensor.save (its format is {metadata.get('format')!r})"
+            )
         codes = tensors.pop("codes")
         shape = torch.Size(int(n) for n in metadata["shape"].split(",") if n)
         if codes.numel() != (shape.numel() + 1) // 2:
@@ -163,9 +165,7 @@ class QuantizedTensor:
         return cls(codes, tensors, shape, dtype, get_datatype(metadata["datatype"]).name, block_size, double_quant)
 
 
-def quantize_blocks(
-    blocks: torch.Tensor, datatype: DataType
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+def quantize_blocks(blocks: torch.Tensor, datatype: DataType) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """The definition: quantize each row of `blocks` with a scale of its own.
 
     Args:
@@ -281,7 +281,9 @@ def _dequantize(codes, scales, offsets, datatype, block_size, shape, dtype) -> t
     if offsets is None and kernels.wanted(codes, whole):
         result = kernels.dequantize_blocks(blocks, scales[:count], datatype, dtype)
     if result is None:
-        result = dequantize_blocks(blocks, scales[:count], None if offsets is None else offsets[:count], datatype, dtype)
+        result = dequantize_blocks(
+            blocks, scales[:count], None if offsets is None else offsets[:count], datatype, dtype
+        )
     if whole == n:
         return result.view(shape)
     tail = None if offsets is None else offsets[count:]
@@ -310,7 +312,12 @@ def _check(weight, datatype: DataType, block_size, double_quant: bool) -> None:
     if weight.dtype not in FLOAT_DTYPES.values():
         allowed = ", ".join(f"torch.{name}" for name in FLOAT_DTYPES)
         raise TypeError(f"cannot quantize {weight.dtype}; the dtypes allowed are {allowed} (convert with .float())")
-    if isinstance(block_size, bool) or not isinstance(block_size, int) or block_size % 2 or not 16 <= block_size <= 4096:
+    if (
+        isinstance(block_size, bool)
+        or not isinstance(block_size, int)
+        or block_size % 2
+        or not 16 <= block_size <= 4096
+    ):
         raise ValueError(f"block_size {block_size!r} is not allowed; give an even integer from 16 to 4096 (QLoRA: 64)")
     if double_quant and datatype.affine:
         raise ValueError(

@@ -1,0 +1,277 @@
+"""LoRA: train a low-rank change of a frozen weight.
+
+    y = W x + (alpha / r) B A x        A: (r, in), B: (out, r)
+
+W stays as it is; only A and B are trained, r (in + out) numbers instead of in * out. A starts as nn.Linear does,
+U(-1/sqrt(in), 1/sqrt(in)), and B at zero, so the first forward equals the base model's exactly. Adapters are saved in
+PEFT's format and can be loaded by either side.
+
+Sources: LoRA (Hu et al. 2021), section 4.1; rsLoRA (Kalajdzievski 2023): alpha / sqrt(r); initialization as in PEFT.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class LoRALayer(nn.Module):
+    """The trainable half of an adapted linear layer: A, B, their scaling and the dropout before A.
+
+    Args:
+        in_features, out_features: of the linear layer it belongs to.
+        rank: r; 0 for no adapter.
+        alpha: numerator of the scaling: alpha / r, or alpha / sqrt(r) with `use_rslora`.
+        dropout: probability of dropping an input of A while training.
+        device: where A and B live. They are float32 whatever the base is: an update of 1e-4 relative to a weight is
+            lost in bfloat16.
+    """
+
+    def __init__(self, in_features, out_features, rank, alpha, dropout=0.0, use_rslora=False, device=None):
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.reset_adapter(rank, alpha, dropout, use_rslora, device)
+
+    def reset_adapter(self, rank, alpha, dropout=0.0, use_rslora=False, device=None) -> None:
+        """Replace the adapter by a fresh one: B = 0, so the layer again equals its base."""
+        check_adapter_arguments(rank, alpha, dropout)
+        self.rank, self.alpha, self.use_rslora, self.dropout = rank, alpha, bool(use_rslora), float(dropout)
+        self.scaling = (alpha / math.sqrt(rank) if use_rslora else alpha / rank) if rank else 0.0
+        if not rank:
+            self.lora_A = self.lora_B = None
+            return
+        bound = 1 / math.sqrt(self.in_features)
+        a = torch.empty(rank, self.in_features).uniform_(-bound, bound)  # drawn on the CPU: one seed, one adapter
+        self.lora_A = nn.Parameter(a.to(device))
+        self.lora_B = nn.Parameter(torch.zeros(self.out_features, rank, device=device))
+
+    def delta(self) -> torch.Tensor:
+        """scaling * B A: what the adapter adds to the weight. float32 (out, in)."""
+        if not self.rank:
+            raise ValueError("this layer has no adapter (rank 0)")
+        return self.scaling * (self.lora_B @ self.lora_A)
+
+    def merged_linear(self, dtype: torch.dtype | None = None) -> nn.Linear:
+        """A plain linear layer whose weight is base + delta, computed in float32 and rounded once to `dtype`."""
+        weight = self.base_weight().float()
+        dtype = dtype or self.base_dtype
+        if self.rank and not getattr(self, "merged", False):
+            weight = weight + self.delta()
+        linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+        linear.weight = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
+        if self.bias is not None:
+            linear.bias = nn.Parameter(self.bias.detach().to(dtype), requires_grad=False)
+        return linear
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, alpha={self.alpha}"
+
+
+class LoRALinear(LoRALayer):
+    """A frozen `nn.Linear` with a trainable low-rank update beside it.
+
+    Args:
+        base: the linear layer; its parameters are frozen in place.
+        rank, alpha, dropout, use_rslora: see `LoRALayer`.
+    """
+
+    def __init__(self, base: nn.Linear, rank: int, alpha: float, dropout: float = 0.0, use_rslora: bool = False):
+        super().__init__(base.in_features, base.out_features, rank, alpha, dropout, use_rslora, base.weight.device)
+        self.base = base.requires_grad_(False)
+        self.merged = False
+
+    @property
+    def bias(self):
+        return self.base.bias
+
+    @property
+    def base_dtype(self) -> torch.dtype:
+        return self.base.weight.dtype
+
+    def base_weight(self) -> torch.Tensor:
+        return self.base.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (..., in) -> (..., out)
+        y = self.base(x)
+        if self.merged or not self.rank:
+            return y
+        h = F.linear(F.dropout(x, self.dropout, self.training), self.lora_A.to(x.dtype))  # (..., in) -> (..., r)
+        return y + self.scaling * F.linear(h, self.lora_B.to(x.dtype))
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Fold the adapter into the base weight, in place; forward then costs what the base alone does."""
+        if not self.merged and self.rank:
+            self.base.weight.add_(self.delta().to(self.base_dtype))
+            self.merged = True
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Take the adapter out of the weight again: equal to before up to one rounding of the weight's dtype."""
+        if self.merged:
+            self.base.weight.sub_(self.delta().to(self.base_dtype))
+            self.merged = False
+
+
+class ParameterCount(NamedTuple):
+    trainable: int
+    total: int
+
+
+def inject_lora(
+    model: nn.Module,
+    rank: int,
+    alpha: float,
+    target_modules: str | Iterable[str] = "all-linear",
+    dropout: float = 0.0,
+    use_rslora: bool = False,
+) -> nn.Module:
+    """Freeze `model` and put a LoRA adapter beside each targeted linear layer, in place.
+
+    Args:
+        target_modules: "all-linear" (every `nn.Linear` but the output head), a list of module names, where "q_proj"
+            stands for every module whose path ends in it, or one string read as a regular expression that must match
+            the whole path (as in PEFT).
+
+    Returns:
+        the same model.
+
+    Raises:
+        ValueError: a target matches nothing (the message lists the names there are), is no linear layer, or has an
+            adapter already; rank below 1, alpha not positive, dropout outside [0, 1). Nothing is changed then.
+    """
+    if rank == 0:
+        raise ValueError("rank 0 would train nothing; give a rank of at least 1")
+    check_adapter_arguments(rank, alpha, dropout)
+    targets = find_targets(model, target_modules)
+    model.requires_grad_(False)
+    for name, linear in targets.items():
+        layer = LoRALinear(linear, rank, alpha, dropout, use_rslora)
+        replace_module(model, name, layer.train(linear.training))
+    return model
+
+
+def count_parameters(model: nn.Module) -> ParameterCount:
+    """Trainable parameters and all parameters, as element counts of the weights they stand for.
+
+    A 4-bit weight counts with the elements it encodes, not with its bytes (two elements share one; counting bytes makes
+    adapters look twice as large a share). Tied weights count once. bitsandbytes' 4-bit layers are understood too.
+    """
+    trainable = total = 0
+    seen = set()
+    for module in model.modules():
+        encoded = getattr(module, "encoded_elements", None)  # our 4-bit layers say what their bytes stand for
+        total += encoded or 0
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in seen or (encoded and name not in ("lora_A", "lora_B", "bias")):
+                continue
+            seen.add(id(parameter))
+            state = getattr(parameter, "quant_state", None)  # bitsandbytes' Params4bit
+            count = math.prod(state.shape) if state is not None else parameter.numel()
+            total += count
+            trainable += count if parameter.requires_grad else 0
+    return ParameterCount(trainable, total)
+
+
+def merge(model: nn.Module) -> nn.Module:
+    """Fold every adapter into its 16- or 32-bit base weight, in place; `unmerge` takes it out again.
+
+    Raises:
+        ValueError: a base is in 4 bits, where a small update would be rounded away; see `merge_and_unload`.
+    """
+    layers = list(adapted_layers(model))
+    for name, layer in layers:
+        if not isinstance(layer, LoRALinear):
+            raise ValueError(
+                f"{name} has a 4-bit base: rounding base + update back to 4 bits would lose nearly all of the update. "
+                "Use merge_and_unload(model, dtype), which gives 16- or 32-bit weights"
+            )
+    for _, layer in layers:
+        layer.merge()
+    return model
+
+
+def unmerge(model: nn.Module) -> nn.Module:
+    """Undo `merge`."""
+    for _, layer in adapted_layers(model):
+        if isinstance(layer, LoRALinear):
+            layer.unmerge()
+    return model
+
+
+def merge_and_unload(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    """Replace every adapted layer, also one with a 4-bit base, by a plain `nn.Linear` of base + update, in place.
+
+    Args:
+        dtype: of the merged weights; None keeps each base's own (for a 4-bit base: the dtype it was quantized from).
+    """
+    for name, layer in list(adapted_layers(model)):
+        replace_module(model, name, layer.merged_linear(dtype).train(layer.training))
+    return model
+
+
+def adapted_layers(model: nn.Module) -> Iterator[tuple[str, LoRALayer]]:
+    """(path, layer) of every layer that can carry an adapter."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, LoRALayer))
+
+
+def find_targets(model: nn.Module, target_modules: str | Iterable[str]) -> dict[str, nn.Linear]:
+    """The linear layers a target specification means, by path; see `inject_lora` for the forms and errors."""
+    if any(True for _ in adapted_layers(model)):
+        raise ValueError("this model has adapters already; load the base model anew before adding others")
+    modules = {name: module for name, module in model.named_modules() if name}
+    linears = {name: module for name, module in modules.items() if isinstance(module, nn.Linear)}
+    if not linears:
+        raise ValueError("this model has no nn.Linear layers to adapt")
+    if target_modules == "all-linear":
+        head = output_head(model)
+        return {name: module for name, module in linears.items() if module is not head}
+    found = {}
+    targets = [target_modules] if isinstance(target_modules, str) else list(target_modules)
+    if not targets:
+        raise ValueError(f"target_modules is empty; give 'all-linear' or some of {_leaf_names(linears)}")
+    for target in targets:
+        if isinstance(target_modules, str):
+            matches = [name for name in modules if re.fullmatch(target, name)]
+        else:
+            matches = [name for name in modules if name == target or name.endswith(f".{target}")]
+        if not matches:
+            raise ValueError(f"target {target!r} matches no module; the linear layers here are {_leaf_names(linears)}")
+        wrong = [name for name in matches if name not in linears]
+        if wrong:
+            kind = type(modules[wrong[0]]).__name__
+            raise ValueError(
+                f"target {target!r} matches {wrong[0]}, a {kind}; adapters go on linear layers: {_leaf_names(linears)}"
+            )
+        found.update({name: linears[name] for name in matches})
+    return {name: module for name, module in linears.items() if name in found}  # in the model's order
+
+
+def output_head(model: nn.Module) -> nn.Module | None:
+    """The layer that turns hidden states into vocabulary logits, if the model says which."""
+    get = getattr(model, "get_output_embeddings", None)
+    return get() if callable(get) else None
+
+
+def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put `module` where `path` ("layers.0.q_proj") leads."""
+    parent, _, leaf = path.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
+
+
+def check_adapter_arguments(rank, alpha, dropout) -> None:
+    """Raises ValueError for a rank, alpha or dropout that makes no sense, with what would."""
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 0:
+        raise ValueError(f"rank {rank!r} is not allowed; give a whole number of at least 1 (usual: 8 to 64)")
+    if rank and not (isinstance(alpha, int | float) and math.isfinite(alpha) and alpha > 0):
+        raise ValueError(f"alpha {alpha!r} is not allowed; give a positive number (usual: the rank or twice it)")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout {dropout!r} is not a probability below 1")
+
+
+def _leaf_names(linears: dict[str, nn.Module]) -> str:
+    return ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in linears))
