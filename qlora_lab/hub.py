@@ -6,11 +6,13 @@ would try an unreachable hub for a minute before it gave up.
 
 import json
 import os
+from fnmatch import fnmatch
 from pathlib import Path
 
 from qlora_lab.downloads import ModelUnavailable
 
-KEPT = (".json", ".jinja", ".model", ".txt")  # configuration and tokenizer files; weights besides
+CONFIGURATION = ["*.json", "*.jinja", "*.model", "*.txt"]  # and tokenizer
+WEIGHTS = ["model*.safetensors"]
 ONLY_SAFETENSORS = (
     "Other weight files can run code when they are read and are not loaded: use a copy saved with save_pretrained, "
     "which writes safetensors."
@@ -63,25 +65,21 @@ def _snapshot(name: str, weights: bool) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import RepositoryNotFoundError
 
+    wanted = {"allow_patterns": CONFIGURATION + WEIGHTS * weights, "ignore_patterns": ["*/*"]}  # nothing in subfolders
     try:
-        folder = Path(huggingface_hub.snapshot_download(name, local_files_only=True))
+        folder = Path(huggingface_hub.snapshot_download(name, local_files_only=True, **wanted))
         if find_problem(folder, weights) is None:
             return folder
     except (OSError, ValueError):
-        pass
+        pass  # not here, or not all of it
     try:
-        info = huggingface_hub.model_info(name, files_metadata=True, timeout=10)
-        top = {file.rfilename: file.size or 0 for file in info.siblings or [] if "/" not in file.rfilename}
-        shards = {
-            file: size for file, size in top.items() if file.startswith("model") and file.endswith(".safetensors")
-        }
-        wanted = [file for file in top if file.endswith(KEPT)]
+        files = huggingface_hub.model_info(name, files_metadata=True, timeout=10).siblings or []
+        sizes = [file.size or 0 for file in files if fnmatch(file.rfilename, WEIGHTS[0])]
         if weights:
-            if not shards:
+            if not sizes:
                 raise ModelUnavailable(f"{name} has no safetensors on the model hub. {ONLY_SAFETENSORS}")
-            print(f"Fetching {name} from the model hub ({sum(shards.values()) / 1e6:,.0f} MB, once) …")
-            wanted += shards
-        folder = Path(huggingface_hub.snapshot_download(name, revision=info.sha, allow_patterns=wanted))
+            print(f"Fetching {name} from the model hub ({sum(sizes) / 1e6:,.0f} MB, once) …")
+        folder = Path(huggingface_hub.snapshot_download(name, **wanted))
     except ModelUnavailable:
         raise
     except Exception as error:  # the HTTP library's classes, which differ between versions of the hub's client
