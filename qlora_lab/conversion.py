@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from qlora_lab import downloads
-from qlora_lab.downloads import PackagedFile
+from qlora_lab.downloads import ModelUnavailable, PackagedFile
 
 VERSION = 1  # raise it whenever `convert_gguf` changes what it writes: older folders are then made again
 MANIFEST = "manifest.json"
@@ -60,7 +60,7 @@ def convert_in_child(gguf: Path, folder: Path) -> None:
     progress in ways that would end up in a notebook's output.
 
     Raises:
-        RuntimeError: the conversion failed; the message ends with the child's last words.
+        ModelUnavailable: the conversion failed; the message ends with the child's last words.
     """
     package = Path(__file__).resolve().parents[1]
     path = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
@@ -75,7 +75,7 @@ def convert_in_child(gguf: Path, folder: Path) -> None:
     )
     if finished.returncode != 0:
         words = "\n".join(finished.stdout.strip().splitlines()[-5:]) or f"exit status {finished.returncode}"
-        raise RuntimeError(f"converting {gguf.name} to safetensors failed:\n{words}")
+        raise ModelUnavailable(f"converting {gguf.name} to safetensors failed:\n{words}")
 
 
 def write_manifest(folder: Path, file: PackagedFile) -> None:
