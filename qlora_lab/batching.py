@@ -1,0 +1,90 @@
+"""From examples to batches: encoded once, grouped by length, in an order that a seed decides.
+
+Sorting by length within groups of batches keeps padding small (padded positions cost as much as real ones); the groups
+and the order of batches are shuffled anew for every epoch. Batch `n` of a run is a function of (seed, n) alone, which is
+what lets a resumed run go on exactly where it was.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+IGNORED = -100  # cross-entropy skips labels of this value
+GROUP = 16  # batches that are sorted by length together
+
+
+@dataclass(frozen=True)
+class Batch:
+    """input_ids, attention_mask, labels: int64 (batch, length), padded on the right."""
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    labels: torch.Tensor
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are not padding."""
+        return int(self.attention_mask.sum())
+
+    @property
+    def supervised(self) -> int:
+        """Tokens that have a label and something before them to predict it from."""
+        return int((self.labels[:, 1:] != IGNORED).sum())
+
+    def to(self, device) -> "Batch":
+        return Batch(*(t.to(device, non_blocking=True) for t in (self.input_ids, self.attention_mask, self.labels)))
+
+
+class Batches:
+    """All batches of a run, by number.
+
+    Args:
+        encoded: (input_ids, labels) per example, int64 of one dimension each.
+        batch_size: examples per batch; an epoch's last, smaller batch is left out if there are others.
+        pad: token id that fills up (any; it is masked).
+        seed: decides the order.
+    """
+
+    def __init__(self, encoded: list[tuple[torch.Tensor, torch.Tensor]], batch_size: int, pad: int, seed: int):
+        if not encoded:
+            raise ValueError("there are no examples to train on")
+        if batch_size < 1:
+            raise ValueError(f"batch_size {batch_size} is not allowed; give at least 1")
+        unsupervised = [i for i, (_, labels) in enumerate(encoded) if not (labels[1:] != IGNORED).any()]
+        if unsupervised:
+            raise ValueError(f"example {unsupervised[0]} has no token to learn from (every label is {IGNORED})")
+        self.encoded, self.batch_size, self.pad, self.seed = encoded, min(batch_size, len(encoded)), pad, seed
+        self.per_epoch = len(encoded) // self.batch_size
+        self._epoch, self._order = -1, []
+
+    def __getitem__(self, number: int) -> Batch:
+        epoch, index = divmod(number, self.per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, self._shuffled(epoch)
+        return pad_batch([self.encoded[i] for i in self._order[index]], self.pad)
+
+    def longest(self) -> tuple[int, int]:
+        """(tokens, supervised tokens) of the longest examples: what the memory for a step must be planned for."""
+        return max(len(ids) for ids, _ in self.encoded), max(int((y != IGNORED).sum()) for _, y in self.encoded)
+
+    def _shuffled(self, epoch: int) -> list[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.encoded), generator=generator).tolist()
+        group, size = GROUP * self.batch_size, self.batch_size
+        batches = []
+        for start in range(0, len(order), group):
+            part = sorted(order[start : start + group], key=lambda i: len(self.encoded[i][0]))
+            batches += [part[i : i + size] for i in range(0, len(part), size)]
+        full = [batch for batch in batches if len(batch) == size]
+        return [full[i] for i in torch.randperm(len(full), generator=generator).tolist()]
+
+
+def pad_batch(encoded: list[tuple[torch.Tensor, torch.Tensor]], pad: int) -> Batch:
+    """Pad examples on the right to the length of the longest."""
+    length = max(len(ids) for ids, _ in encoded)
+    input_ids = torch.full((len(encoded), length), pad)
+    labels = torch.full((len(encoded), length), IGNORED)
+    mask = torch.zeros(len(encoded), length, dtype=torch.int64)
+    for row, (ids, label) in enumerate(encoded):
+        input_ids[row, : len(ids)], labels[row, : len(ids)], mask[row, : len(ids)] = ids, label, 1
+    return Batch(input_ids, mask, labels)
