@@ -1,7 +1,7 @@
 """From examples to batches: encoded once, grouped by length, in an order that a seed decides.
 
-Sorting by length within groups of batches keeps padding small (padded positions cost as much as real ones); the groups
-and the order of batches are shuffled anew for every epoch. Batch `n` of a run is a function of (seed, n) alone, which is
+Sorting by length within groups of batches keeps padding small (padded positions cost as much as real ones); groups and
+the order of batches are shuffled anew for every epoch. Batch `n` of a run is a function of (seed, n) alone, which is
 what lets a resumed run go on exactly where it was.
 """
 

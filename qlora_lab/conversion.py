@@ -29,28 +29,58 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
         gguf: a checkpoint of the SmolLM2 family.
         folder: an existing, empty folder; receives safetensors, configuration, tokenizer and chat template.
     """
-    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer = read_tokenizer(gguf)
     decoded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # transformers reads every byte-pair tokenizer in a GGUF file with GPT-2's splitting rule. This one is marked
-    # "smollm": each digit is split off first. Without that, blanks and line breaks before a digit become other tokens.
-    tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
-        [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
-    )
-    # The file pads with its end token. A loss that leaves out padding would then never teach the model to stop.
-    tokenizer.pad_token = "<|endoftext|>"
-    tokenizer.model_max_length = decoded.config.max_position_embeddings
     # A model read from GGUF counts as quantized and refuses to be saved: hand its weights to a fresh one.
     config = decoded.config
     del config.quantization_config
-    config.pad_token_id = tokenizer.pad_token_id
+    special = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad", "unk")}
+    for name, value in special.items():
+        setattr(config, name, value)
     model = type(decoded)(config)
     model.load_state_dict(decoded.state_dict())
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config = GenerationConfig.from_model_config(config)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def read_tokenizer(gguf: Path):
+    """Build the byte-pair tokenizer from a GGUF file's own tables.
+
+    transformers can read it too, but not right: it splits by GPT-2's rule alone, while this family ("smollm") splits
+    off each digit first, so that blanks and line breaks before a digit would become other tokens; and some of its
+    versions end a text with the token that begins one.
+    """
+    from gguf import GGUFReader, TokenType
+    from tokenizers import AddedToken, Tokenizer, decoders
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+    from transformers import PreTrainedTokenizerFast
+
+    fields = GGUFReader(gguf).fields
+    tables = {name.removeprefix("tokenizer.ggml."): field.contents() for name, field in fields.items()}
+    if (tables.get("model"), tables.get("pre")) != ("gpt2", "smollm"):
+        raise ValueError(f"{gguf.name} has no byte-pair tokenizer of the SmolLM family")
+    tokens = tables["tokens"]
+    merges = [tuple(merge.split(" ")) for merge in tables["merges"]]
+    backend = Tokenizer(BPE({token: index for index, token in enumerate(tokens)}, merges))
+    backend.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
+    backend.decoder = decoders.ByteLevel()
+    control = [token for token, kind in zip(tokens, tables["token_type"], strict=True) if kind == TokenType.CONTROL]
+    backend.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in control])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=tokens[tables["bos_token_id"]],
+        eos_token=tokens[tables["eos_token_id"]],
+        unk_token=tokens[tables["unknown_token_id"]],
+        # The file pads with its end token. A loss that leaves out padding would then never teach the model to stop.
+        pad_token="<|endoftext|>",
+        chat_template=tables["tokenizer.chat_template"],
+        model_max_length=tables["llama.context_length"],
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def convert_in_child(gguf: Path, folder: Path) -> None:

@@ -48,14 +48,14 @@ class DataType:
 
     @cached_property
     def thresholds(self) -> tuple[float, ...]:
-        """Decision thresholds: float32 midpoints of neighbouring levels. A value on a threshold takes the lower level."""
+        """Decision thresholds: float32 midpoints of neighbouring levels. A value on one takes the lower level."""
         levels = torch.tensor([self.levels[code] for code in self.order], dtype=torch.float32)
         return tuple(((levels[1:] + levels[:-1]) / 2).tolist())
 
     @cached_property
     def zero_code(self) -> int:
         """The code that zero maps to; it also fills the last nibble when the number of weights is odd."""
-        return self.order[sum(0.0 > t for t in self.thresholds)]
+        return self.order[sum(t < 0.0 for t in self.thresholds)]
 
 
 def _nf4() -> tuple[float, ...]:

@@ -11,6 +11,7 @@ Sources: LoRA (Hu et al. 2021), section 4.1; rsLoRA (Kalajdzievski 2023): alpha 
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -27,8 +28,11 @@ class LoRALayer(nn.Module):
         rank: r; 0 for no adapter.
         alpha: numerator of the scaling: alpha / r, or alpha / sqrt(r) with `use_rslora`.
         dropout: probability of dropping an input of A while training.
-        device: where A and B live. They are float32 whatever the base is: an update of 1e-4 relative to a weight is
-            lost in bfloat16.
+        device: where A and B live; None is torch's default device. They are float32 whatever the base is: an update
+            of 1e-4 relative to a weight is lost in bfloat16.
+
+    Raises:
+        ValueError: a rank, alpha or dropout that makes no sense.
     """
 
     def __init__(self, in_features, out_features, rank, alpha, dropout=0.0, use_rslora=False, device=None):
@@ -44,10 +48,12 @@ class LoRALayer(nn.Module):
         if not rank:
             self.lora_A = self.lora_B = None
             return
+        device = torch.device(device or torch.get_default_device())
         bound = 1 / math.sqrt(self.in_features)
-        a = torch.empty(rank, self.in_features).uniform_(-bound, bound)  # drawn on the CPU: one seed, one adapter
+        drawn_on = device if device.type == "meta" else "cpu"  # one seed gives one adapter, on whatever device
+        a = torch.empty(rank, self.in_features, dtype=torch.float32, device=drawn_on).uniform_(-bound, bound)
         self.lora_A = nn.Parameter(a.to(device))
-        self.lora_B = nn.Parameter(torch.zeros(self.out_features, rank, device=device))
+        self.lora_B = nn.Parameter(torch.zeros(self.out_features, rank, dtype=torch.float32, device=device))
 
     def delta(self) -> torch.Tensor:
         """scaling * B A: what the adapter adds to the weight. float32 (out, in)."""
@@ -55,6 +61,7 @@ class LoRALayer(nn.Module):
             raise ValueError("this layer has no adapter (rank 0)")
         return self.scaling * (self.lora_B @ self.lora_A)
 
+    @torch.no_grad()
     def merged_linear(self, dtype: torch.dtype | None = None) -> nn.Linear:
         """A plain linear layer whose weight is base + delta, computed in float32 and rounded once to `dtype`."""
         weight = self.base_weight().float()
@@ -62,9 +69,9 @@ class LoRALayer(nn.Module):
         if self.rank and not getattr(self, "merged", False):
             weight = weight + self.delta()
         linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
-        linear.weight = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
+        linear.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
         if self.bias is not None:
-            linear.bias = nn.Parameter(self.bias.detach().to(dtype), requires_grad=False)
+            linear.bias = nn.Parameter(self.bias.to(dtype), requires_grad=False)
         return linear
 
     def extra_repr(self) -> str:
@@ -93,6 +100,14 @@ class LoRALinear(LoRALayer):
         return self.base.weight.dtype
 
     def base_weight(self) -> torch.Tensor:
+        """The frozen weight. (out, in)
+
+        Raises:
+            ValueError: it is stored as packed integers by another library (bitsandbytes), whose codec is not here.
+        """
+        if not self.base.weight.is_floating_point():
+            kind, dtype = type(self.base).__name__, self.base.weight.dtype
+            raise ValueError(f"a {kind} keeps its weight as packed {dtype}; dequantize it with its own library first")
         return self.base.weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (..., in) -> (..., out)
@@ -106,14 +121,14 @@ class LoRALinear(LoRALayer):
     def merge(self) -> None:
         """Fold the adapter into the base weight, in place; forward then costs what the base alone does."""
         if not self.merged and self.rank:
-            self.base.weight.add_(self.delta().to(self.base_dtype))
+            self.base.weight.copy_(self.base_weight().float() + self.delta())  # rounded once, after the sum
             self.merged = True
 
     @torch.no_grad()
     def unmerge(self) -> None:
         """Take the adapter out of the weight again: equal to before up to one rounding of the weight's dtype."""
         if self.merged:
-            self.base.weight.sub_(self.delta().to(self.base_dtype))
+            self.base.weight.copy_(self.base.weight.float() - self.delta())
             self.merged = False
 
 
@@ -133,25 +148,27 @@ def inject_lora(
     """Freeze `model` and put a LoRA adapter beside each targeted linear layer, in place.
 
     Args:
-        target_modules: "all-linear" (every `nn.Linear` but the output head), a list of module names, where "q_proj"
+        target_modules: "all-linear" (every linear layer but the output head), a list of module names, where "q_proj"
             stands for every module whose path ends in it, or one string read as a regular expression that must match
-            the whole path (as in PEFT).
+            the whole path (as in PEFT). Linear layers are `nn.Linear` and 4-bit layers that have no adapter yet.
 
     Returns:
         the same model.
 
     Raises:
-        ValueError: a target matches nothing (the message lists the names there are), is no linear layer, or has an
-            adapter already; rank below 1, alpha not positive, dropout outside [0, 1). Nothing is changed then.
+        ValueError: a target matches nothing (the message lists the names there are) or is no linear layer; the model
+            has adapters already; rank below 1, alpha not positive, dropout outside [0, 1). Nothing is changed then.
     """
     if rank == 0:
         raise ValueError("rank 0 would train nothing; give a rank of at least 1")
     check_adapter_arguments(rank, alpha, dropout)
     targets = find_targets(model, target_modules)
     model.requires_grad_(False)
-    for name, linear in targets.items():
-        layer = LoRALinear(linear, rank, alpha, dropout, use_rslora)
-        replace_module(model, name, layer.train(linear.training))
+    for name, layer in targets.items():
+        if isinstance(layer, LoRALayer):
+            layer.reset_adapter(rank, alpha, dropout, use_rslora, next(layer.parameters()).device)
+        else:
+            replace_module(model, name, LoRALinear(layer, rank, alpha, dropout, use_rslora).train(layer.training))
     return model
 
 
@@ -181,16 +198,23 @@ def merge(model: nn.Module) -> nn.Module:
     """Fold every adapter into its 16- or 32-bit base weight, in place; `unmerge` takes it out again.
 
     Raises:
-        ValueError: a base is in 4 bits, where a small update would be rounded away; see `merge_and_unload`.
+        ValueError: a base is in 4 bits, where a small update would be rounded away, or its weight is tied to another
+            module's, which must not change; see `merge_and_unload`. No layer is merged then.
     """
-    layers = list(adapted_layers(model))
-    for name, layer in layers:
+    layers = {name: layer for name, layer in adapted_layers(model) if layer.rank}
+    users = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
+    for name, layer in layers.items():
         if not isinstance(layer, LoRALinear):
             raise ValueError(
                 f"{name} has a 4-bit base: rounding base + update back to 4 bits would lose nearly all of the update. "
                 "Use merge_and_unload(model, dtype), which gives 16- or 32-bit weights"
             )
-    for _, layer in layers:
+        if users[id(layer.base_weight())] > 1:
+            raise ValueError(
+                f"{name} shares its weight with another module (tied embeddings?), which merging would change too. "
+                "Use merge_and_unload(model), which gives it a weight of its own"
+            )
+    for layer in layers.values():
         layer.merge()
     return model
 
@@ -208,8 +232,15 @@ def merge_and_unload(model: nn.Module, dtype: torch.dtype | None = None) -> nn.M
 
     Args:
         dtype: of the merged weights; None keeps each base's own (for a 4-bit base: the dtype it was quantized from).
+
+    Raises:
+        ValueError: a base is packed by another library. Nothing is changed then.
     """
-    for name, layer in list(adapted_layers(model)):
+    layers = dict(adapted_layers(model))
+    for layer in layers.values():
+        if isinstance(layer, LoRALinear):
+            layer.base_weight()
+    for name, layer in layers.items():
         replace_module(model, name, layer.merged_linear(dtype).train(layer.training))
     return model
 
@@ -219,35 +250,42 @@ def adapted_layers(model: nn.Module) -> Iterator[tuple[str, LoRALayer]]:
     return ((name, module) for name, module in model.named_modules() if isinstance(module, LoRALayer))
 
 
-def find_targets(model: nn.Module, target_modules: str | Iterable[str]) -> dict[str, nn.Linear]:
+def find_targets(model: nn.Module, target_modules: str | Iterable[str]) -> dict[str, nn.Module]:
     """The linear layers a target specification means, by path; see `inject_lora` for the forms and errors."""
-    if any(True for _ in adapted_layers(model)):
+    if any(layer.rank for _, layer in adapted_layers(model)):
         raise ValueError("this model has adapters already; load the base model anew before adding others")
     modules = {name: module for name, module in model.named_modules() if name}
-    linears = {name: module for name, module in modules.items() if isinstance(module, nn.Linear)}
+    inner = {f"{name}.base" for name, layer in adapted_layers(model) if isinstance(layer, LoRALinear)}
+    linears = {
+        name: module
+        for name, module in modules.items()
+        if isinstance(module, nn.Linear | LoRALayer) and name not in inner
+    }
     if not linears:
-        raise ValueError("this model has no nn.Linear layers to adapt")
-    if target_modules == "all-linear":
+        raise ValueError("this model has no linear layers to adapt")
+    if isinstance(target_modules, str) and target_modules == "all-linear":
         head = output_head(model)
         return {name: module for name, module in linears.items() if module is not head}
-    found = {}
     targets = [target_modules] if isinstance(target_modules, str) else list(target_modules)
     if not targets:
         raise ValueError(f"target_modules is empty; give 'all-linear' or some of {_leaf_names(linears)}")
+    found = set()
     for target in targets:
-        if isinstance(target_modules, str):
-            matches = [name for name in modules if re.fullmatch(target, name)]
-        else:
-            matches = [name for name in modules if name == target or name.endswith(f".{target}")]
+        matches = [name for name in modules if _matches(name, target, isinstance(target_modules, str))]
         if not matches:
-            raise ValueError(f"target {target!r} matches no module; the linear layers here are {_leaf_names(linears)}")
+            hint = ""
+            if isinstance(target_modules, str) and any(_matches(name, target, False) for name in modules):
+                hint = f" (one string is a regular expression for the whole path: did you mean [{target!r}]?)"
+            raise ValueError(
+                f"target {target!r} matches no module{hint}; the linear layers here are {_leaf_names(linears)}"
+            )
         wrong = [name for name in matches if name not in linears]
         if wrong:
             kind = type(modules[wrong[0]]).__name__
             raise ValueError(
                 f"target {target!r} matches {wrong[0]}, a {kind}; adapters go on linear layers: {_leaf_names(linears)}"
             )
-        found.update({name: linears[name] for name in matches})
+        found.update(matches)
     return {name: module for name, module in linears.items() if name in found}  # in the model's order
 
 
@@ -269,8 +307,17 @@ def check_adapter_arguments(rank, alpha, dropout) -> None:
         raise ValueError(f"rank {rank!r} is not allowed; give a whole number of at least 1 (usual: 8 to 64)")
     if rank and not (isinstance(alpha, int | float) and math.isfinite(alpha) and alpha > 0):
         raise ValueError(f"alpha {alpha!r} is not allowed; give a positive number (usual: the rank or twice it)")
-    if not 0 <= dropout < 1:
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise ValueError(f"dropout {dropout!r} is not a probability below 1")
+
+
+def _matches(path: str, target: str, is_pattern: bool) -> bool:
+    if not is_pattern:
+        return path == target or path.endswith(f".{target}")
+    try:
+        return re.fullmatch(target, path) is not None
+    except re.error as error:
+        raise ValueError(f"target_modules={target!r} is not a regular expression: {error}") from error
 
 
 def _leaf_names(linears: dict[str, nn.Module]) -> str:

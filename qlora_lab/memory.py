@@ -44,11 +44,11 @@ def predict_step(
 ) -> StepMemory:
     """Predict one step of training `model` (as it is: quantized or not, with adapters or not) with AdamW.
 
-    Activations per layer and token, in elements of the model's dtype, for hidden size d, MLP size m and key-value size k:
-    the two norms keep their input and the normalized input (4 d), attention keeps its input, queries, keys, values before
-    and after the rotation and its output (5 d + 3 k), the MLP keeps its input, gate, its activation, up and their product
-    (d + 4 m), the adapters r numbers for each of seven layers. With checkpointing one layer's set is alive at a time, and
-    a layer's input (d) is kept for all of them.
+    Activations per layer and token, in elements of the model's dtype, for hidden size d, MLP size m and key-value size
+    k: the two norms keep their input and the normalized input (4 d); attention keeps its input, queries, keys and
+    values before and after the rotation and its output (5 d + 3 k); the MLP keeps its input, gate, its activation, up
+    and their product (d + 4 m); the adapters keep r numbers for each of seven layers. With checkpointing one layer's
+    set is alive at a time, and a layer's input (d) is kept for all of them.
 
     Args:
         supervised_tokens: tokens of the batch that have a label; only they get logits, in float32.

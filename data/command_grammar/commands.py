@@ -25,9 +25,9 @@ def command(source: random.Random, unseen_words: bool) -> dict[str, Any]:
     """One row of a data file: the command, its calls in the order in which they are to be carried out, and its tags."""
     speaker = Speaker(source, unseen_words)
     kind = source.random()
-    if kind < 0.76:
+    if kind < 0.66:
         clause = speaker.draw(speaker.pick(SINGLE), lambda clause: True)
-    elif kind < 0.80:
+    elif kind < 0.70:
         clause = speaker.draw(speaker.pick(SHARED), lambda clause: True)
     else:
         clause = _joined(speaker)

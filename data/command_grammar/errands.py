@@ -1,5 +1,7 @@
 """Clauses about people and things to do: messages, reminders, lists, music, weather, conversions."""
 
+from typing import Any
+
 from .home import call, duration, room, when
 from .speaker import Clause, Speaker
 from .spoken import amount_phrases, count_phrases
@@ -23,15 +25,15 @@ from .vocabulary import (
 )
 
 
-def _copied(speaker: Speaker, words: Words, article: str = "") -> tuple[str, str]:
+def _copied(speaker: Speaker, words: Words, **how: Any) -> tuple[str, str]:
     """A word of an open list, and the words that say it (perhaps after a wrong one)."""
     value = speaker.word(words)
-    return value, speaker.slot(value, lambda: speaker.other(lambda: speaker.word(words), value), article=article)
+    return value, speaker.slot(value, lambda: speaker.other(lambda: speaker.word(words), value), **how)
 
 
 def message(speaker: Speaker) -> Clause:
     """To whom, and the words to pass on without the "that" or "to" before them."""
-    to, said = _copied(speaker, NAMES)
+    to, said = _copied(speaker, NAMES, may_come_late=False)
     if speaker.chance(0.3):
         text = speaker.word(FAVOURS)
         verb = speaker.pick(["ask", "tell"])
@@ -76,8 +78,8 @@ def remind(speaker: Speaker) -> Clause:
 def add(speaker: Speaker) -> Clause:
     """A thing for a list, with a count where a number was said; two things are two calls."""
     owner = speaker.pick(["the", "my"])
-    list_name, said = _copied(speaker, LISTS, owner)
-    onto = f"to {owner} {said} list"
+    list_name, said = _copied(speaker, LISTS, unit="list", article=owner)
+    named = f"{owner} {said}"
     if speaker.chance(0.4):
         count = speaker.pick([2, 3, 4, 5, 6, 8, 10, 12, 24]) if speaker.chance(0.8) else speaker.integer(2, 40)
         item = speaker.word(COUNTED_ITEMS)
@@ -98,10 +100,10 @@ def add(speaker: Speaker) -> Clause:
         item, what = _copied(speaker, ITEMS)
         calls = (call("add", list=list_name, item=item),)
     if speaker.chance(0.15):
-        return Clause(f"we need {what}, so add that {onto}", calls, "statement")
+        return Clause(f"we need {what} on {named}", calls, "statement")
     if speaker.chance(0.12):
-        return Clause(f"put {what}", calls, front=onto.replace("to", "on", 1))
-    return Clause(speaker.pick([f"add {what} {onto}", f"put {what} {onto.replace('to', 'on', 1)}"]), calls)
+        return Clause(f"put {what}", calls, front=f"on {named}")
+    return Clause(speaker.pick([f"add {what} to {named}", f"put {what} on {named}"]), calls)
 
 
 def play(speaker: Speaker) -> Clause:
@@ -127,10 +129,10 @@ def play(speaker: Speaker) -> Clause:
             f"play songs by {what}{place}",
         ]
         return Clause(speaker.pick(texts), calls, front=front)
-    title, what = _copied(speaker, SONGS)
+    title, what = _copied(speaker, SONGS, may_come_late=kind == "title")
     artist = None
     if kind == "title and artist":
-        artist, by = _copied(speaker, ARTISTS)
+        artist, by = _copied(speaker, ARTISTS, may_come_late=False)
         what = f"{what} by {by}"
     calls = (call("play", title=title, artist=artist, room=name),)
     texts = [f"play {what}{place}", f"put on {what}{place}", f"play the song {what}{place}", f"start {what}{place}"]

@@ -41,11 +41,14 @@ def light(speaker: Speaker) -> Clause:
 
     if kind == "state":
         state = speaker.pick(["on", "off"])
-        texts = [f"turn {state} {subject}", f"switch {state} {subject}", f"turn {subject} {state}"]
-        texts += [f"switch {subject} {state}", f"put {subject} on" if state == "on" else f"shut off {subject}"]
         if not front and speaker.chance(0.12):
             return Clause(f"I want {subject} {state}", (call("light", room=name, state=state),), "statement")
-        return Clause(speaker.pick(texts), (call("light", room=name, state=state),), front=front)
+        if speaker.chance(0.5):
+            verbs = ["turn on", "switch on", "put on"] if state == "on" else ["turn off", "switch off", "shut off"]
+            return Clause(f"{speaker.pick(verbs)} {subject}", (call("light", room=name, state=state),), front=front)
+        spoken = speaker.slot(state, lambda: "off" if state == "on" else "on")
+        verb = speaker.pick(["turn", "switch"])
+        return Clause(f"{verb} {subject} {spoken}", (call("light", room=name, state=state),), front=front)
     if kind == "color":
         color = speaker.pick(COLORS)
         spoken = speaker.slot(color, lambda: speaker.other(lambda: speaker.pick(COLORS), color))
@@ -116,9 +119,9 @@ def heat(speaker: Speaker) -> Clause:
 
 
 def _minutes(speaker: Speaker) -> int:
-    if speaker.chance(0.6):
-        return speaker.pick([2, 5, 10, 15, 20, 25, 30, 30, 40, 45, 50, 60, 90, 120, 15, 75, 150])
-    return speaker.integer(1, 99)
+    if speaker.chance(0.65):
+        return speaker.pick([5, 10, 15, 15, 20, 25, 30, 30, 40, 45, 45, 50, 60, 75, 90, 120, 150])
+    return speaker.integer(1, 59)
 
 
 def duration(speaker: Speaker) -> tuple[int, str]:
@@ -126,7 +129,8 @@ def duration(speaker: Speaker) -> tuple[int, str]:
     minutes = _minutes(speaker)
     spoken = speaker.slot(
         speaker.phrase(duration_phrases(minutes)),
-        lambda: speaker.phrase(duration_phrases(speaker.other(lambda: _minutes(speaker), minutes))),
+        # Under an hour: "an hour and thirty minutes, no, twenty minutes" would leave open what became of the hour.
+        lambda: speaker.phrase(duration_phrases(speaker.other(lambda: speaker.integer(2, 59), minutes))),
     )
     return minutes, spoken
 
@@ -138,10 +142,10 @@ def timer(speaker: Speaker) -> Clause:
     calls = (call("timer", minutes=minutes, label=label),)
     verb = speaker.pick(["set", "start", "set", "put on"])
     if label:
-        texts = [f"{verb} a {label} timer for {spoken}", f"{verb} a timer for the {label}, {spoken}"]
+        texts = [f"{verb} a timer called {label} for {spoken}", f"{verb} a timer for the {label}, {spoken}"]
         texts += [f"{verb} a timer of {spoken} for the {label}", f"time the {label} for {spoken}"]
         if speaker.chance(0.15):
-            return Clause(f"the {label} needs {spoken}, so {verb} a timer", calls, "statement")
+            return Clause(f"the {label} will take {spoken}, so {verb} a timer", calls, "statement")
     else:
         texts = [f"{verb} a timer for {spoken}", f"{verb} a timer of {spoken}", f"count down {spoken}"]
         if speaker.chance(0.12):
@@ -162,8 +166,11 @@ def two_timers(speaker: Speaker) -> Clause:
 
 
 def _time(speaker: Speaker) -> tuple[int, int]:
-    hour = speaker.pick([5, 6, 6, 7, 7, 8, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 18, 19, 19, 20, 21, 22, 23, 0])
-    return hour, 5 * speaker.integer(0, 11) if speaker.chance(0.85) else speaker.integer(0, 59)
+    hour = speaker.pick([5, 6, 6, 7, 7, 8, 8, 9, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 18, 19, 19, 20, 20, 21, 22, 23])
+    if speaker.chance(0.02):
+        hour = 0
+    minute = speaker.pick([0, 0, 0, 15, 30, 30, 45]) if speaker.chance(0.6) else 5 * speaker.integer(0, 11)
+    return hour, minute if speaker.chance(0.92) else speaker.integer(0, 59)
 
 
 def when(speaker: Speaker, with_day: bool) -> tuple[str, str | None, str]:

@@ -51,7 +51,7 @@ class Speaker:
         self.as_transcript = self.chance(0.3)
         self.tags: set[str] = {"transcript"} if self.as_transcript else set()
         self._in_words = self.chance(0.5)
-        self._may_correct = self.chance(0.2)
+        self._may_correct = self.chance(0.16)
         self._afterthought = ""
 
     def chance(self, probability: float) -> bool:
@@ -91,11 +91,13 @@ class Speaker:
             pass
         return value
 
-    def slot(self, right: str, wrong: Callable[[], str], unit: str = "", article: str = "") -> str:
+    def slot(
+        self, right: str, wrong: Callable[[], str], unit: str = "", article: str = "", may_come_late: bool = True
+    ) -> str:
         """The words of one slot, followed by `unit`; now and then the speaker says something wrong first.
 
         `article` is the word that stands before the slot and is said again with the right value: "the study, no, the
-        kitchen".
+        kitchen". A correction may also come at the end of the clause, unless it could then be taken for something else.
         """
         spoken = f"{right} {unit}".strip()
         if self.chance(0.04):
@@ -105,7 +107,7 @@ class Speaker:
             return spoken
         self._may_correct = False
         self.tags.add("correction")
-        if self.chance(0.35):
+        if may_come_late and self.chance(0.35):
             self._afterthought = self.pick(
                 [", actually make it {}", ", no wait, make that {}", ", sorry, I meant {}", ", or rather {}"]
             ).format(f"{article} {right} {unit}".strip())

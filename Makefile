@@ -1,0 +1,40 @@
+# Each target is a line or two that a person could type. `make run` and `make test` need only Python 3.11 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test lab bench notebooks lint clean
+
+run: .venv/ready  ## fine-tune the default model; ends with a before/after table and runs/<name>/report.html
+	$(BIN)/qlora-lab finetune $(ARGS)
+
+test: .venv/ready lint  ## everything: lint, unit tests, every notebook re-executed and compared
+	$(BIN)/qlora-lab fetch
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+lab: .venv/ready  ## JupyterLab at the notebooks
+	$(BIN)/jupyter lab --notebook-dir notebooks 06_fine_tuning.ipynb
+
+bench: .venv/ready .venv/torchao  ## side-by-side races against the libraries; writes benchmarks/results/
+	$(BIN)/python benchmarks/race.py $(ARGS)
+
+notebooks: .venv/ready  ## re-execute every notebook in place
+	$(BIN)/jupyter nbconvert --to notebook --inplace --execute notebooks/*.ipynb
+	$(BIN)/python notebooks/clean.py notebooks/*.ipynb
+
+.venv/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+# Only the race needs torchao; where it is importable, PEFT and transformers load it and it complains on a CPU.
+.venv/torchao: benchmarks/requirements.txt | .venv/ready
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ --requirement benchmarks/requirements.txt
+	touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis

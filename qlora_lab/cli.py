@@ -1,0 +1,278 @@
+"""The command line: `qlora-lab finetune`, `ask`, `fetch`, `doctor`."""
+
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+app = typer.Typer(
+    help="QLoRA, built piece by piece. Start with `qlora-lab doctor`, then `qlora-lab finetune`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+console = Console(highlight=False)
+RUNS = Path("runs")
+
+Runs = Annotated[Path, typer.Option(help="Folder that holds the runs.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: the GPU where there is one.")]
+
+
+@app.command()
+def finetune(
+    name: Annotated[str | None, typer.Option(help="Name of the run and of its folder. Default: date and time.")] = None,
+    runs: Runs = RUNS,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a killed run: the one named, or else the newest unfinished.")
+    ] = False,
+    model: Annotated[
+        str, typer.Option(help="The base: the default model, a local folder, or a hub id.")
+    ] = "SmolLM2-135M-Instruct",
+    datatype: Annotated[str, typer.Option(help="nf4, fp4, int4 or int4_affine.")] = "nf4",
+    block_size: Annotated[int, typer.Option(help="Weights that share a scale, 16 to 4096.")] = 64,
+    double_quant: Annotated[bool, typer.Option(help="Store the scales in 8 bits.")] = True,
+    rank: Annotated[int, typer.Option(help="Rank r of the adapters.")] = 8,
+    alpha: Annotated[float | None, typer.Option(help="Adapters are scaled by alpha / rank. Default: 2 * rank.")] = None,
+    dropout: Annotated[float, typer.Option(help="Share of adapter inputs dropped while training.")] = 0.0,
+    rslora: Annotated[bool, typer.Option(help="Scale by alpha / sqrt(rank) instead.")] = False,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 120,
+    batch_size: Annotated[int, typer.Option(help="Examples per forward pass.")] = 16,
+    accumulation: Annotated[int, typer.Option(help="Forward passes per optimizer step.")] = 1,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    seed: Annotated[int, typer.Option(help="Decides adapters' start, order of examples and dropout.")] = 0,
+    checkpointing: Annotated[
+        str, typer.Option(help="Gradient checkpointing: none, reentrant or non-reentrant.")
+    ] = "none",
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints on disk.")] = 20,
+    train_examples: Annotated[int, typer.Option(help="Use only the first N training examples (0: all).")] = 0,
+    baseline_examples: Annotated[int, typer.Option(help="Test commands the base model is asked first.")] = 32,
+    test_examples: Annotated[int, typer.Option(help="Test commands asked afterwards (0: all).")] = 0,
+    paraphrase_examples: Annotated[int, typer.Option(help="Hand-written paraphrases asked afterwards (0: all).")] = 0,
+    device: Device = None,
+) -> None:
+    """Quantize a model to 4 bits, train LoRA adapters on the function-calling task, and report before and after.
+
+    Leaves `runs/NAME/` with the adapter in PEFT's format, `metrics.jsonl`, `loss.png` and `report.html`. A run that was
+    killed goes on with `--resume` and, on a CPU, ends with the same weights as one that was not.
+    """
+    from qlora_lab import runs as running
+
+    began = time.perf_counter()
+    settings = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "accumulation": accumulation,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "checkpointing": checkpointing,
+    }
+    with _errors():
+        if resume:
+            folder = runs / name if name else running.unfinished(runs)
+        else:
+            folder = runs / (name or datetime.now().strftime("%Y-%m-%d-%H%M%S"))
+        plan = running.Plan(
+            model=model,
+            datatype=datatype,
+            block_size=block_size,
+            double_quant=double_quant and datatype != "int4_affine",
+            rank=rank,
+            alpha=alpha if alpha is not None else 2 * rank,
+            dropout=dropout,
+            use_rslora=rslora,
+            train_examples=train_examples,
+            baseline_examples=baseline_examples,
+            test_examples=test_examples,
+            paraphrase_examples=paraphrase_examples,
+            settings=settings,
+        )
+        running.check(plan)
+        plan = running.begin(folder, plan, resume)
+        with _Bars() as bars:
+            result = running.execute(folder, plan, resume, device, bars, checkpoint_every)
+    _print_result(folder, result, time.perf_counter() - began)
+
+
+@app.command()
+def ask(
+    command: Annotated[str, typer.Argument(help="What to ask, such as: wake me at half past six tomorrow")],
+    adapter: Annotated[
+        Path | None, typer.Option(help="An adapter folder. Default: the newest in runs/; 'none' for the base model.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="The base model the adapter was trained for.")] = "SmolLM2-135M-Instruct",
+    runs: Runs = RUNS,
+    device: Device = None,
+) -> None:
+    """Let the tuned model answer one command, beside the base model."""
+    from qlora_lab import load_adapter, load_model, load_tokenizer, quantize_model
+    from qlora_lab.evaluation import generate
+    from qlora_lab.tasks import prompt_text
+
+    with _errors():
+        prompt = prompt_text(command)
+        if adapter is None:
+            found = sorted(runs.glob("*/adapter"), key=lambda path: path.stat().st_mtime)
+            if not found:
+                raise ValueError(f"no adapter in {runs}; run `qlora-lab finetune` first, or give --adapter")
+            adapter = found[-1]
+        tokenizer, base = load_tokenizer(model), load_model(model, device=device)
+        answers = {"base model": generate(base, tokenizer, [prompt])[0]}
+        if str(adapter) != "none":
+            tuned = load_adapter(quantize_model(base, rank=0), adapter)
+            answers[f"with {adapter}"] = generate(tuned, tokenizer, [prompt])[0]
+    for who, text in answers.items():
+        console.print(f"[bold]{who}[/bold]")
+        console.print(text.strip(), markup=False)
+
+
+@app.command()
+def fetch() -> None:
+    """Fetch, verify and convert the default model, so that nothing later needs the network."""
+    from qlora_lab.models import ensure_default_model
+
+    with _errors():
+        console.print(f"ready: {ensure_default_model()}", soft_wrap=True)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine is, whether everything is in place, and what would run."""
+    from qlora_lab.environment import describe, versions
+    from qlora_lab.models import DEFAULT, default_model_status
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for name, value in {**versions(), **describe()}.items():
+        table.add_row(name, value)
+    with _errors():
+        status = default_model_status(full=False)
+    state = f"in the cache, {status.nbytes / 1e6:.0f} MB" if status.ready else f"not ready: {status.problem}"
+    table.add_row(DEFAULT, state)
+    table.add_row("cache", str(status.folder.parent.parent))
+    console.print(table)
+    missing = [
+        name for name, version in versions().items() if version == "missing" and name in ("bitsandbytes", "peft")
+    ]
+    if missing:
+        console.print(f"{', '.join(missing)} not installed: the comparisons in the notebooks and tests need them.")
+    if not status.ready:
+        console.print("`qlora-lab finetune` would fetch the model first (98 MB, once).")
+    else:
+        console.print("`qlora-lab finetune` would run now.")
+
+
+def _print_result(folder: Path, result, seconds: float) -> None:
+    table = Table(title="Before and after", title_justify="left", title_style="bold")
+    for column in ("commands", "exact match", "95 % interval"):
+        table.add_column(column)
+    for name, evaluation in result.evaluations.items():
+        low, high = evaluation.interval
+        table.add_row(
+            name,
+            f"{evaluation.correct} of {len(evaluation.answers)} = {100 * evaluation.exact_match:.1f} %",
+            f"{100 * low:.0f} to {100 * high:.0f} %",
+        )
+    console.print(table)
+    samples = Table(title="Samples", title_justify="left", title_style="bold", show_lines=True)
+    for column in ("command", "base model", "after fine-tuning"):
+        samples.add_column(column, overflow="fold", ratio=1)
+    from rich.text import Text
+
+    for command, _, before, after in result.samples:
+        short = " ".join(before.split())
+        samples.add_row(*(Text(t) for t in (command, short[:157] + "…" if len(short) > 158 else short, after)))
+    console.print(samples)
+    training = result.training
+    console.print(
+        f"trained {result.parameters.trainable:,} of {result.parameters.total:,} parameters "
+        f"in {training.seconds:.0f} s ({training.tokens_per_second:,.0f} tokens/s); everything took {_minutes(seconds)}"
+    )
+    console.print(f"adapter  {folder / 'adapter'}", soft_wrap=True)
+    console.print(f"report   {result.report}", soft_wrap=True)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+
+
+class _errors:
+    """What a user can put right is told in one line and exit code 1; everything else keeps its traceback."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        from qlora_lab.memory import DoesNotFit
+        from qlora_lab.models import ModelUnavailable
+
+        expected = (ValueError, TypeError, FileNotFoundError, PermissionError, FloatingPointError)
+        if isinstance(error, (*expected, DoesNotFit, ModelUnavailable)):
+            Console(stderr=True, highlight=False).print(f"[bold red]error[/bold red] {error}", soft_wrap=True)
+            raise typer.Exit(1) from error
+        if isinstance(error, KeyboardInterrupt):
+            console.print("interrupted; `qlora-lab finetune --resume` goes on from the last checkpoint")
+            raise typer.Exit(130) from error
+
+
+class _Bars:
+    """A run's progress as bars, and as plain lines where the output is no terminal."""
+
+    def __init__(self):
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.tasks, self.tokens, self.seconds, self.loss = {}, 0, 0.0, None
+
+    def __enter__(self):
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_):
+        self.progress.stop()
+
+    def stage(self, text: str) -> None:
+        self.tasks.clear()
+        self.progress.console.print(text)
+
+    def done(self, part: str, done: int, of: int) -> None:
+        self._update(part, done, of, "")
+
+    def step(self, record, steps: int) -> None:
+        self.loss = record.loss if self.loss is None else 0.9 * self.loss + 0.1 * record.loss
+        self.tokens, self.seconds, self.steps = (
+            self.tokens + record.tokens,
+            self.seconds + record.seconds,
+            getattr(self, "steps", 0) + 1,
+        )
+        rate, left = self.tokens / self.seconds, self.seconds / self.steps * (steps - record.step)
+        note = f"loss {self.loss:.3f}  {rate:,.0f} tokens/s  {_minutes(left)} left"
+        self._update("training", record.step, steps, note)
+        if not console.is_terminal and (record.step % 10 == 0 or record.step == steps):
+            console.print(f"step {record.step} of {steps}  {note}")
+
+    def _update(self, part: str, done: int, of: int, note: str) -> None:
+        if part not in self.tasks:
+            self.tasks[part] = self.progress.add_task(part, total=of, note=note)
+        self.progress.update(self.tasks[part], completed=done, note=note)
+
+
+def main() -> None:
+    """Entry point of the `qlora-lab` command."""
+    app()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""What this machine is and what would run on it: versions, device, number formats, memory, compiler."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+
+import torch
+
+from qlora_lab import memory
+from qlora_lab.models import default_dtype
+
+PACKAGES = ("torch", "transformers", "safetensors", "bitsandbytes", "peft", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, this package and the libraries its results depend on; "missing" for what is not installed."""
+    found = {"python": platform.python_version()}
+    for name in ("qlora-lab", *PACKAGES):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def default_device() -> torch.device:
+    """CUDA where there is a GPU that works, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device | str) -> str:
+    """The GPU's name, or the processor's with the number of threads that PyTorch uses."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def describe() -> dict[str, str]:
+    """Facts for a person (`qlora-lab doctor`) and for the head of a recorded measurement, as name -> text."""
+    device = default_device()
+    compiler = next((c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None)
+    return {
+        "device": device_name(device),
+        "computes in": str(default_dtype(device)).removeprefix("torch."),
+        "bfloat16": _bfloat16(device),
+        "free memory": f"{memory.free_memory(device) / 1e9:.1f} GB",
+        "compiler": compiler or "none found: quantization takes the plain PyTorch path (same results, slower)",
+    }
+
+
+def _bfloat16(device: torch.device) -> str:
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+        return "yes" if fast else "emulated, slow: float16 is used instead (this GPU is older than Ampere)"
+    flags = "avx512_bf16", "amx_bf16"
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            info = file.read()
+    except OSError:
+        return "works; whether in hardware is not known here"
+    return "in hardware" if any(flag in info for flag in flags) else "emulated; float32 is faster on this CPU"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

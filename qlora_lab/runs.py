@@ -1,0 +1,212 @@
+"""A run from beginning to end, as the command line starts it: base model, before, training, after, report.
+
+A run's folder holds `run.json` (how it was begun), `before.json` (the base model's answers), what `training.finetune`
+writes, and at the end the adapter, `loss.png` and `report.html`. With these a killed run goes on by its name alone.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+from qlora_lab.environment import device_name
+from qlora_lab.evaluation import Answer, Evaluation, evaluate
+from qlora_lab.files import write_json
+from qlora_lab.lora import ParameterCount, check_adapter_arguments, count_parameters
+from qlora_lab.models import DEFAULT, load_model, load_tokenizer
+from qlora_lab.qlora import quantize_model
+from qlora_lab.quantization import quantize
+from qlora_lab.report import write_report
+from qlora_lab.tasks import CORRECT, Example, diagnose, load_examples
+from qlora_lab.training import FinetuneResult, Settings, StepRecord, finetune
+
+MAX_NEW_TOKENS = 96
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does. `settings` are those of `training.Settings`; sample counts limit the evaluations (0: all)."""
+
+    model: str = DEFAULT
+    datatype: str = "nf4"
+    block_size: int = 64
+    double_quant: bool = True
+    rank: int = 8
+    alpha: float = 16
+    dropout: float = 0.0
+    use_rslora: bool = False
+    train_examples: int = 0
+    baseline_examples: int = 32
+    test_examples: int = 0
+    paraphrase_examples: int = 0
+    settings: dict = field(default_factory=dict)
+
+
+@dataclass
+class RunResult:
+    training: FinetuneResult
+    parameters: ParameterCount
+    evaluations: dict[str, Evaluation]
+    samples: list[tuple[str, str, str, str]]
+    report: Path
+
+
+class Listener:
+    """What a run tells while it goes on; the command line draws bars from it, a test listens, this one is silent."""
+
+    def stage(self, text: str) -> None: ...
+    def done(self, part: str, done: int, of: int) -> None: ...
+    def step(self, record: StepRecord, steps: int) -> None: ...
+
+
+def check(plan: Plan) -> None:
+    """Raise ValueError for a plan that makes no sense, before a folder is made or a model fetched."""
+    Settings(**plan.settings)
+    check_adapter_arguments(plan.rank, plan.alpha, plan.dropout)
+    quantize(torch.zeros(1), plan.datatype, plan.block_size, plan.double_quant)
+    if plan.rank == 0:
+        raise ValueError("rank 0 would train nothing; give a rank of at least 1")
+    for name in ("train_examples", "baseline_examples", "test_examples", "paraphrase_examples"):
+        if getattr(plan, name) < 0:
+            raise ValueError(f"{name} {getattr(plan, name)} is not allowed; give 0 or more")
+
+
+def begin(folder: Path, plan: Plan, resume: bool) -> Plan:
+    """Make the run's folder, or find it for a resume; returns the plan to follow.
+
+    Raises:
+        ValueError: the folder holds a run already, or there is none to resume.
+    """
+    path = folder / "run.json"
+    if resume:
+        if not path.exists():
+            raise ValueError(f"{folder} holds no run to resume")
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return Plan(**saved["plan"])
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} already holds something; continue it with --resume or choose another --name")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"plan": asdict(plan), "begun": datetime.now().astimezone().isoformat(timespec="seconds")})
+    return plan
+
+
+def unfinished(runs: Path) -> Path:
+    """The newest run that was begun and has no report yet.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = [path.parent for path in runs.glob("*/run.json") if not (path.parent / "report.html").exists()]
+    if not found:
+        raise ValueError(f"no unfinished run in {runs}; start one without --resume")
+    return max(found, key=lambda folder: (folder / "run.json").stat().st_mtime)
+
+
+def execute(
+    folder: Path,
+    plan: Plan,
+    resume: bool = False,
+    device: torch.device | str | None = None,
+    listener: Listener | None = None,
+    checkpoint_every: int = 20,
+) -> RunResult:
+    """Carry out a plan in `folder` (after `begin`).
+
+    Raises: as `load_model`, `quantize_model` and `finetune`.
+    """
+    say = listener or Listener()
+    say.stage("loading the base model")
+    tokenizer = load_tokenizer(plan.model)
+    model = load_model(plan.model, device=device)
+    splits = {name: load_examples(name) for name in ("train", "test", "paraphrases")}
+    train = splits["train"][: plan.train_examples or None]
+    test = splits["test"][: plan.test_examples or None]
+    paraphrases = splits["paraphrases"][: plan.paraphrase_examples or None]
+    before = _before(folder, model, tokenizer, test[: plan.baseline_examples], say)
+    say.stage(f"quantizing to {plan.datatype}, adding adapters of rank {plan.rank}")
+    torch.manual_seed(plan.settings.get("seed", 0))
+    quantize_model(
+        model,
+        plan.datatype,
+        plan.block_size,
+        plan.double_quant,
+        plan.rank,
+        plan.alpha,
+        dropout=plan.dropout,
+        use_rslora=plan.use_rslora,
+        progress=lambda done, of: say.done("quantizing", done, of),
+    )
+    parameters = count_parameters(model)
+    say.stage("training")
+
+    def on_step(record: StepRecord) -> None:
+        say.step(record, steps)
+
+    steps = Settings(**plan.settings).steps
+    training = finetune(
+        model,
+        tokenizer,
+        train,
+        out=folder,
+        resume=resume and (folder / "checkpoints").exists(),
+        checkpoint_every=checkpoint_every,
+        on_step=on_step,
+        **plan.settings,
+    )
+    evaluations = {f"base model ({len(before.answers)} of test)": before} if before is not None else {}
+    for name, examples in (("test", test), ("paraphrases", paraphrases)):
+        say.stage(f"answering {name}")
+        evaluations[name] = evaluate(
+            model, tokenizer, examples, MAX_NEW_TOKENS, progress=lambda done, of: say.done("answering", done, of)
+        )
+    samples = _samples(before, evaluations["test"])
+    facts = {
+        "run": folder.name,
+        "model": plan.model,
+        "base": f"{plan.datatype}, block {plan.block_size}{', double quantization' if plan.double_quant else ''}",
+        "adapters": f"rank {plan.rank}, alpha {plan.alpha:g}",
+        "trained": f"{parameters.trainable:,} of {parameters.total:,} parameters",
+        "device": device_name(next(model.parameters()).device),
+        "finished": datetime.now().astimezone().isoformat(timespec="minutes"),
+    }
+    report = write_report(folder, training, evaluations, samples, facts)
+    return RunResult(training, parameters, evaluations, samples, report)
+
+
+def _before(folder: Path, model, tokenizer, examples: list[Example], say: Listener) -> Evaluation | None:
+    """The base model's answers, made once and kept for a resume."""
+    if not examples:
+        return None
+    path = folder / "before.json"
+    if path.exists():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if [k["command"] for k in kept["answers"]] == [e.command for e in examples]:
+            pairs = zip(examples, kept["answers"], strict=True)
+            return Evaluation([Answer(e, k["text"], diagnose(k["text"], e)) for e, k in pairs], kept["seconds"])
+    say.stage("asking the base model")
+    result = evaluate(
+        model, tokenizer, examples, MAX_NEW_TOKENS, progress=lambda done, of: say.done("answering", done, of)
+    )
+    answers = [{"command": a.example.command, "text": a.text} for a in result.answers]
+    write_json(path, {"answers": answers, "seconds": result.seconds})
+    return result
+
+
+def _samples(before: Evaluation | None, after: Evaluation, count: int = 3) -> list[tuple[str, str, str, str]]:
+    """(command, expected, before, after): commands of different kinds that the base model was asked too."""
+    base = {answer.example.command: answer.text for answer in before.answers} if before else {}
+    rows, kinds = [], set()
+    for answer in after.answers:
+        example = answer.example
+        kind = tuple(call["name"] for call in example.calls)
+        if (example.command in base or not base) and kind not in kinds:
+            kinds.add(kind)
+            expected = json.dumps(list(example.calls), separators=(",", ":"), ensure_ascii=False)
+            rows.append((example.command, expected, base.get(example.command, ""), answer.text))
+    rows.sort(key=lambda row: -row[1].count('"name"'))  # a two-step command among them
+    return rows[:count]
+
+
+__all__ = ["CORRECT", "Listener", "Plan", "RunResult", "begin", "execute", "unfinished"]
