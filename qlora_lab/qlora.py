@@ -3,19 +3,20 @@
     forward     W = dequantize(codes, scales);  y = x W^T + s (x A^T) B^T;  W is dropped
     backward    W = dequantize(codes, scales) once more;  dx = g W + s (g B) A;  dA, dB;  W is dropped
 
-Between the two nothing of the size of W is kept: what is saved for backward is the input x, which LoRA needs anyway, and
-x A^T with r numbers per token. Gradients flow *through* the quantized weight and never *into* it: there is no
+Between the two nothing of the size of W is kept: what is saved for backward is the input x, which LoRA needs anyway,
+and x A^T with r numbers per token. Gradients flow *through* the quantized weight and never *into* it: there is no
 quantization-aware training here.
 
 Source: QLoRA (Dettmers et al. 2023), section 3, equation 5.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
-from qlora_lab.datatypes import get_datatype
 from qlora_lab.lora import LoRALayer, check_adapter_arguments, find_targets, output_head, replace_module
 from qlora_lab.quantization import FLOAT_DTYPES, QuantizedTensor, quantize
 
@@ -27,17 +28,21 @@ class QLoRALinear(LoRALayer):
         weight: the quantized weight, (out, in).
         bias: kept as it is, frozen; or None.
         rank, alpha, dropout, use_rslora: see `LoRALayer`; rank 0 for a 4-bit layer without an adapter.
-        compute_dtype: dtype of the matrix products; None follows autocast where it is on, else the input.
+        compute_dtype: dtype of the matrix products; the output has the input's dtype. None does as `nn.Linear` does:
+            products and output in autocast's dtype where it is on, else in the input's.
 
-    The codes and scales are parameters that need no gradient, so that they move, save and shard with the model. Scales
-    stay float32 when the model is cast (`model.half()`): they are part of the encoding.
+    The codes and scales are parameters that need no gradient, so that they move, save and shard with the model. They
+    keep their dtypes when the model is cast (`model.half()`): they are one encoding. A and B are cast.
+
+    Raises:
+        ValueError: the weight is not two-dimensional, or a rank, alpha or dropout that makes no sense.
+        TypeError: compute_dtype is not float32, float16, bfloat16 or None.
     """
 
     def __init__(self, weight: QuantizedTensor, bias, rank, alpha, dropout=0.0, use_rslora=False, compute_dtype=None):
         if len(weight.shape) != 2:
             raise ValueError(f"a linear layer's weight has two dimensions, not {tuple(weight.shape)}")
-        if compute_dtype not in (None, *FLOAT_DTYPES.values()):
-            raise TypeError(f"compute_dtype {compute_dtype} is not allowed; choose {', '.join(FLOAT_DTYPES)} or None")
+        _check_compute_dtype(compute_dtype)
         super().__init__(weight.shape[1], weight.shape[0], rank, alpha, dropout, use_rslora, weight.device)
         self.datatype, self.block_size, self.double_quant = weight.datatype, weight.block_size, weight.double_quant
         self.base_dtype, self.compute_dtype = weight.dtype, compute_dtype
@@ -72,28 +77,29 @@ class QLoRALinear(LoRALayer):
         """The decoded weight, in the dtype it was quantized from. (out, in)"""
         return self.quantized.dequantize()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (..., in) -> (..., out)
-        dtype = self.compute_dtype
-        if dtype is None:
-            kind = x.device.type
-            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        flat = x.reshape(-1, self.in_features).to(dtype)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: (..., in) -> (..., out).
+
+        Raises:
+            ValueError: the last dimension of x is not `in_features`.
+            FloatingPointError: computing in float16, and the output has an infinity or NaN. (Not under torch.compile.)
+        """
+        if x.shape[-1:] != (self.in_features,):
+            raise ValueError(f"{self.path} takes (..., {self.in_features}), not {tuple(x.shape)}")
+        dtype = self.compute_dtype or _autocast_dtype(x.device.type) or x.dtype
+        flat = x.reshape(-1, self.in_features).to(dtype)  # (..., in) -> (n, in)
         dropped = None
         if self.rank and self.dropout and self.training:
             dropped = nn.functional.dropout(flat, self.dropout)
-        y = _QLoRAFunction.apply(
-            flat, dropped, self.lora_A, self.lora_B, self.bias, self.quantized, self.scaling, dtype
-        )
-        if dtype == torch.float16 and not bool(y.isfinite().all()):
-            raise FloatingPointError(
-                f"{self.path} left the range of float16 (largest finite value 65504); compute in bfloat16 where the "
-                "hardware has it, else in float32: compute_dtype=torch.float32"
-            )
-        return y.to(x.dtype).view(*x.shape[:-1], self.out_features)
+        y = _QLoRAFunction.apply(flat, dropped, self.lora_A, self.lora_B, self.bias, self.quantized, self.scaling)
+        if dtype == torch.float16:
+            torch.ops.qlora_lab.check_finite(y.detach(), self.path)
+        y = y.view(*x.shape[:-1], self.out_features)
+        return y if self.compute_dtype is None else y.to(x.dtype)
 
     def _apply(self, fn, recurse=True):
-        """`model.to(...)`, `.half()`, `.cuda()`: move the scales, but never change their dtype."""
-        exact = {name: getattr(self, name).data for name in self.stored_names}
+        """`model.to(...)`, `.half()`, `.cuda()`: move codes and scales, but never change their dtype."""
+        exact = {name: getattr(self, name).data for name in ("codes", *self.stored_names)}
         super()._apply(fn, recurse)
         for name, tensor in exact.items():
             moved = getattr(self, name)
@@ -107,46 +113,76 @@ class QLoRALinear(LoRALayer):
 
 
 class _QLoRAFunction(torch.autograd.Function):
-    """y = x W^T + bias + s (x' A^T) B^T with W in 4 bits; x' is x, or x after dropout.
+    """y = x W^T + bias + s (x' A^T) B^T with W in 4 bits; x' is x, or x after dropout (None: no dropout).
 
-    x, x': (n, in) of the compute dtype; A (r, in), B (out, r) float32, cast to it; y: (n, out).
+    x, x': (n, in) of the dtype to compute in; A (r, in), B (out, r), cast to it; y: (n, out).
     """
 
     @staticmethod
-    def forward(ctx, x, dropped, a, b, bias, weight, scaling, dtype):
-        with torch.autocast(x.device.type, enabled=False):
-            y = x @ weight.dequantize(dtype).t()
-            if bias is not None:
-                y += bias.to(dtype)
-            h = None
+    def forward(ctx, x, dropped, a, b, bias, weight, scaling):
+        with _no_autocast(x.device.type):
+            w = weight.dequantize(x.dtype)  # (out, in)
+            y = x @ w.t() if bias is None else torch.addmm(bias.to(x.dtype), x, w.t())
+            inputs = h = None
             if a is not None:
-                h = (x if dropped is None else dropped) @ a.to(dtype).t()  # (n, in) -> (n, r)
-                y.addmm_(h, b.to(dtype).t(), alpha=scaling)
-        ctx.weight, ctx.scaling, ctx.dtype = weight, scaling, dtype
-        # dx needs only W, A and B: where there is nothing to train, not even x is kept
-        ctx.save_for_backward(x if dropped is None and a is not None else dropped, a, b, h)
-        ctx.has_dropped = dropped is not None
+                inputs = x if dropped is None else dropped
+                h = inputs @ a.to(x.dtype).t()  # (n, in) -> (n, r)
+                y.addmm_(h, b.to(x.dtype).t(), alpha=scaling)
+        ctx.weight, ctx.scaling, ctx.has_dropped = weight, scaling, dropped is not None
+        ctx.save_for_backward(inputs, a, b, h)  # without an adapter nothing at all: dx needs only the codes
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, g):
         inputs, a, b, h = ctx.saved_tensors
         need_x, need_dropped, need_a, need_b = ctx.needs_input_grad[:4]
         dx = d_dropped = da = db = None
-        with torch.autocast(g.device.type, enabled=False):
+        with _no_autocast(g.device.type):
             if need_x:
-                dx = g @ ctx.weight.dequantize(ctx.dtype)  # (n, out) -> (n, in)
+                dx = g @ ctx.weight.dequantize(g.dtype)  # (n, out) -> (n, in)
             if a is not None:
-                gb = g @ b.to(ctx.dtype)  # (n, out) -> (n, r)
-                if ctx.has_dropped and need_dropped:
-                    d_dropped = (gb @ a.to(ctx.dtype)).mul_(ctx.scaling)
+                gb = g @ b.to(g.dtype)  # (n, out) -> (n, r)
+                if need_dropped:
+                    d_dropped = (gb @ a.to(g.dtype)).mul_(ctx.scaling)
                 elif need_x and not ctx.has_dropped:
-                    dx.addmm_(gb, a.to(ctx.dtype), alpha=ctx.scaling)
+                    dx.addmm_(gb, a.to(g.dtype), alpha=ctx.scaling)
                 if need_a:
                     da = (gb.t() @ inputs).to(a.dtype).mul_(ctx.scaling)
                 if need_b:
                     db = (g.t() @ h).to(b.dtype).mul_(ctx.scaling)
-        return dx, d_dropped, da, db, None, None, None, None
+        return dx, d_dropped, da, db, None, None, None
+
+
+def _autocast_dtype(device: str) -> torch.dtype | None:
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None
+
+
+def _no_autocast(device: str):
+    """Inside, products are computed in the dtypes given."""
+    return torch.autocast(device, enabled=False) if _autocast_dtype(device) else contextlib.nullcontext()
+
+
+# An operator of its own, so that fake tensors (which have no values to look at) pass through.
+_library = torch.library.Library("qlora_lab", "FRAGMENT")
+_library.define("check_finite(Tensor y, str layer) -> ()")
+
+
+@torch.library.impl(_library, "check_finite", "CompositeExplicitAutograd")
+def _check_finite(y, layer):
+    # A float32 sum is finite exactly if every float16 in it is: 1e33 of them would fit. One pass, nothing allocated.
+    if not bool(y.sum(dtype=torch.float32).isfinite()):
+        raise FloatingPointError(
+            f"{layer} left the range of float16 (largest finite value 65504); compute in bfloat16 where the hardware "
+            "has it, else in float32: compute_dtype=torch.float32"
+        )
+
+
+@torch.library.register_fake("qlora_lab::check_finite", lib=_library)
+def _(y, layer):
+    return None
 
 
 def quantize_model(
@@ -179,38 +215,55 @@ def quantize_model(
         the same model.
 
     Raises:
-        ValueError, TypeError: as `quantize` and `inject_lora`; everything but the weights' values is checked before
-            the first layer is touched.
+        ValueError, TypeError: as `quantize` and `inject_lora`. Nothing is changed then.
     """
     check_adapter_arguments(rank, alpha, dropout)
-    datatype = get_datatype(datatype).name
-    if compute_dtype not in (None, *FLOAT_DTYPES.values()):
-        raise TypeError(f"compute_dtype {compute_dtype} is not allowed; choose {', '.join(FLOAT_DTYPES)} or None")
-    quantize(torch.zeros(1), datatype, block_size, double_quant)  # raises for a block size that is not allowed
-    adapted = find_targets(model, target_modules)
+    _check_compute_dtype(compute_dtype)
+    adapted = set(find_targets(model, target_modules))
     head = output_head(model)
-    everything = {
-        name: module
+    names = [  # names only: a layer referred to here would keep its memory until the last one is done
+        name
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and (module is not head or name in adapted)
-    }
+    ]
+    if not names:
+        raise ValueError("this model has no nn.Linear layers to quantize; is it quantized already?")
+    for name in names:
+        _check_weight(name, model.get_submodule(name).weight, datatype, block_size, double_quant)
     model.requires_grad_(False)
-    options = {"dropout": dropout, "use_rslora": use_rslora, "compute_dtype": compute_dtype}
-    for done, (name, linear) in enumerate(everything.items(), 1):
-        try:
-            layer = QLoRALinear.from_linear(
-                linear.to(device) if device is not None else linear,
-                rank if name in adapted else 0,
-                alpha,
-                datatype,
-                block_size,
-                double_quant,
-                **options,
-            )
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"{name}: {error}") from error
+    for done, name in enumerate(names, 1):
+        linear = model.get_submodule(name)
+        layer = QLoRALinear.from_linear(
+            linear if device is None else linear.to(device),
+            rank if name in adapted else 0,
+            alpha,
+            datatype,
+            block_size,
+            double_quant,
+            dropout=dropout,
+            use_rslora=use_rslora,
+            compute_dtype=compute_dtype,
+        )
         layer.path = name
         replace_module(model, name, layer)
+        del linear
         if progress is not None:
-            progress(done, len(everything))
+            progress(done, len(names))
     return model if device is None else model.to(device)
+
+
+def _check_weight(name, weight, datatype, block_size, double_quant) -> None:
+    """Raise what `quantize` would raise, with the layer's name."""
+    if weight.is_meta:
+        raise ValueError(f"{name} is on the meta device and has no values to quantize; load the model's weights first")
+    try:
+        quantize(weight.detach()[:0], datatype, block_size, double_quant)
+        if not bool(weight.detach().sum(dtype=torch.float32).isfinite()):  # one pass; a sum can also overflow, so:
+            quantize(weight, datatype, block_size, double_quant)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
+def _check_compute_dtype(dtype) -> None:
+    if dtype not in (None, *FLOAT_DTYPES.values()):
+        raise TypeError(f"compute_dtype {dtype} is not allowed; choose torch.{', torch.'.join(FLOAT_DTYPES)} or None")
