@@ -79,8 +79,9 @@ def _signature(name: str) -> str:
 
 INSTRUCTION = (
     'Answer with a JSON list of one or two calls, each {"name": ..., "arguments": {...}}, in the order in which '
-    "they are to be carried out. Leave out what was not said. Names and free text are copied as written; numbers are digits. "
-    "Functions (? marks an optional argument):\n" + "\n".join(_signature(name) for name in FUNCTIONS)
+    "they are to be carried out. Leave out what was not said. Names and free text are copied as written; "
+    "numbers are digits.\nFunctions (? marks an optional argument):\n"
+    + "\n".join(_signature(name) for name in FUNCTIONS)
 )
 
 

@@ -20,13 +20,10 @@ _spec.loader.exec_module(generator)
 from command_grammar import spoken, vocabulary  # noqa: E402  (importing the generator has put data/ on the path)
 from command_grammar.speaker import transcript  # noqa: E402
 
-SMALL = {
-    word: value
-    for value, word in enumerate(
-        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
-        + ["thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
-    )
-} | {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
+_UP_TO_TWENTY = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+    seventeen eighteen nineteen twenty"""
+SMALL = {word: value for value, word in enumerate(_UP_TO_TWENTY.split())}
+SMALL |= {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
 
 
 def read_number(text: str) -> float:

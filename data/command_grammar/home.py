@@ -155,13 +155,12 @@ def timer(speaker: Speaker) -> Clause:
 
 def two_timers(speaker: Speaker) -> Clause:
     """Two timers in one breath."""
-    first = speaker.integer(1, 60)
-    second = speaker.other(lambda: speaker.integer(1, 60), first)
+    first = speaker.integer(2, 60)
+    second = speaker.other(lambda: speaker.integer(2, 60), first)
     speaker.tags.update(["two_step", "shared_verb"])
     say = speaker.number
-    many = "minute" if second == 1 else "minutes"
-    texts = [f"set timers for {say(first)} and {say(second)} {many}"]
-    texts += [f"start two timers, one for {say(first)} and one for {say(second)} {many}"]
+    texts = [f"set timers for {say(first)} and {say(second)} minutes"]
+    texts += [f"start two timers, one for {say(first)} and one for {say(second)} minutes"]
     return Clause(speaker.pick(texts), (call("timer", minutes=first), call("timer", minutes=second)))
 
 

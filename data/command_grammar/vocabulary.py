@@ -24,7 +24,7 @@ def _words(everywhere: str, only_in_test: str = "") -> Words:
 
 ROOMS = _words(
     "kitchen, bedroom, living room, hallway, bathroom, study, garage, attic, dining room, nursery, guest room, "
-    "basement, porch, laundry room, office, conservatory",
+    "basement, sunroom, laundry room, office, conservatory",
     "library, cellar, playroom, workshop, music room, loft",
 )
 NAMES = _words(
