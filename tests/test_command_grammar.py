@@ -182,6 +182,29 @@ def test_words_held_out_for_the_test_split_stay_out_of_train_and_validation():
     assert len(held_out & carried["test"]) > 30
 
 
+def test_the_datasheet_counts_what_is_there():
+    splits = ("train", "validation", "test", "paraphrases")
+    rows = {
+        split: [json.loads(line) for line in (DATA / "function_calls" / f"{split}.jsonl").open(encoding="utf-8")]
+        for split in splits
+    }
+    table = (DATA / "README.md").read_text(encoding="utf-8").partition("<!-- counted:")[2]
+    claims = re.findall(r"^\| (commands|`\w+`|calls of `\w+`) \|([ 0-9|]+)\|$", table, flags=re.MULTILINE)
+    assert len(claims) == 1 + 9 + 10
+    for what, numbers in claims:
+        name = what.strip("`").removeprefix("calls of `")
+
+        def count(row: dict, what: str = what, name: str = name) -> int:
+            if what == "commands":
+                return 1
+            if what.startswith("calls of"):
+                return sum(call["name"] == name for call in row["calls"])
+            return row["tags"].count(name)
+
+        true = [sum(count(row) for row in rows[split]) for split in splits]
+        assert [int(number) for number in numbers.split("|")] == true, what
+
+
 def test_check_reports_a_file_that_differs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(generator, "DIRECTORY", tmp_path)
     monkeypatch.setattr(sys, "argv", ["generate_function_calls.py", "--check"])
