@@ -11,10 +11,16 @@ module builds the tables; `quantization` uses them.
 """
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
+from itertools import pairwise
 from statistics import NormalDist
 
+import numpy as np
 import torch
+
+# Tables never follow torch's defaults: a process may be loading a model under bfloat16 as its default dtype, or under
+# "meta" as its default device.
+_FLOAT32 = {"dtype": torch.float32, "device": "cpu"}
 
 
 @dataclass(frozen=True)
@@ -23,9 +29,12 @@ class DataType:
 
     Attributes:
         name: the name `get_datatype` knows it by.
-        levels: sixteen floats; `levels[code]` is what a code means before the block's scale, in [-1, 1]
-            (affine types: [0, 1]). Exactly representable in float32.
+        levels: sixteen finite numbers, rounded to float32; `levels[code]` is what a code means before the scale.
+            Weights divided by it lie in [-1, 1] (affine types: [0, 1]).
         affine: whether a block stores its minimum beside its scale.
+
+    Raises:
+        ValueError: not sixteen levels, a level that is not finite, or all levels equal.
     """
 
     name: str
@@ -35,6 +44,10 @@ class DataType:
     def __post_init__(self):
         if len(self.levels) != 16:
             raise ValueError(f"a 4-bit data type has 16 levels; {self.name!r} was given {len(self.levels)}")
+        levels = tuple(float(np.float32(level)) for level in self.levels)
+        if not np.isfinite(levels).all() or len(set(levels)) == 1:
+            raise ValueError(f"the levels of a data type are finite and not all equal; {self.name!r} has {self.levels}")
+        object.__setattr__(self, "levels", levels)
 
     def table(self, device: torch.device | str = "cpu") -> torch.Tensor:
         """The codebook as a float32 tensor of shape (16,)."""
@@ -49,8 +62,8 @@ class DataType:
     @cached_property
     def thresholds(self) -> tuple[float, ...]:
         """Decision thresholds: float32 midpoints of neighbouring levels. A value on one takes the lower level."""
-        levels = torch.tensor([self.levels[code] for code in self.order], dtype=torch.float32)
-        return tuple(((levels[1:] + levels[:-1]) / 2).tolist())
+        levels = [self.levels[code] for code in self.order]
+        return tuple(float(np.float32((low + high) / 2)) for low, high in pairwise(levels))
 
     @cached_property
     def zero_code(self) -> int:
@@ -66,9 +79,9 @@ def _nf4() -> tuple[float, ...]:
     done in float32 because bitsandbytes' table was made that way; in float64 the last bit of some levels differs.
     """
     quantile = NormalDist().inv_cdf
-    positive = [quantile(p) for p in torch.linspace(0.9677083, 0.5, 9)[:-1].tolist()]
-    negative = [-quantile(p) for p in torch.linspace(0.9677083, 0.5, 8)[:-1].tolist()]
-    levels = torch.tensor(sorted([*negative, 0.0, *positive]), dtype=torch.float32)
+    positive = [quantile(p) for p in torch.linspace(0.9677083, 0.5, 9, **_FLOAT32)[:-1].tolist()]
+    negative = [-quantile(p) for p in torch.linspace(0.9677083, 0.5, 8, **_FLOAT32)[:-1].tolist()]
+    levels = torch.tensor(sorted([*negative, 0.0, *positive]), **_FLOAT32)
     return tuple((levels / levels.max()).tolist())
 
 
@@ -80,48 +93,61 @@ def _fp4() -> tuple[float, ...]:
     """
     positive = [0.0, 1 / 16]
     positive += [(1 + mantissa / 2) * 2.0 ** (4 - exponent) for exponent in (1, 2, 3) for mantissa in (0, 1)]
-    levels = torch.tensor(positive + [-level for level in positive], dtype=torch.float32) / 12
+    levels = torch.tensor(positive + [-level for level in positive], **_FLOAT32) / 12
     return tuple((levels + 0.0).tolist())  # + 0.0: code 8 is a plain zero, not -0.0
 
 
 def _int4() -> tuple[float, ...]:
     """Code = integer + 8. Absmax scaling uses -7 to 7; code 0 (-8) is never produced and decodes to -8/7."""
-    return tuple((torch.arange(-8, 8, dtype=torch.float32) / 7).tolist())
+    return tuple((torch.arange(-8, 8, **_FLOAT32) / 7).tolist())
 
 
 def _int4_affine() -> tuple[float, ...]:
     """Sixteen equal steps over [0, 1]: weight = minimum + (maximum - minimum) * code / 15."""
-    return tuple((torch.arange(16, dtype=torch.float32) / 15).tolist())
-
-
-@lru_cache(maxsize=1)
-def _datatypes() -> dict[str, DataType]:
-    return {
-        "nf4": DataType("nf4", _nf4()),
-        "fp4": DataType("fp4", _fp4()),
-        "int4": DataType("int4", _int4()),
-        "int4_affine": DataType("int4_affine", _int4_affine(), affine=True),
-    }
+    return tuple((torch.arange(16, **_FLOAT32) / 15).tolist())
 
 
 DATATYPES: tuple[str, ...] = ("nf4", "fp4", "int4", "int4_affine")
 
+_known = {
+    "nf4": DataType("nf4", _nf4()),
+    "fp4": DataType("fp4", _fp4()),
+    "int4": DataType("int4", _int4()),
+    "int4_affine": DataType("int4_affine", _int4_affine(), affine=True),
+}
 
-def get_datatype(name: "str | DataType") -> DataType:
-    """The data type of that name; a `DataType` is returned as it is.
+
+def get_datatype(name: str | DataType) -> DataType:
+    """The data type of that name.
+
+    A `DataType` of your own is returned as it is, and known by its name from then on in this process: tensors quantized
+    with it carry only the name.
 
     Raises:
-        ValueError: no such data type; the message lists those there are.
+        ValueError: no such data type (the message lists those there are), or a `DataType` whose name another one has.
     """
     if isinstance(name, DataType):
+        if _known.setdefault(name.name, name) != name:
+            raise ValueError(f"there is another data type named {name.name!r}; give yours a name of its own")
         return name
-    try:
-        return _datatypes()[name]
-    except (KeyError, TypeError):
-        raise ValueError(f"unknown data type {name!r}; the 4-bit data types are {', '.join(DATATYPES)}") from None
+    if not isinstance(name, str) or name not in _known:
+        raise ValueError(f"unknown data type {name!r}; the 4-bit data types are {', '.join(_known)}")
+    return _known[name]
 
 
-@lru_cache(maxsize=1)
+def _dynamic_map() -> tuple[float, ...]:
+    levels = [0.0, 1.0]
+    for decade in range(7):
+        edges = torch.linspace(0.1, 1, 2**decade + 1, **_FLOAT32)
+        centres = (edges[:-1] + edges[1:]) / 2
+        for sign in (1, -1):
+            levels += (sign * 10 ** (decade - 6) * centres).tolist()
+    return tuple(torch.tensor(sorted(levels), **_FLOAT32).tolist())
+
+
+_dynamic_levels = _dynamic_map()
+
+
 def dynamic_map() -> tuple[float, ...]:
     """The signed dynamic 8-bit data type: 256 sorted levels from -0.99297 to 1.0, used to store scales in 8 bits.
 
@@ -129,10 +155,4 @@ def dynamic_map() -> tuple[float, ...]:
     steps over [0.1, 1], with both signs; plus 0 and 1. Small numbers keep their order of magnitude, large ones their
     digits. Source: "8-bit Optimizers via Block-wise Quantization", section 2.2; values as in bitsandbytes.
     """
-    levels = [0.0, 1.0]
-    for decade in range(7):
-        edges = torch.linspace(0.1, 1, 2**decade + 1, dtype=torch.float32)
-        centres = (edges[:-1] + edges[1:]) / 2
-        for sign in (1, -1):
-            levels += (sign * 10 ** (decade - 6) * centres).tolist()
-    return tuple(torch.tensor(sorted(levels), dtype=torch.float32).tolist())
+    return _dynamic_levels
