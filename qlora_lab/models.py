@@ -57,7 +57,12 @@ def load_model(name: str | os.PathLike = DEFAULT, dtype=None, device=None):
     """
     device = _as_device(device)
     options = {"dtype": _as_dtype(dtype, device), "attn_implementation": "sdpa", "use_safetensors": True}
-    return _from_pretrained("AutoModelForCausalLM", name, weights=True, **options).to(device).eval()
+    model, loading = _from_pretrained("AutoModelForCausalLM", name, weights=True, output_loading_info=True, **options)
+    if missing := sorted(loading["missing_keys"]):  # transformers would go on with random numbers in their place
+        raise ModelUnavailable(
+            f"{name} lacks {len(missing)} of its weights, {missing[0]} for one. Use a whole copy of it."
+        )
+    return model.to(device).eval()
 
 
 def load_tokenizer(name: str | os.PathLike = DEFAULT):

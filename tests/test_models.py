@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import qlora_lab
@@ -342,8 +345,30 @@ def test_on_a_gpu(tiny_folder):
     assert model.dtype == models.default_dtype("cuda")
 
 
-def test_loading_is_silent(tiny_folder):
-    code = f"from qlora_lab import models; models.load_model({str(tiny_folder)!r}, device='cpu')"
+def copy_with(folder, target, **changes):
+    """A copy of a model folder with tensors added or replaced, or left out (None)."""
+    shutil.copytree(folder, target)
+    tensors = load_file(target / "model.safetensors") | changes
+    kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    save_file(kept, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+def test_missing_weights_are_not_made_up(tiny_folder, tmp_path):
+    name = "model.layers.1.mlp.up_proj.weight"
+    with pytest.raises(ModelUnavailable, match=rf"lacks 1 of its weights, {re.escape(name)}"):
+        models.load_model(copy_with(tiny_folder, tmp_path / "partial", **{name: None}), device="cpu")
+
+
+def test_weights_of_another_shape(tiny_folder, tmp_path):
+    changed = copy_with(tiny_folder, tmp_path / "other", **{"model.norm.weight": torch.ones(31)})
+    with pytest.raises(ModelUnavailable, match="cannot be loaded"):
+        models.load_model(changed, device="cpu")
+
+
+def test_loading_is_silent(tiny_folder, tmp_path):
+    talkative = copy_with(tiny_folder, tmp_path / "extra", unexpected=torch.ones(3))  # transformers reports that
+    code = f"from qlora_lab import models; models.load_model({str(talkative)!r}, device='cpu')"
     environment = os.environ | {"PYTHONPATH": str(Path(qlora_lab.__file__).parents[1])}
     finished = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")
