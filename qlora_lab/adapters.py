@@ -180,6 +180,11 @@ def _by_pattern(patterns: dict | None, path: str, default):
     return default
 
 
+def _exactly(path: str) -> str:
+    """The pattern key that matches this path only, not every path that ends in it."""
+    return f"^{re.escape(path)}"
+
+
 def _check_fit(modules: dict[str, nn.Module], path: str, a: torch.Tensor, b: torch.Tensor) -> None:
     module = modules.get(path)
     if not isinstance(module, nn.Linear | LoRALayer):
@@ -203,15 +208,15 @@ def _config(model: nn.Module, layers: dict[str, LoRALayer]) -> dict:
     base = getattr(getattr(model, "config", None), "_name_or_path", None)
     return {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": "CAUSAL_LM" if hasattr(model, "prepare_inputs_for_generation") else None,
         "base_model_name_or_path": os.path.basename(base) if base and os.path.isabs(base) else base or None,
         "r": first.rank,
         "lora_alpha": first.alpha,
         "lora_dropout": first.dropout,
         "use_rslora": first.use_rslora,
         "target_modules": _targets(model, layers),
-        "rank_pattern": {re.escape(n): layer.rank for n, layer in layers.items() if layer.rank != first.rank},
-        "alpha_pattern": {re.escape(n): layer.alpha for n, layer in layers.items() if layer.alpha != first.alpha},
+        "rank_pattern": {_exactly(n): layer.rank for n, layer in layers.items() if layer.rank != first.rank},
+        "alpha_pattern": {_exactly(n): layer.alpha for n, layer in layers.items() if layer.alpha != first.alpha},
         "bias": "none",
         "fan_in_fan_out": False,
         "init_lora_weights": True,
@@ -219,9 +224,15 @@ def _config(model: nn.Module, layers: dict[str, LoRALayer]) -> dict:
     }
 
 
-def _targets(model: nn.Module, layers: dict[str, LoRALayer]) -> list[str]:
-    """Leaf names ("q_proj") where they mean exactly the adapted layers, else full paths."""
-    leaves = {name.rpartition(".")[2] for name in layers}
+def _targets(model: nn.Module, layers: dict[str, LoRALayer]) -> list[str] | str:
+    """Leaf names ("q_proj") where they mean exactly the adapted layers, else full paths, else a regular expression.
+
+    A name in a list means every module whose path ends in it, so that a path, too, can mean more than itself.
+    """
     inner = {f"{name}.base" for name, layer in adapted_layers(model) if isinstance(layer, LoRALinear)}
-    meant = {name for name, _ in model.named_modules() if name.rpartition(".")[2] in leaves and name not in inner}
-    return sorted(leaves if meant == set(layers) else layers)
+    paths = [name for name, _ in model.named_modules() if name not in inner]
+    for targets in (sorted({name.rpartition(".")[2] for name in layers}), sorted(layers)):
+        ends = tuple(f".{target}" for target in targets)
+        if {path for path in paths if f".{path}".endswith(ends)} == set(layers):
+            return targets
+    return "|".join(re.escape(name) for name in sorted(layers))

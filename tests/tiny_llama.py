@@ -89,7 +89,11 @@ def loss_and_gradients(model: nn.Module, tokens: torch.Tensor) -> tuple[torch.Te
 
 
 def assert_close(actual, expected, tolerance: float) -> None:
-    """Dictionaries or tensors, equal within `tolerance` of the largest magnitude in the expected tensor."""
+    """Tensors, or tuples or dictionaries of them, equal within `tolerance` of the expected one's largest magnitude."""
+    if isinstance(expected, tuple):
+        for one, other in zip(actual, expected, strict=True):
+            assert_close(one, other, tolerance)
+        return
     if isinstance(expected, dict):
         assert actual.keys() == expected.keys()
         for name in expected:
