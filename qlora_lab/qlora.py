@@ -49,8 +49,8 @@ class QLoRALinear(LoRALayer):
         self.path = "this layer"  # its place in the model, for error messages; quantize_model fills it in
         self.codes = nn.Parameter(weight.codes, requires_grad=False)
         self.stored_names = tuple(weight.stored)
-        for name, tensor in weight.stored.items():
-            self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
+        for name, tensor in weight.stored.items():  # at least one dimension each: FSDP shards no scalars
+            self.register_parameter(name, nn.Parameter(torch.atleast_1d(tensor), requires_grad=False))
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach(), requires_grad=False))
 
     @classmethod
@@ -63,6 +63,8 @@ class QLoRALinear(LoRALayer):
     def quantized(self) -> QuantizedTensor:
         """The weight as a `QuantizedTensor` that shares this layer's storage."""
         stored = {name: getattr(self, name).data for name in self.stored_names}
+        if self.double_quant:
+            stored["scale_offset"] = stored["scale_offset"].view(())
         shape = torch.Size((self.out_features, self.in_features))
         return QuantizedTensor(
             self.codes.data, stored, shape, self.base_dtype, self.datatype, self.block_size, self.double_quant
@@ -93,7 +95,7 @@ class QLoRALinear(LoRALayer):
             dropped = nn.functional.dropout(flat, self.dropout)
         y = _QLoRAFunction.apply(flat, dropped, self.lora_A, self.lora_B, self.bias, self.quantized, self.scaling)
         if dtype == torch.float16:
-            torch.ops.qlora_lab.check_finite(y.detach(), self.path)
+            _check_finite(y.detach(), self.path)
         y = y.view(*x.shape[:-1], self.out_features)
         return y if self.compute_dtype is None else y.to(x.dtype)
 
@@ -166,12 +168,8 @@ def _no_autocast(device: str):
 
 
 # An operator of its own, so that fake tensors (which have no values to look at) pass through.
-_library = torch.library.Library("qlora_lab", "FRAGMENT")
-_library.define("check_finite(Tensor y, str layer) -> ()")
-
-
-@torch.library.impl(_library, "check_finite", "CompositeExplicitAutograd")
-def _check_finite(y, layer):
+@torch.library.custom_op("qlora_lab::check_finite", mutates_args=())
+def _check_finite(y: torch.Tensor, layer: str) -> None:
     # A float32 sum is finite exactly if every float16 in it is: 1e33 of them would fit. One pass, nothing allocated.
     if not bool(y.sum(dtype=torch.float32).isfinite()):
         raise FloatingPointError(
@@ -180,7 +178,7 @@ def _check_finite(y, layer):
         )
 
 
-@torch.library.register_fake("qlora_lab::check_finite", lib=_library)
+@_check_finite.register_fake
 def _(y, layer):
     return None
 
@@ -258,7 +256,8 @@ def _check_weight(name, weight, datatype, block_size, double_quant) -> None:
         raise ValueError(f"{name} is on the meta device and has no values to quantize; load the model's weights first")
     try:
         quantize(weight.detach()[:0], datatype, block_size, double_quant)
-        if not bool(weight.detach().sum(dtype=torch.float32).isfinite()):  # one pass; a sum can also overflow, so:
+        low, high = weight.detach().aminmax() if weight.numel() else (0, 0)
+        if not (low > -1e30 and high < 1e30):  # NaN, infinity, or so large that scales could overflow: find out
             quantize(weight, datatype, block_size, double_quant)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{name}: {error}") from error
