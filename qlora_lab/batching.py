@@ -40,9 +40,13 @@ class Batches:
 
     Args:
         encoded: (input_ids, labels) per example, int64 of one dimension each.
-        batch_size: examples per batch; an epoch's last, smaller batch is left out if there are others.
+        batch_size: examples per batch. Where it does not divide their number, an epoch leaves out the rest: other
+            examples, drawn at random, each time. More than there are examples: one batch of all of them.
         pad: token id that fills up (any; it is masked).
         seed: decides the order.
+
+    Raises:
+        ValueError: no examples, one without a label to learn from, or a batch size below 1.
     """
 
     def __init__(self, encoded: list[tuple[torch.Tensor, torch.Tensor]], batch_size: int, pad: int, seed: int):
@@ -58,6 +62,9 @@ class Batches:
         self._epoch, self._order = -1, []
 
     def __getitem__(self, number: int) -> Batch:
+        """Batch `number` of the run, from 0 on without end."""
+        if number < 0:
+            raise IndexError(f"batches are numbered from 0, not {number}")
         epoch, index = divmod(number, self.per_epoch)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self._shuffled(epoch)
@@ -65,18 +72,19 @@ class Batches:
 
     def longest(self) -> tuple[int, int]:
         """(tokens, supervised tokens) of the longest examples: what the memory for a step must be planned for."""
-        return max(len(ids) for ids, _ in self.encoded), max(int((y != IGNORED).sum()) for _, y in self.encoded)
+        supervised = max(int((labels[1:] != IGNORED).sum()) for _, labels in self.encoded)
+        return max(len(ids) for ids, _ in self.encoded), supervised
 
     def _shuffled(self, epoch: int) -> list[list[int]]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.encoded), generator=generator).tolist()
         group, size = GROUP * self.batch_size, self.batch_size
+        # cut before sorting: cut afterwards, the rest would be the longest examples, which then are hardly ever seen
+        order = torch.randperm(len(self.encoded), generator=generator).tolist()[: self.per_epoch * size]
         batches = []
         for start in range(0, len(order), group):
             part = sorted(order[start : start + group], key=lambda i: len(self.encoded[i][0]))
             batches += [part[i : i + size] for i in range(0, len(part), size)]
-        full = [batch for batch in batches if len(batch) == size]
-        return [full[i] for i in torch.randperm(len(full), generator=generator).tolist()]
+        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
 def pad_batch(encoded: list[tuple[torch.Tensor, torch.Tensor]], pad: int) -> Batch:

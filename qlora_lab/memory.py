@@ -13,6 +13,9 @@ from torch import nn
 
 from qlora_lab.lora import adapted_layers
 
+CGROUPS = Path("/sys/fs/cgroup")  # Linux control groups: where a container's memory limit stands
+OWN_GROUPS = Path("/proc/self/cgroup")
+
 
 class DoesNotFit(RuntimeError):
     """The predicted peak of a step is larger than the memory that is free."""
@@ -44,41 +47,44 @@ def predict_step(
 ) -> StepMemory:
     """Predict one step of training `model` (as it is: quantized or not, with adapters or not) with AdamW.
 
-    Activations per layer and token, in elements of the model's dtype, for hidden size d, MLP size m and key-value size
-    k: the two norms keep their input and the normalized input (4 d); attention keeps its input, queries, keys and
-    values before and after the rotation and its output (5 d + 3 k); the MLP keeps its input, gate, its activation, up
-    and their product (d + 4 m); the adapters keep r numbers for each of seven layers. With checkpointing one layer's
-    set is alive at a time, and a layer's input (d) is kept for all of them.
+    Activations per layer and token of a Llama-like model, with hidden size d, attention width a (heads times head
+    size), MLP size m and t tokens in a sequence. In elements of the model's dtype: the inputs of attention, of the MLP
+    and of the output projection (2 d + a); queries, and keys and values repeated for every head (3 a); the mask (t);
+    the MLP's gate, its activation, up, and their product (4 m); r for every adapter, and twice its input where it has
+    dropout. In float32: the inputs of the two norms (2 d). With checkpointing one layer's set is alive at a time, and a
+    layer's input (d) is kept for all of them. Attention runs through torch's scaled_dot_product_attention, which
+    keeps no t x t weights; a batch without padding keeps less (no mask, keys and values once).
+
+    Gradients, activations and logits count as if all were alive at once: with accumulation they are, without it the
+    peak is somewhat lower.
 
     Args:
         supervised_tokens: tokens of the batch that have a label; only they get logits, in float32.
     """
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    trained = sum(p.numel() * p.element_size() for p in trainable)
-    adapters = sum(
-        t.numel() * t.element_size()
-        for _, layer in adapted_layers(model)
-        if layer.rank
-        for t in (layer.lora_A, layer.lora_B)
-    )
+    trained = [p for p in model.parameters() if p.requires_grad]
+    trained_bytes = sum(p.numel() * p.element_size() for p in trained)
+    layers = [layer for _, layer in adapted_layers(model) if layer.rank]
+    adapters = sum(t.numel() * t.element_size() for layer in layers for t in (layer.lora_A, layer.lora_B))
     seen = {id(t): t for t in (*model.parameters(), *model.buffers())}
     weights = sum(t.numel() * t.element_size() for t in seen.values()) - adapters
+
     config = getattr(model, "config", None)
-    hidden = getattr(config, "hidden_size", 0)
-    layers = getattr(config, "num_hidden_layers", 0)
-    heads = getattr(config, "num_attention_heads", 1) or 1
-    kv = hidden * (getattr(config, "num_key_value_heads", None) or heads) // heads
-    mlp = getattr(config, "intermediate_size", 4 * hidden) or 4 * hidden
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    d = getattr(config, "hidden_size", 0)
+    blocks = getattr(config, "num_hidden_layers", 0)
+    head = getattr(config, "head_dim", None) or d // (getattr(config, "num_attention_heads", None) or 1)
+    a = head * (getattr(config, "num_attention_heads", None) or 1)
+    m = getattr(config, "intermediate_size", None) or 4 * d
     vocabulary = getattr(config, "vocab_size", 0)
-    size = max(
-        (p.element_size() for p in model.parameters() if p.is_floating_point() and not p.requires_grad), default=4
-    )
-    rank = max((layer.rank for _, layer in adapted_layers(model)), default=0)
-    per_token = 10 * hidden + 3 * kv + 4 * mlp + 7 * rank
-    kept = (layers * hidden + per_token) if checkpointing else layers * per_token
-    activations = batch_size * sequence_length * kept * size
-    logits = 3 * supervised_tokens * vocabulary * 4  # the logits, their softmax, their gradient
-    return StepMemory(weights, adapters, trained, 2 * trained, activations, logits)
+    size = _compute_size(model)
+    norms = sum(p.numel() for p in trained if p.ndim == 1)  # a trained norm keeps its normalized input too
+    per_token = blocks * (size * (2 * d + 4 * a + sequence_length + 4 * m) + 4 * 2 * d) + size * norms
+    per_token += size * sum(layer.rank + (2 * layer.in_features if layer.dropout else 0) for layer in layers)
+    if checkpointing:
+        per_token = per_token // max(1, blocks) + size * blocks * d
+    activations = batch_size * sequence_length * per_token
+    logits = 3 * supervised_tokens * vocabulary * 4  # their logarithmic softmax, its gradient, the logits' gradient
+    return StepMemory(weights, adapters, trained_bytes, 2 * trained_bytes, activations, logits)
 
 
 def free_memory(device: torch.device | str) -> int:
@@ -87,53 +93,97 @@ def free_memory(device: torch.device | str) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    available = psutil.virtual_memory().available
-    limit = _container_limit()
-    return available if limit is None else min(available, max(0, limit - psutil.Process().memory_info().rss))
+    available, left = psutil.virtual_memory().available, _container_left()
+    return available if left is None else min(available, left)
 
 
 def check_fits(
-    model: nn.Module, batch_size: int, sequence_length: int, supervised_tokens: int, checkpointing: bool
+    model: nn.Module,
+    batch_size: int,
+    sequence_length: int,
+    supervised_tokens: int,
+    checkpointing: bool,
+    accumulation: int = 1,
 ) -> StepMemory:
-    """Predict a step and raise `DoesNotFit`, with what to change, where less memory is free than it needs."""
-    predicted = predict_step(model, batch_size, sequence_length, supervised_tokens, checkpointing)
+    """Predict a step and raise `DoesNotFit`, with what to change, where less memory is free than it needs.
+
+    Args:
+        accumulation: forward passes per optimizer step now; it decides nothing here, but the advice names the new one.
+    """
+
+    def predict(size: int, saving: bool) -> StepMemory:
+        return predict_step(model, size, sequence_length, -(-supervised_tokens * size // batch_size), saving)
+
+    predicted = predict(batch_size, checkpointing)
     device = next(model.parameters()).device
     free = free_memory(device)
     if predicted.to_allocate <= free:
         return predicted
+
     advice = []
-    if not checkpointing:
-        saving = predict_step(model, batch_size, sequence_length, supervised_tokens, True)
-        if saving.to_allocate <= free:
-            advice.append(f"gradient checkpointing, which brings it to {_gb(saving.to_allocate)}")
-    for smaller in (s for s in (2**k for k in range(12, -1, -1)) if s < batch_size):
-        part = predict_step(
-            model, smaller, sequence_length, -(-supervised_tokens * smaller // batch_size), checkpointing
-        )
-        if part.to_allocate <= free:
-            times = -(-batch_size // smaller)
+    if not checkpointing and (saving := predict(batch_size, True)).to_allocate <= free:
+        advice.append(f"gradient checkpointing, which brings it to {_gb(saving.to_allocate)}")
+    # divisors only: then accumulation makes up for the smaller batch exactly
+    smaller = [size for size in range(batch_size // 2, 0, -1) if batch_size % size == 0]
+    for saving in (checkpointing, True):
+        fitting = next((size for size in smaller if predict(size, saving).to_allocate <= free), None)
+        if fitting is not None:
+            both = "gradient checkpointing and " if saving and not checkpointing else ""
             advice.append(
-                f"batch_size={smaller} with accumulation={times} ({_gb(part.to_allocate)}, the same gradient)"
+                f"{both}batch_size={fitting} with accumulation={accumulation * batch_size // fitting} "
+                f"({_gb(predict(fitting, saving).to_allocate)}, as many examples a step)"
             )
+        if advice:
             break
     raise DoesNotFit(
         f"a step needs about {_gb(predicted.to_allocate)} beside the model (activations {_gb(predicted.activations)}, "
-        f"logits {_gb(predicted.logits)}, gradients and optimizer {_gb(predicted.gradients + predicted.optimizer)}), but "
-        f"{_gb(free)} are free on {device}. Use "
+        f"logits {_gb(predicted.logits)}, gradients and optimizer {_gb(predicted.gradients + predicted.optimizer)}), "
+        f"but {_gb(free)} are free on {device}. Use "
         + (" or ".join(advice) if advice else "shorter examples or a smaller model")
     )
 
 
-def _container_limit() -> int | None:
-    """The memory limit of the container (cgroup 2 or 1), or None."""
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            limit = int(Path(path).read_text())
-        except (OSError, ValueError):
-            continue
-        if limit < 2**60:
-            return limit
-    return None
+def _compute_size(model: nn.Module) -> int:
+    """Bytes of an element of the hidden states, which have the embeddings' dtype (4-bit layers do not tell)."""
+    get = getattr(model, "get_input_embeddings", None)
+    weight = getattr(get() if callable(get) else None, "weight", None)
+    return weight.element_size() if weight is not None and weight.is_floating_point() else 4
+
+
+def _container_left() -> int | None:
+    """Bytes left under the limits of this process's control groups (version 2 or 1); None where there is no limit.
+
+    The file cache, which the kernel gives back under pressure, does not count as used.
+    """
+    own = {}  # controller -> path; version 2 has one line with no controller
+    for line in _lines(OWN_GROUPS):
+        _, controllers, path = line.split(":", 2)
+        own |= dict.fromkeys(controllers.split(","), path.strip("/"))
+    left = []
+    for base, path, limit, usage in (
+        (CGROUPS, own.get("", ""), "memory.max", "memory.current"),
+        (CGROUPS / "memory", own.get("memory", ""), "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        own_folder = base / path
+        for folder in (own_folder, *own_folder.parents):  # a limit holds for everything below it
+            if not folder.is_relative_to(base):
+                break
+            try:
+                most, used = int((folder / limit).read_text()), int((folder / usage).read_text())
+            except (OSError, ValueError):  # no such file, or the word "max"
+                continue
+            stat = dict(line.split() for line in _lines(folder / "memory.stat") if len(line.split()) == 2)
+            cache = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+            if most < 2**60:  # version 1 writes a number near 2^63 for "no limit"
+                left.append(max(0, most - max(0, used - cache)))
+    return min(left, default=None)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
 
 
 def _gb(count: int) -> str:
