@@ -130,7 +130,7 @@ class _QLoRAFunction(torch.autograd.Function):
                 inputs = x if dropped is None else dropped
                 h = inputs @ a.to(x.dtype).t()  # (n, in) -> (n, r)
                 y.addmm_(h, b.to(x.dtype).t(), alpha=scaling)
-        ctx.weight, ctx.scaling, ctx.has_dropped = weight, scaling, dropped is not None
+        ctx.weight, ctx.scaling = weight, scaling
         ctx.save_for_backward(inputs, a, b, h)  # without an adapter nothing at all: dx needs only the codes
         return y
 
@@ -147,7 +147,7 @@ class _QLoRAFunction(torch.autograd.Function):
                 gb = g @ b.to(g.dtype)  # (n, out) -> (n, r)
                 if need_dropped:
                     d_dropped = (gb @ a.to(g.dtype)).mul_(ctx.scaling)
-                elif need_x and not ctx.has_dropped:
+                elif need_x:  # no dropout: the adapter's share joins the base's
                     dx.addmm_(gb, a.to(g.dtype), alpha=ctx.scaling)
                 if need_a:
                     da = (gb.t() @ inputs).to(a.dtype).mul_(ctx.scaling)

@@ -168,8 +168,8 @@ class Nested(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.proj, self.act = nn.Linear(4, 4), nn.ModuleDict({"dense": nn.ReLU()})
         self.inner = nn.ModuleDict({"proj": nn.Linear(4, 4), "dense": nn.Linear(4, 4), "base": nn.Linear(4, 4)})
+        self.proj, self.act = nn.Linear(4, 4), nn.ModuleDict({"dense": nn.ReLU()})
 
     def forward(self, x):
         inner = self.inner

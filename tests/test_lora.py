@@ -31,7 +31,7 @@ devices = pytest.mark.parametrize(
     "device", [pytest.param(name, marks=pytest.mark.cuda if name == "cuda" else ()) for name in DEVICES]
 )
 
-# float32 on both sides; the order of additions differs: 1e-5 of the largest value is about fifty roundings
+# float32 on both sides; the order of additions differs: 1e-5 of the largest value is 170 roundings
 FLOAT32 = 1e-5
 
 
