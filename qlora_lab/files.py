@@ -8,7 +8,7 @@ target sees the old file or the new one, never half of either, also after `kill 
 import contextlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,14 +30,12 @@ def write_whole(path: str | os.PathLike) -> Iterator[Path]:
         raise IsADirectoryError(f"{path} is a folder; give the path of a file")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the folder {path.parent} does not exist; create it first")
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    temporary.touch(exist_ok=False)
     try:
         yield temporary
-        with open(temporary, "rb") as written:
+        with open(temporary, "rb+") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private; keep what the user's umask would give
         os.replace(temporary, path)
         _sync_folder(path.parent)
     finally:
@@ -75,16 +73,12 @@ def load_tensors(path: str | os.PathLike, device: str = "cpu") -> tuple[dict[str
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
-        with safe_open(path, framework="pt", device=device) as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
     except Exception as error:  # safetensors raises its own class, and plain ones for some damage
         raise ValueError(f"{path} is not a whole safetensors file ({error})") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    return {name: tensor.to(device) for name, tensor in tensors.items()}, metadata
 
 
 def _sync_folder(folder: Path) -> None:

@@ -28,7 +28,18 @@ from qlora_lab.datatypes import DataType
 SMALLEST = 2**16  # weights; below this a look-up in plain PyTorch takes microseconds and compiling seconds
 _HUGE_PAGE = 2**21  # bytes
 _MODES = ("auto", "always", "never")
-_state = {"mode": os.environ.get("QLORA_LAB_COMPILE", "auto"), "broken": set()}
+
+
+def _mode_from_environment() -> str:
+    mode = os.environ.get("QLORA_LAB_COMPILE", "auto")
+    if mode in _MODES:
+        return mode
+    choices = ", ".join(_MODES)
+    warnings.warn(f"QLORA_LAB_COMPILE={mode!r} is none of {choices}; using auto", RuntimeWarning, stacklevel=2)
+    return "auto"
+
+
+_state = {"mode": _mode_from_environment(), "broken": set()}
 
 
 def set_compile(mode: str) -> str:
@@ -36,7 +47,10 @@ def set_compile(mode: str) -> str:
 
     Args:
         mode: "auto" (from `SMALLEST` weights on), "always", or "never". The environment variable QLORA_LAB_COMPILE
-            sets it at import.
+            sets it at import (another value there: a warning, and "auto").
+
+    Raises:
+        ValueError: unknown mode.
     """
     if mode not in _MODES:
         raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(_MODES)}")
@@ -46,10 +60,12 @@ def set_compile(mode: str) -> str:
 
 def wanted(tensor: torch.Tensor, weights: int) -> bool:
     """Whether the compiled kernel should handle `weights` weights that lie where `tensor` does."""
-    mode = _state["mode"] if _state["mode"] in _MODES else "auto"
-    if mode == "never" or weights == 0 or tensor.device.type not in ("cpu", "cuda"):
+    mode, kind = _state["mode"], tensor.device.type
+    if mode == "never" or weights == 0 or kind not in ("cpu", "cuda") or kind in _state["broken"]:
         return False
-    return tensor.device.type not in _state["broken"] and (mode == "always" or weights >= SMALLEST)
+    if torch._C._len_torch_dispatch_stack():  # someone watches every operation (a FLOP counter, fake tensors)
+        return False
+    return mode == "always" or weights >= SMALLEST
 
 
 def quantize_blocks(blocks: torch.Tensor, datatype: DataType) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -64,9 +80,10 @@ def quantize_blocks(blocks: torch.Tensor, datatype: DataType) -> tuple[torch.Ten
     count, size = blocks.shape
     codes = empty((count, size // 2), torch.uint8, blocks.device)
     scales = torch.empty(count, dtype=torch.float32, device=blocks.device)
+    if blocks.storage_offset() % 2:  # a slice that starts inside a pair
+        blocks = blocks.clone()
     pairs = blocks.view(torch.int64 if blocks.dtype == torch.float32 else torch.int32)
-    kernel = _quantize_kernel(datatype, blocks.dtype)
-    return (codes, scales) if _run(kernel, pairs, codes, scales) else None
+    return (codes, scales) if _run(_quantize_kernel, (datatype, blocks.dtype), pairs, codes, scales) else None
 
 
 def dequantize_blocks(
@@ -86,11 +103,11 @@ def dequantize_blocks(
     wide = torch.int64 if dtype == torch.float32 else torch.int32
     pairs = empty((count, half), wide, codes.device)  # one element holds two neighbouring weights
     if dtype == torch.float32:
-        done = _run(_dequantize_32bit_kernel(datatype), codes, scales, pairs)
+        done = _run(_dequantize_32bit_kernel, (datatype,), codes, scales, pairs)
     else:
-        products = torch.empty((8, count), dtype=torch.int32, device=codes.device)
-        done = _run(_products_kernel(datatype, dtype), scales, products)
-        done = done and _run(_dequantize_16bit_kernel(), codes, products, pairs)
+        products = torch.empty((8, count), dtype=torch.int32, device=codes.device).t()
+        done = _run(_products_kernel, (datatype, dtype), scales, products)
+        done = done and _run(_dequantize_16bit_kernel, (), codes, products, pairs)
     return pairs.view(dtype) if done else None
 
 
@@ -102,27 +119,32 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> t
     size = count * dtype.itemsize
     if device.type != "cpu" or size < 2 * _HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(shape, dtype=dtype, device=device)
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     try:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         memory.madvise(mmap.MADV_HUGEPAGE)
-    except OSError:  # a kernel built without huge pages
-        memory.close()
+    except OSError:  # no memory left, or a kernel built without huge pages: PyTorch knows what to say or do
         return torch.empty(shape, dtype=dtype, device=device)
     return torch.frombuffer(memory, dtype=dtype, count=count).view(shape)  # the tensor keeps the mapping alive
 
 
-def _run(kernel, *tensors: torch.Tensor) -> bool:
-    """Call a compiled kernel; on the first failure for a kind of device say so and never try there again."""
+def _run(make, key: tuple, *tensors: torch.Tensor) -> bool:
+    """Call the compiled kernel `make(context, *key)`; the block count is each tensor's first dimension.
+
+    On the first failure for a kind of device it says so, and `wanted` never tries there again.
+    """
     kind = tensors[0].device.type
-    for tensor in tensors:  # one compilation serves every number of blocks
-        torch._dynamo.maybe_mark_dynamic(tensor, 1 if tensor.shape[0] == 8 and tensor.ndim == 2 else 0)
     try:
+        if torch._dynamo.config.disable:  # TORCH_COMPILE_DISABLE: it would run the kernel uncompiled, which is slow
+            return False
+        for tensor in tensors:  # one compilation serves every number of blocks
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
         with torch.no_grad():
-            kernel(*tensors)
+            make(_context(tensors[0]), *key)(*tensors)
     except Exception as error:
         _state["broken"].add(kind)
         need = "a C++ compiler (g++ or clang++)" if kind == "cpu" else "Triton and a C compiler"
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        error = getattr(error, "inner_exception", error)
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         warnings.warn(
             f"torch.compile does not work here for {kind} ({reason[:200]}); quantization takes the plain PyTorch path: "
             f"the same results, several times slower. Installing {need} brings the fast path.",
@@ -133,16 +155,36 @@ def _run(kernel, *tensors: torch.Tensor) -> bool:
     return True
 
 
+def _context(tensor: torch.Tensor) -> tuple:
+    """Settings around the call that PyTorch compiles anew for; a kernel of its own for each keeps all below its limit.
+
+    Dynamo gives up on a function after eight recompilations. Block sizes take up to four.
+    """
+    kind = tensor.device.type
+    return (
+        torch.is_inference_mode_enabled(),
+        tensor.is_inference(),
+        torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind),
+        torch.get_default_dtype(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.get_num_threads(),
+    )
+
+
 def _compiled(function):
     """torch.compile with a compilation cache of its own.
 
-    Dynamo counts recompilations per code object and gives up after eight; the closures made here share theirs, so each
-    gets a copy.
+    Dynamo counts recompilations per code object; the closures made here share theirs, so each gets a copy.
     """
     own = types.FunctionType(
         function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__
     )
     return torch.compile(own, fullgraph=True)
+
+
+def _constants(values, device: torch.device) -> list[torch.Tensor]:
+    """float32 scalars. Bare numbers in `where` would take torch's default dtype, which the caller may have changed."""
+    return [torch.full((), value, dtype=torch.float32, device=device) for value in values]
 
 
 def _choose(bits: list[torch.Tensor], entries: list):
@@ -157,23 +199,23 @@ def _bits(nibble: torch.Tensor, which: tuple[int, ...]) -> list[torch.Tensor]:
 
 
 @functools.cache
-def _dequantize_32bit_kernel(datatype: DataType):
+def _dequantize_32bit_kernel(context: tuple, datatype: DataType):
     levels = datatype.levels
 
     def kernel(codes, scales, pairs):  # uint8 (b, s/2), float32 (b,) -> int64 (b, s/2)
-        byte, scale = codes.to(torch.int32), scales[:, None]
-        first = (_choose(_bits(byte >> 4, (0, 1, 2, 3)), levels) * scale).view(torch.int32).to(torch.int64)
-        second = (_choose(_bits(byte, (0, 1, 2, 3)), levels) * scale).view(torch.int32).to(torch.int64)
+        byte, scale, table = codes.to(torch.int32), scales[:, None], _constants(levels, codes.device)
+        first = (_choose(_bits(byte >> 4, (0, 1, 2, 3)), table) * scale).view(torch.int32).to(torch.int64)
+        second = (_choose(_bits(byte, (0, 1, 2, 3)), table) * scale).view(torch.int32).to(torch.int64)
         pairs.copy_((first & 0xFFFFFFFF) | (second << 32))
 
     return _compiled(kernel)
 
 
 @functools.cache
-def _products_kernel(datatype: DataType, dtype: torch.dtype):
+def _products_kernel(context: tuple, datatype: DataType, dtype: torch.dtype):
     levels = datatype.levels
 
-    def kernel(scales, products):  # float32 (b,) -> int32 (8, b): levels 2i and 2i+1 times the scale, in 16 bits each
+    def kernel(scales, products):  # float32 (b,) -> int32 (b, 8): levels 2i and 2i+1 times the scale
         def bits(level):
             product = scales * level
             if dtype == torch.float16:
@@ -183,16 +225,16 @@ def _products_kernel(datatype: DataType, dtype: torch.dtype):
             return (whole + 0x7FFF + ((whole >> 16) & 1)) >> 16
 
         for i in range(8):
-            products[i].copy_((bits(levels[2 * i]) & 0xFFFF) | (bits(levels[2 * i + 1]) << 16))
+            products[:, i].copy_((bits(levels[2 * i]) & 0xFFFF) | (bits(levels[2 * i + 1]) << 16))
 
     return _compiled(kernel)
 
 
 @functools.cache
-def _dequantize_16bit_kernel():
-    def kernel(codes, products, pairs):  # uint8 (b, s/2), int32 (8, b) -> int32 (b, s/2)
+def _dequantize_16bit_kernel(context: tuple):
+    def kernel(codes, products, pairs):  # uint8 (b, s/2), int32 (b, 8) -> int32 (b, s/2)
         byte = codes.to(torch.int32)
-        entries = [products[i][:, None] for i in range(8)]
+        entries = [products[:, i, None] for i in range(8)]
 
         def look_up(nibble):  # the pair by the upper three bits, then its half by the lowest
             return _choose(_bits(nibble, (1, 2, 3)), entries) >> ((nibble & 1) << 4)
@@ -203,7 +245,7 @@ def _dequantize_16bit_kernel():
 
 
 @functools.cache
-def _quantize_kernel(datatype: DataType, dtype: torch.dtype):
+def _quantize_kernel(context: tuple, datatype: DataType, dtype: torch.dtype):
     thresholds, order = datatype.thresholds, datatype.order
     order = list(order) + [order[-1]] * (16 - len(order))  # fp4 has fifteen distinct levels
     sorted_already = order == list(range(16))
@@ -214,13 +256,17 @@ def _quantize_kernel(datatype: DataType, dtype: torch.dtype):
         return (pairs << 16).view(torch.float32), (pairs & -65536).view(torch.float32)  # bfloat16: the upper half
 
     def code(x):  # the number of thresholds below x, counted in floats: their lanes are as wide as x's
-        rank = functools.reduce(lambda total, t: total + torch.where(x > t, 1.0, 0.0), thresholds, 0.0)
-        return rank if sorted_already else _choose(_bits(rank.to(torch.int32), (0, 1, 2, 3)), [float(c) for c in order])
+        zero, one = _constants((0.0, 1.0), x.device)
+        rank = functools.reduce(lambda total, t: total + torch.where(x > t, one, zero), thresholds, zero)
+        if sorted_already:
+            return rank
+        return _choose(_bits(rank.to(torch.int32), (0, 1, 2, 3)), _constants(order, x.device))
 
     def kernel(pairs, codes, scales):  # int64 or int32 (b, s/2) -> uint8 (b, s/2), float32 (b,)
         first, second = halves(pairs)
         absmax = torch.maximum(first.abs(), second.abs()).amax(1)
-        inverse = (1.0 / absmax.clamp(min=1e-38))[:, None]
+        # by way of float64, which rounds once more but to the same number: Triton's float32 division is approximate
+        inverse = (1.0 / absmax.clamp(min=1e-38).double()).float()[:, None]
         scales.copy_(absmax)
         codes.copy_((code(first * inverse) * 16 + code(second * inverse)).to(torch.uint8))
 

@@ -1,14 +1,15 @@
 """4-bit block-wise quantization, as QLoRA stores its frozen weights.
 
 A weight tensor is read row by row as one long line and cut into blocks (64 weights). A block's scale is its largest
-magnitude (absmax); each weight, divided by it, becomes the code of the nearest of sixteen levels. Two codes share a byte.
+magnitude (absmax); each weight, divided by it, becomes the code of the nearest of sixteen levels. Two codes share a
+byte.
 
     quantize      w -> absmax = max|w| per block,  code = nearest level to w / absmax
     dequantize    w' = absmax * level[code]
     double        the absmax values are themselves stored in 8 bits: minus their mean, in blocks of 256
 
-Codes, scales and decoded weights equal bitsandbytes' bit for bit. The functions here are the definitions; `kernels` holds
-the same ones in a form that compiles to vector code, used for large tensors.
+Codes, scales and decoded weights equal bitsandbytes' bit for bit. The functions here are the definitions; `kernels`
+holds the same ones in a form that compiles to vector code, used for large tensors.
 
 Sources: QLoRA (Dettmers et al. 2023), sections 2 and 3; the layout of bytes and of nested scales is bitsandbytes'.
 """
@@ -43,14 +44,14 @@ def quantize(
 
     Raises:
         TypeError: `weight` is no tensor, or of another dtype.
-        ValueError: unknown data type, block size out of range, or a NaN or infinity in `weight` (the first is named).
+        ValueError: unknown data type, block size out of range, a NaN or infinity in `weight` (the first is named), or
+            magnitudes near float32's limit where a minimum or a mean has to be taken from them (see the message).
     """
     datatype = get_datatype(datatype)
     _check(weight, datatype, block_size, double_quant)
     flat = weight.detach().reshape(-1)
     codes, scales, offsets = _quantize_flat(flat, datatype, block_size)
-    finite = scales.isfinite() if offsets is None else scales.isfinite() & offsets.isfinite()
-    if not bool(finite.all()):
+    if not scales.isfinite().all():
         _refuse_non_finite(weight)
     stored = {"scales": scales} if not double_quant else _quantize_scales(scales)
     if offsets is not None:
@@ -60,7 +61,7 @@ def quantize(
     )
 
 
-@dataclass
+@dataclass(eq=False)
 class QuantizedTensor:
     """A tensor in 4 bits: what `quantize` returns.
 
@@ -152,17 +153,23 @@ class QuantizedTensor:
             ValueError: damaged, or not written by `QuantizedTensor.save`.
         """
         tensors, metadata = load_tensors(path, device)
-        if metadata.get("format") != _FORMAT or "codes" not in tensors:
+        if metadata.get("format") != _FORMAT:
             raise ValueError(
                 f"{path} was not written by QuantizedTensor.save (its format is {metadata.get('format')!r})"
             )
-        codes = tensors.pop("codes")
-        shape = torch.Size(int(n) for n in metadata["shape"].split(",") if n)
-        if codes.numel() != (shape.numel() + 1) // 2:
-            raise ValueError(f"{path}: {codes.numel()} bytes of codes do not fit the shape {tuple(shape)}")
-        block_size, double_quant = int(metadata["block_size"]), metadata["double_quant"] == "1"
-        dtype = FLOAT_DTYPES[metadata["dtype"]]
-        return cls(codes, tensors, shape, dtype, get_datatype(metadata["datatype"]).name, block_size, double_quant)
+        datatype = get_datatype(metadata.get("datatype"))
+        try:
+            shape = torch.Size(int(n) for n in metadata["shape"].split(",") if n)
+            block_size, double_quant = int(metadata["block_size"]), bool(int(metadata["double_quant"]))
+            dtype = FLOAT_DTYPES[metadata["dtype"]]
+            _check_options(datatype, block_size, double_quant)
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{path} is damaged: its description {metadata} cannot be right ({error!r})") from error
+        found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+        expected = _layout(shape, datatype, block_size, double_quant)
+        if found != expected:
+            raise ValueError(f"{path} is damaged: it should hold {expected}, but holds {found}")
+        return cls(tensors.pop("codes"), tensors, shape, dtype, datatype.name, block_size, double_quant)
 
 
 def quantize_blocks(blocks: torch.Tensor, datatype: DataType) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
@@ -184,7 +191,7 @@ def quantize_blocks(blocks: torch.Tensor, datatype: DataType) -> tuple[torch.Ten
         offsets = None
         scales = x.abs().amax(1)
     x = x * (1.0 / scales.clamp(min=1e-38))[:, None]  # a block of zeros stays zeros instead of becoming 0/0
-    thresholds = torch.tensor(datatype.thresholds, device=x.device)
+    thresholds = torch.tensor(datatype.thresholds, dtype=torch.float32, device=x.device)
     rank = torch.bucketize(x, thresholds, out_int32=True)  # how many thresholds lie below: a tie takes the lower level
     order = torch.tensor(datatype.order, dtype=torch.uint8, device=x.device)
     return order[rank], scales, offsets
@@ -224,19 +231,24 @@ def quantize_scales(scales: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, t
 
     Returns:
         codes uint8 (blocks,), second-level scales float32 (ceil(blocks / 256),), offset float32 ().
+
+    Raises:
+        ValueError: the sum of the scales, of which the mean is made, is beyond float32.
     """
-    levels = torch.tensor(dynamic_map(), device=scales.device)
+    levels = torch.tensor(dynamic_map(), dtype=torch.float32, device=scales.device)
     thresholds = (levels[1:] + levels[:-1]) / 2
     offset = scales.mean() if len(scales) else scales.new_zeros(())
+    if not offset.isfinite():
+        raise ValueError("the sum of the scales exceeds float32's largest number; use double_quant=False")
     centred = torch.nn.functional.pad(scales - offset, (0, -len(scales) % SCALE_BLOCK)).view(-1, SCALE_BLOCK)
     absmax = centred.abs().amax(1) if len(centred) else centred.new_zeros(0)
     codes = torch.bucketize(centred * (1.0 / absmax.clamp(min=1e-38))[:, None], thresholds, out_int32=True)
-    return codes.to(torch.uint8).view(-1)[: len(scales)], absmax, offset
+    return codes.view(-1)[: len(scales)].to(torch.uint8), absmax, offset
 
 
 def dequantize_scales(codes: torch.Tensor, absmax: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
     """Undo `quantize_scales`: map[code] * absmax of its block of 256 + offset. float32 (blocks,)."""
-    levels = torch.tensor(dynamic_map(), device=codes.device)
+    levels = torch.tensor(dynamic_map(), dtype=torch.float32, device=codes.device)
     return levels[codes.int()] * absmax.repeat_interleave(SCALE_BLOCK)[: len(codes)] + offset
 
 
@@ -260,7 +272,7 @@ def _quantize_flat(flat: torch.Tensor, datatype: DataType, block_size: int):
             codes, scales, offsets = quantize_blocks(blocks, datatype)
             parts.append((pack(codes).view(-1), scales, offsets))
         else:
-            none = torch.empty(0, device=flat.device)
+            none = torch.empty(0, dtype=torch.float32, device=flat.device)
             return torch.empty(0, dtype=torch.uint8, device=flat.device), none, none if datatype.affine else None
     if n % block_size:
         codes, scales, offsets = quantize_blocks(flat[whole:][None], datatype)
@@ -293,6 +305,8 @@ def _dequantize(codes, scales, offsets, datatype, block_size, shape, dtype) -> t
 
 # Registered as an operator of PyTorch: what runs inside is then one step for whoever watches or transforms the code
 # above it (memory ledger, fake tensors, torch.compile of a whole model, gradient checkpointing).
+if _before := globals().get("_library"):  # this module is being reloaded (Jupyter's autoreload)
+    _before._destroy()
 _library = torch.library.Library("qlora_lab", "DEF")
 _library.define(
     "dequantize_4bit(Tensor codes, Tensor scales, Tensor? offsets, str datatype, int block_size, SymInt[] shape, "
@@ -306,12 +320,35 @@ def _(codes, scales, offsets, datatype, block_size, shape, dtype):
     return codes.new_empty(shape, dtype=dtype)
 
 
+def _layout(shape: torch.Size, datatype: DataType, block_size: int, double_quant: bool) -> dict[str, tuple]:
+    """dtype and shape of every stored tensor, by name."""
+    n = shape.numel()
+    blocks = -(-n // block_size)
+    layout = {"codes": (torch.uint8, (-(-n // 2),))}
+    if double_quant:
+        layout["scale_codes"] = (torch.uint8, (blocks,))
+        layout["scale_scales"] = (torch.float32, (-(-blocks // SCALE_BLOCK),))
+        layout["scale_offset"] = (torch.float32, ())
+    else:
+        layout["scales"] = (torch.float32, (blocks,))
+    if datatype.affine:
+        layout["offsets"] = (torch.float32, (blocks,))
+    return layout
+
+
 def _check(weight, datatype: DataType, block_size, double_quant: bool) -> None:
     if not isinstance(weight, torch.Tensor):
         raise TypeError(f"quantize takes a torch tensor, not {type(weight).__name__}")
     if weight.dtype not in FLOAT_DTYPES.values():
         allowed = ", ".join(f"torch.{name}" for name in FLOAT_DTYPES)
         raise TypeError(f"cannot quantize {weight.dtype}; the dtypes allowed are {allowed} (convert with .float())")
+    if weight.layout != torch.strided or weight.is_meta:
+        kind = "meta" if weight.is_meta else str(weight.layout)
+        raise TypeError(f"quantize needs a dense tensor with values, not a {kind} one")
+    _check_options(datatype, block_size, double_quant)
+
+
+def _check_options(datatype: DataType, block_size, double_quant: bool) -> None:
     if (
         isinstance(block_size, bool)
         or not isinstance(block_size, int)
@@ -328,8 +365,14 @@ def _check(weight, datatype: DataType, block_size, double_quant: bool) -> None:
 
 def _refuse_non_finite(weight: torch.Tensor) -> None:
     bad = (~weight.isfinite()).nonzero()
+    if not len(bad):  # only a block's range can overflow then
+        raise ValueError(
+            "a block's largest weight minus its smallest exceeds float32's largest number; "
+            "quantize with nf4, fp4 or int4, or scale the weight down"
+        )
     index = tuple(bad[0].tolist())
+    name = f"weight{list(index)}" if index else "the weight"
     raise ValueError(
-        f"weight{list(index)} is {weight[index].item()}: {len(bad)} of {weight.numel()} elements are NaN or infinite, "
+        f"{name} is {weight[index].item()}: {len(bad)} of {weight.numel()} elements are NaN or infinite, "
         "and one would spoil its whole block; repair or replace them before quantizing"
     )
