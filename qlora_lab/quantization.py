@@ -212,7 +212,7 @@ def dequantize_blocks(
     table = datatype.table(codes.device)
     byte = torch.arange(256, device=codes.device)
     pairs = torch.stack((table[byte >> 4], table[byte & 15]), 1)  # (256, 2): both weights of a byte in one look-up
-    x = pairs.index_select(0, codes.reshape(-1).int()).view(len(codes), -1) * scales[:, None]
+    x = pairs.index_select(0, codes.reshape(-1).int()).view(len(codes), 2 * codes.shape[1]) * scales[:, None]
     if offsets is not None:
         x = x + offsets[:, None]
     return x.to(dtype)

@@ -1,0 +1,23 @@
+"""What all tests share: markers that skip loudly, no network, reproducible property tests."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("house", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("house")
+
+
+def pytest_configure(config):
+    # Reports why tests were skipped: a machine without a GPU has not run the CUDA tests, and says so.
+    if "s" not in config.option.reportchars:
+        config.option.reportchars += "s"
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs an NVIDIA GPU, and torch sees none here: NOT RUN")
+    for item in items:
+        if item.get_closest_marker("cuda"):
+            item.add_marker(skip)
