@@ -4,8 +4,8 @@
     python benchmarks/race.py kernels step    only these
 
 Runs alternate (ours, theirs, ours, theirs, ...), so that a machine whose speed drifts slows both. Each race first
-proves that both sides compute the same. Times are milliseconds; a ratio above 1 means that this package is faster (or, for
-memory, that it needs more).
+proves that both sides compute the same. Times are milliseconds; a ratio "theirs / ours" above 1 means that this package
+is faster.
 """
 
 import argparse
