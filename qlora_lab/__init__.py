@@ -17,6 +17,7 @@ from qlora_lab.lora import (
 from qlora_lab.models import load_model, load_tokenizer
 from qlora_lab.qlora import QLoRALinear, quantize_model
 from qlora_lab.quantization import QuantizedTensor, quantize
+from qlora_lab.training import finetune
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ __all__ = [
     "QLoRALinear",
     "QuantizedTensor",
     "count_parameters",
+    "finetune",
     "get_datatype",
     "inject_lora",
     "load_adapter",
