@@ -16,7 +16,7 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 
 lab: .venv/ready  ## JupyterLab at the notebooks
-	$(BIN)/jupyter lab --notebook-dir notebooks 06_fine_tuning.ipynb
+	$(BIN)/jupyter lab --notebook-dir notebooks
 
 bench: .venv/ready .venv/torchao  ## side-by-side races against the libraries; writes benchmarks/results/
 	$(BIN)/python benchmarks/race.py $(ARGS)

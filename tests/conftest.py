@@ -1,8 +1,14 @@
 """What all tests share: markers that skip loudly, no network, reproducible property tests."""
 
+import contextlib
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+with contextlib.suppress(ImportError):
+    # torch.compile imports it; some versions refuse to be imported after distutils, which other tests bring in
+    import setuptools  # noqa: F401
 
 settings.register_profile("house", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
