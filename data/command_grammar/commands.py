@@ -25,9 +25,9 @@ def command(source: random.Random, unseen_words: bool) -> dict[str, Any]:
     """One row of a data file: the command, its calls in the order in which they are to be carried out, and its tags."""
     speaker = Speaker(source, unseen_words)
     kind = source.random()
-    if kind < 0.72:
+    if kind < 0.66:
         clause = speaker.draw(speaker.pick(SINGLE), lambda clause: True)
-    elif kind < 0.76:
+    elif kind < 0.70:
         clause = speaker.draw(speaker.pick(SHARED), lambda clause: True)
     else:
         clause = _joined(speaker)
@@ -60,10 +60,10 @@ def _joined(speaker: Speaker) -> Clause:
     if first.open_end:  # both end in free words: only a full stop keeps them apart
         link = speaker.pick([". Then ", ". After that, ", ". Also, "])
         return Clause(f"{first.text}{link}{second.text}", calls, open_end=True)
-    if speaker.chance(0.08):
+    if speaker.chance(0.12):
         speaker.tags.add("reversed")
         return Clause(f"{first.text}, but first {second.text}", second.calls + first.calls, open_end=True)
-    if speaker.chance(0.03) and not second.open_end:
+    if speaker.chance(0.06) and not second.open_end:
         speaker.tags.add("reversed")
         return Clause(f"before you {first.text}, {second.text}", second.calls + first.calls, "statement", open_end=True)
     links = [" and ", " and then ", ", then ", " and after that ", ", and also ", " and "]

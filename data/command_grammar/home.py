@@ -55,7 +55,7 @@ def light(speaker: Speaker) -> Clause:
         texts = [f"make {subject} {spoken}", f"turn {subject} {spoken}", f"change {subject} to {spoken}"]
         texts += [f"set {subject} to {spoken}"]
         return Clause(speaker.pick(texts), (call("light", room=name, color=color),), front=front)
-    percent = 5 * speaker.integer(1, 20) if speaker.chance(0.9) else speaker.integer(1, 99)
+    percent = 5 * speaker.integer(1, 20) if speaker.chance(0.85) else speaker.integer(1, 99)
     spoken = speaker.slot(
         speaker.phrase(percent_phrases(percent)),
         lambda: speaker.phrase(percent_phrases(speaker.other(lambda: 5 * speaker.integer(1, 20), percent))),
@@ -119,8 +119,8 @@ def heat(speaker: Speaker) -> Clause:
 
 
 def _minutes(speaker: Speaker) -> int:
-    if speaker.chance(0.7):
-        return speaker.pick([5, 10, 10, 15, 15, 20, 20, 25, 30, 30, 40, 45, 45, 50, 60, 60, 90, 90, 120, 75])
+    if speaker.chance(0.65):
+        return speaker.pick([5, 10, 15, 15, 20, 25, 30, 30, 40, 45, 45, 50, 60, 75, 90, 120, 150])
     return speaker.integer(1, 59)
 
 
@@ -168,8 +168,8 @@ def _time(speaker: Speaker) -> tuple[int, int]:
     hour = speaker.pick([5, 6, 6, 7, 7, 8, 8, 9, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 18, 19, 19, 20, 20, 21, 22, 23])
     if speaker.chance(0.02):
         hour = 0
-    minute = speaker.pick([0, 0, 0, 15, 30, 30, 45]) if speaker.chance(0.75) else 5 * speaker.integer(0, 11)
-    return hour, minute if speaker.chance(0.95) else speaker.integer(0, 59)
+    minute = speaker.pick([0, 0, 0, 15, 30, 30, 45]) if speaker.chance(0.6) else 5 * speaker.integer(0, 11)
+    return hour, minute if speaker.chance(0.92) else speaker.integer(0, 59)
 
 
 def when(speaker: Speaker, with_day: bool) -> tuple[str, str | None, str]:

@@ -50,7 +50,7 @@ class Speaker:
         self._unseen_words = unseen_words
         self.as_transcript = self.chance(0.3)
         self.tags: set[str] = {"transcript"} if self.as_transcript else set()
-        self._in_words = self.chance(0.45)
+        self._in_words = self.chance(0.5)
         self._may_correct = self.chance(0.16)
         self._afterthought = ""
 
@@ -78,7 +78,7 @@ class Speaker:
 
     def word(self, words: Words) -> str:
         """A word of an open list, in this speaker's spelling: what a call must carry letter for letter."""
-        if self._unseen_words and words.only_in_test and self.chance(0.25):
+        if self._unseen_words and words.only_in_test and self.chance(0.35):
             self.tags.add("unseen_words")
             chosen = self.pick(words.only_in_test)
         else:

@@ -37,8 +37,6 @@ def amount_phrases(amount: int | float, one: str, many: str) -> list[str]:
 def duration_phrases(minutes: int) -> list[str]:
     """A duration of 1 to 999 whole minutes: 90 -> "90 minutes", "an hour and a half", ..."""
     phrases = amount_phrases(minutes, "minute", "minutes")
-    if minutes >= 100:  # nobody says "one hundred and twenty minutes"
-        phrases.pop()
     hours, rest = divmod(minutes, 60)
     phrases += {15: ["a quarter of an hour"], 30: ["half an hour"], 45: ["three quarters of an hour"]}.get(minutes, [])
     if hours == 1:

@@ -25,7 +25,7 @@ def _words(everywhere: str, only_in_test: str = "") -> Words:
 ROOMS = _words(
     "kitchen, bedroom, living room, hallway, bathroom, study, garage, attic, dining room, nursery, guest room, "
     "basement, sunroom, laundry room, office, conservatory",
-    "library, cellar, playroom, workshop, terrace",
+    "library, cellar, playroom, workshop, music room, loft",
 )
 NAMES = _words(
     "Maria, Tom, Aisha, Ben, Chloe, Daniel, Elena, Felix, Grace, Hassan, Ines, Jonas, Keiko, Liam, Mina, Noah, "
