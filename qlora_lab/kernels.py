@@ -63,8 +63,8 @@ def wanted(tensor: torch.Tensor, weights: int) -> bool:
     mode, kind = _state["mode"], tensor.device.type
     if mode == "never" or weights == 0 or kind not in ("cpu", "cuda") or kind in _state["broken"]:
         return False
-    if torch._C._len_torch_dispatch_stack():  # someone watches every operation (a FLOP counter, fake tensors)
-        return False
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        return False  # someone compiles the caller, or watches every operation (a FLOP counter, fake tensors)
     return mode == "always" or weights >= SMALLEST
 
 
