@@ -28,8 +28,9 @@ class QLoRALinear(LoRALayer):
         weight: the quantized weight, (out, in).
         bias: kept as it is, frozen; or None.
         rank, alpha, dropout, use_rslora: see `LoRALayer`; rank 0 for a 4-bit layer without an adapter.
-        compute_dtype: dtype of the matrix products; the output has the input's dtype. None does as `nn.Linear` does:
-            products and output in autocast's dtype where it is on, else in the input's.
+        compute_dtype: dtype of the matrix products with the base; the output has the input's dtype, and the adapter is
+            computed in the wider of the two. None does as `nn.Linear` does: products and output in autocast's dtype
+            where it is on, else in the input's.
 
     The codes and scales are parameters that need no gradient, so that they move, save and shard with the model. They
     keep their dtypes when the model is cast (`model.half()`): they are one encoding. A and B are cast.
@@ -88,16 +89,19 @@ class QLoRALinear(LoRALayer):
         """
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"{self.path} takes (..., {self.in_features}), not {tuple(x.shape)}")
-        dtype = self.compute_dtype or _autocast_dtype(x.device.type) or x.dtype
-        flat = x.reshape(-1, self.in_features).to(dtype)  # (..., in) -> (n, in)
+        flat = x.reshape(-1, self.in_features)  # (..., in) -> (n, in)
+        if self.compute_dtype is None and (autocast := _autocast_dtype(x.device.type)):
+            flat = flat.to(autocast)
+        dtype = self.compute_dtype or flat.dtype
         dropped = None
         if self.rank and self.dropout and self.training:
             dropped = nn.functional.dropout(flat, self.dropout)
-        y = _QLoRAFunction.apply(flat, dropped, self.lora_A, self.lora_B, self.bias, self.quantized, self.scaling)
+        y = _QLoRAFunction.apply(
+            flat, dropped, self.lora_A, self.lora_B, self.bias, self.quantized, self.scaling, dtype
+        )
         if dtype == torch.float16:
             _check_finite(y.detach(), self.path)
-        y = y.view(*x.shape[:-1], self.out_features)
-        return y if self.compute_dtype is None else y.to(x.dtype)
+        return y.view(*x.shape[:-1], self.out_features)
 
     def _apply(self, fn, recurse=True):
         """`model.to(...)`, `.half()`, `.cuda()`: move codes and scales, but never change their dtype."""
@@ -117,43 +121,65 @@ class QLoRALinear(LoRALayer):
 class _QLoRAFunction(torch.autograd.Function):
     """y = x W^T + bias + s (x' A^T) B^T with W in 4 bits; x' is x, or x after dropout (None: no dropout).
 
-    x, x': (n, in) of the dtype to compute in; A (r, in), B (out, r), cast to it; y: (n, out).
+    x, x': (n, in); y: (n, out), of x's dtype. A (r, in), B (out, r). The products with W are computed in `dtype`.
+
+    The adapter's share is small beside the base's: added to a 16-bit sum that has been rounded already, most of it would
+    be lost. So where x is wider than `dtype`, the share is computed and added in x's dtype; where it is not, the product
+    with W is accumulated on top of the share and rounded once. The same holds for dx.
     """
 
     @staticmethod
-    def forward(ctx, x, dropped, a, b, bias, weight, scaling):
+    def forward(ctx, x, dropped, a, b, bias, weight, scaling, dtype):
+        wide = torch.promote_types(x.dtype, dtype)
+        inputs = h = share = None
         with _no_autocast(x.device.type):
-            w = weight.dequantize(x.dtype)  # (out, in)
-            y = x @ w.t() if bias is None else torch.addmm(bias.to(x.dtype), x, w.t())
-            inputs = h = None
             if a is not None:
-                inputs = x if dropped is None else dropped
-                h = inputs @ a.to(x.dtype).t()  # (n, in) -> (n, r)
-                y.addmm_(h, b.to(x.dtype).t(), alpha=scaling)
-        ctx.weight, ctx.scaling = weight, scaling
+                inputs = (x if dropped is None else dropped).to(wide)
+                h = inputs @ a.to(wide).t()  # (n, in) -> (n, r)
+                share = h, b.to(wide).t()
+            y = _product(x.to(dtype), weight.dequantize(dtype).t(), wide, share, scaling, bias)
+        ctx.weight, ctx.scaling, ctx.dtype, ctx.input_dtype = weight, scaling, dtype, x.dtype
         ctx.save_for_backward(inputs, a, b, h)  # without an adapter nothing at all: dx needs only the codes
-        return y
+        return y.to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
         inputs, a, b, h = ctx.saved_tensors
         need_x, need_dropped, need_a, need_b = ctx.needs_input_grad[:4]
-        dx = d_dropped = da = db = None
+        dx = d_dropped = da = db = share = None
+        wide = torch.promote_types(g.dtype, ctx.dtype)
         with _no_autocast(g.device.type):
-            if need_x:
-                dx = g @ ctx.weight.dequantize(g.dtype)  # (n, out) -> (n, in)
             if a is not None:
-                gb = g @ b.to(g.dtype)  # (n, out) -> (n, r)
+                gw = g.to(wide)
+                gb = gw @ b.to(wide)  # (n, out) -> (n, r)
                 if need_dropped:
-                    d_dropped = (gb @ a.to(g.dtype)).mul_(ctx.scaling)
-                elif need_x:  # no dropout: the adapter's share joins the base's
-                    dx.addmm_(gb, a.to(g.dtype), alpha=ctx.scaling)
+                    d_dropped = (gb @ a.to(wide)).mul_(ctx.scaling).to(ctx.input_dtype)
+                else:  # no dropout: the adapter's share joins the base's
+                    share = gb, a.to(wide)
                 if need_a:
                     da = (gb.t() @ inputs).to(a.dtype).mul_(ctx.scaling)
                 if need_b:
-                    db = (g.t() @ h).to(b.dtype).mul_(ctx.scaling)
-        return dx, d_dropped, da, db, None, None, None
+                    db = (gw.t() @ h).to(b.dtype).mul_(ctx.scaling)
+            if need_x:  # (n, out) -> (n, in)
+                dx = _product(g.to(ctx.dtype), ctx.weight.dequantize(ctx.dtype), wide, share, ctx.scaling)
+                dx = dx.to(ctx.input_dtype)
+        return dx, d_dropped, da, db, None, None, None, None
+
+
+def _product(x, w, wide: torch.dtype, share, scaling: float, bias=None) -> torch.Tensor:
+    """x @ w + bias + scaling * (share[0] @ share[1]), in dtype `wide`, which may be wider than x's."""
+    if wide != x.dtype:
+        y = (x @ w).to(wide)
+        if bias is not None:
+            y += bias.to(wide)
+        return y if share is None else y.addmm_(*share, alpha=scaling)
+    bias = None if bias is None else bias.to(wide)
+    if share is None:
+        return x @ w if bias is None else torch.addmm(bias, x, w)
+    if bias is None:
+        return torch.addmm(share[0] @ share[1], x, w, beta=scaling)
+    return torch.addmm(torch.addmm(bias, *share, alpha=scaling), x, w)
 
 
 def _autocast_dtype(device: str) -> torch.dtype | None:
