@@ -42,6 +42,9 @@ def finetune(
     alpha: Annotated[float | None, typer.Option(help="Adapters are scaled by alpha / rank. Default: 2 * rank.")] = None,
     dropout: Annotated[float, typer.Option(help="Share of adapter inputs dropped while training.")] = 0.0,
     rslora: Annotated[bool, typer.Option(help="Scale by alpha / sqrt(rank) instead.")] = False,
+    compute_dtype: Annotated[
+        str, typer.Option(help="Products with 4-bit weights: float32, bfloat16, float16, or auto, what is fast here.")
+    ] = "auto",
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 120,
     batch_size: Annotated[int, typer.Option(help="Examples per forward pass.")] = 16,
     accumulation: Annotated[int, typer.Option(help="Forward passes per optimizer step.")] = 1,
@@ -87,6 +90,7 @@ def finetune(
             alpha=alpha if alpha is not None else 2 * rank,
             dropout=dropout,
             use_rslora=rslora,
+            compute_dtype=compute_dtype,
             train_examples=train_examples,
             baseline_examples=baseline_examples,
             test_examples=test_examples,

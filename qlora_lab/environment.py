@@ -8,7 +8,7 @@ import shutil
 import torch
 
 from qlora_lab import memory
-from qlora_lab.models import default_dtype
+from qlora_lab.models import default_compute_dtype, default_dtype, multiplies_bfloat16
 
 PACKAGES = ("torch", "transformers", "safetensors", "bitsandbytes", "peft", "numpy")
 
@@ -43,24 +43,26 @@ def describe() -> dict[str, str]:
     compiler = next((c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None)
     return {
         "device": device_name(device),
-        "computes in": str(default_dtype(device)).removeprefix("torch."),
+        "computes in": _computes_in(device),
         "bfloat16": _bfloat16(device),
         "free memory": f"{memory.free_memory(device) / 1e9:.1f} GB",
         "compiler": compiler or "none found: quantization takes the plain PyTorch path (same results, slower)",
     }
 
 
+def _computes_in(device: torch.device) -> str:
+    model, products = default_dtype(device), default_compute_dtype(device)
+    text = str(model).removeprefix("torch.")
+    return (
+        text if products is None else f"{text}; products with 4-bit weights in {str(products).removeprefix('torch.')}"
+    )
+
+
 def _bfloat16(device: torch.device) -> str:
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
         return "yes" if fast else "emulated, slow: float16 is used instead (this GPU is older than Ampere)"
-    flags = "avx512_bf16", "amx_bf16"
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            info = file.read()
-    except OSError:
-        return "works; whether in hardware is not known here"
-    return "in hardware" if any(flag in info for flag in flags) else "emulated; float32 is faster on this CPU"
+    return "in hardware" if multiplies_bfloat16() else "emulated; float32 is faster on this CPU"
 
 
 def _processor() -> str:

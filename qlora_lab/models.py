@@ -83,6 +83,23 @@ def default_dtype(device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
 
 
+def default_compute_dtype(device) -> torch.dtype | None:
+    """dtype for the products with 4-bit weights: on a CPU that multiplies bfloat16 in hardware, bfloat16.
+
+    Elsewhere None, the dtype of the model. The rest of a model on a CPU stays in float32, adapters and gradients too.
+    """
+    return torch.bfloat16 if torch.device(device).type == "cpu" and multiplies_bfloat16() else None
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16 products. Known on Linux; elsewhere False."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)  # the last one is ARM's name
+
+
 def ensure_default_model(
     gguf: str | os.PathLike | None = None,
     *,

@@ -123,9 +123,9 @@ class _QLoRAFunction(torch.autograd.Function):
 
     x, x': (n, in); y: (n, out), of x's dtype. A (r, in), B (out, r). The products with W are computed in `dtype`.
 
-    The adapter's share is small beside the base's: added to a 16-bit sum that has been rounded already, most of it would
-    be lost. So where x is wider than `dtype`, the share is computed and added in x's dtype; where it is not, the product
-    with W is accumulated on top of the share and rounded once. The same holds for dx.
+    The adapter's share is small beside the base's: added to a 16-bit sum that has been rounded already, most of it
+    would be lost. So where x is wider than `dtype`, the share is computed and added in x's dtype; where it is not, the
+    product with W is accumulated on top of the share and rounded once. The same holds for dx.
     """
 
     @staticmethod

@@ -15,9 +15,9 @@ from qlora_lab.environment import device_name
 from qlora_lab.evaluation import Answer, Evaluation, evaluate
 from qlora_lab.files import write_json
 from qlora_lab.lora import ParameterCount, check_adapter_arguments, count_parameters
-from qlora_lab.models import DEFAULT, load_model, load_tokenizer
+from qlora_lab.models import DEFAULT, default_compute_dtype, load_model, load_tokenizer
 from qlora_lab.qlora import quantize_model
-from qlora_lab.quantization import quantize
+from qlora_lab.quantization import FLOAT_DTYPES, quantize
 from qlora_lab.report import write_report
 from qlora_lab.tasks import CORRECT, Example, diagnose, load_examples
 from qlora_lab.training import FinetuneResult, Settings, StepRecord, finetune
@@ -27,7 +27,11 @@ MAX_NEW_TOKENS = 96
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does. `settings` are those of `training.Settings`; sample counts limit the evaluations (0: all)."""
+    """What a run does. `settings` are those of `training.Settings`; sample counts limit the evaluations (0: all).
+
+    `compute_dtype` is that of the products with 4-bit weights: "float32", "bfloat16", "float16", or "auto", see
+    `models.default_compute_dtype`.
+    """
 
     model: str = DEFAULT
     datatype: str = "nf4"
@@ -37,6 +41,7 @@ class Plan:
     alpha: float = 16
     dropout: float = 0.0
     use_rslora: bool = False
+    compute_dtype: str = "auto"
     train_examples: int = 0
     baseline_examples: int = 32
     test_examples: int = 0
@@ -68,6 +73,8 @@ def check(plan: Plan) -> None:
     quantize(torch.zeros(1), plan.datatype, plan.block_size, plan.double_quant)
     if plan.rank == 0:
         raise ValueError("rank 0 would train nothing; give a rank of at least 1")
+    if plan.compute_dtype not in ("auto", *FLOAT_DTYPES):
+        raise ValueError(f"compute_dtype {plan.compute_dtype!r} is not allowed; choose auto, {', '.join(FLOAT_DTYPES)}")
     for name in ("train_examples", "baseline_examples", "test_examples", "paraphrase_examples"):
         if getattr(plan, name) < 0:
             raise ValueError(f"{name} {getattr(plan, name)} is not allowed; give 0 or more")
@@ -120,6 +127,8 @@ def execute(
     say.stage("loading the base model")
     tokenizer = load_tokenizer(plan.model)
     model = load_model(plan.model, device=device)
+    device = next(model.parameters()).device
+    compute_dtype = default_compute_dtype(device) if plan.compute_dtype == "auto" else FLOAT_DTYPES[plan.compute_dtype]
     splits = {name: load_examples(name) for name in ("train", "test", "paraphrases")}
     train = splits["train"][: plan.train_examples or None]
     test = splits["test"][: plan.test_examples or None]
@@ -136,6 +145,7 @@ def execute(
         plan.alpha,
         dropout=plan.dropout,
         use_rslora=plan.use_rslora,
+        compute_dtype=compute_dtype,
         progress=lambda done, of: say.done("quantizing", done, of),
     )
     parameters = count_parameters(model)
@@ -168,7 +178,8 @@ def execute(
         "base": f"{plan.datatype}, block {plan.block_size}{', double quantization' if plan.double_quant else ''}",
         "adapters": f"rank {plan.rank}, alpha {plan.alpha:g}",
         "trained": f"{parameters.trainable:,} of {parameters.total:,} parameters",
-        "device": device_name(next(model.parameters()).device),
+        "device": device_name(device),
+        "products in": str(compute_dtype or model.dtype).removeprefix("torch."),
         "finished": datetime.now().astimezone().isoformat(timespec="minutes"),
     }
     report = write_report(folder, training, evaluations, samples, facts)
