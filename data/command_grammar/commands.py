@@ -25,9 +25,9 @@ def command(source: random.Random, unseen_words: bool) -> dict[str, Any]:
     """One row of a data file: the command, its calls in the order in which they are to be carried out, and its tags."""
     speaker = Speaker(source, unseen_words)
     kind = source.random()
-    if kind < 0.66:
+    if kind < 0.81:
         clause = speaker.draw(speaker.pick(SINGLE), lambda clause: True)
-    elif kind < 0.70:
+    elif kind < 0.84:
         clause = speaker.draw(speaker.pick(SHARED), lambda clause: True)
     else:
         clause = _joined(speaker)
@@ -60,7 +60,7 @@ def _joined(speaker: Speaker) -> Clause:
     if first.open_end:  # both end in free words: only a full stop keeps them apart
         link = speaker.pick([". Then ", ". After that, ", ". Also, "])
         return Clause(f"{first.text}{link}{second.text}", calls, open_end=True)
-    if speaker.chance(0.12):
+    if speaker.chance(0.08):
         speaker.tags.add("reversed")
         return Clause(f"{first.text}, but first {second.text}", second.calls + first.calls, open_end=True)
     if speaker.chance(0.06) and not second.open_end:

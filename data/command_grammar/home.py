@@ -165,10 +165,10 @@ def two_timers(speaker: Speaker) -> Clause:
 
 
 def _time(speaker: Speaker) -> tuple[int, int]:
-    hour = speaker.pick([5, 6, 6, 7, 7, 8, 8, 9, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 18, 19, 19, 20, 20, 21, 22, 23])
+    hour = speaker.pick([5, 6, 6, 6, 7, 7, 7, 7, 8, 8, 8, 9, 9, 10, 10, 11, 12, 14, 15, 16, 17, 18, 19, 20, 21, 22])
     if speaker.chance(0.02):
         hour = 0
-    minute = speaker.pick([0, 0, 0, 15, 30, 30, 45]) if speaker.chance(0.6) else 5 * speaker.integer(0, 11)
+    minute = speaker.pick([0, 0, 0, 15, 30, 30, 45]) if speaker.chance(0.7) else 5 * speaker.integer(0, 11)
     return hour, minute if speaker.chance(0.92) else speaker.integer(0, 59)
 
 

@@ -48,10 +48,10 @@ class Speaker:
     def __init__(self, source: random.Random, unseen_words: bool):
         self._source = source
         self._unseen_words = unseen_words
-        self.as_transcript = self.chance(0.3)
+        self.as_transcript = self.chance(0.2)
         self.tags: set[str] = {"transcript"} if self.as_transcript else set()
-        self._in_words = self.chance(0.5)
-        self._may_correct = self.chance(0.16)
+        self._in_words = self.chance(0.4)
+        self._may_correct = self.chance(0.12)
         self._afterthought = ""
 
     def chance(self, probability: float) -> bool:
@@ -78,7 +78,7 @@ class Speaker:
 
     def word(self, words: Words) -> str:
         """A word of an open list, in this speaker's spelling: what a call must carry letter for letter."""
-        if self._unseen_words and words.only_in_test and self.chance(0.35):
+        if self._unseen_words and words.only_in_test and self.chance(0.25):
             self.tags.add("unseen_words")
             chosen = self.pick(words.only_in_test)
         else:
