@@ -116,7 +116,8 @@ def identity(
             values = parameter.detach().reshape(-1)[:64].contiguous().view(torch.uint8).cpu()
             frozen.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}|".encode() + values.numpy().tobytes())
     kinds = {
-        f"rank {layer.rank}, alpha {layer.alpha:g}, dropout {layer.dropout:g}" + ", rsLoRA" * layer.use_rslora
+        f"rank {layer.rank}, alpha {layer.alpha:g}, dropout {layer.dropout:g}{', rsLoRA' * layer.use_rslora}"
+        f", products in {str(getattr(layer, 'compute_dtype', None) or 'the model’s dtype').removeprefix('torch.')}"
         for _, layer in adapted_layers(model)
         if layer.rank
     }

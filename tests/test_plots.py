@@ -1,0 +1,72 @@
+"""Figures: each says in words what it shows, nothing is cut off, and colours differ in grey too."""
+
+import re
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+
+from qlora_lab import plots
+
+LONG = "adapter beside a base in 4 bits, after a hundred steps"
+
+
+def figures():
+    return {
+        "loss_curve": plots.loss_curve([3.0, 2.0, 0.5, 0.25], 10),
+        "match_bars": plots.match_bars([("base model", 0.0, (0.0, 0.11)), (LONG, 1.0, (0.9, 1.0))]),
+        "memory_bars": plots.memory_bars([("full", {"weights": 538.0, "optimizer": 1076.0}), (LONG, {"weights": 170.0})], "T"),
+    }  # fmt: skip
+
+
+NAMES = list(figures())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_has_an_alternative_text_with_its_numbers(name):
+    text = figures()[name].alt_text
+    assert len(text) > 60 and re.search(r"\d", text) and text.endswith(".")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_text_is_cut_off(name):
+    fig = figures()[name]
+    FigureCanvasAgg(fig).draw()
+    width, height = fig.canvas.get_width_height()
+    for ax in fig.axes:
+        box = ax.get_tightbbox()
+        assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1, (name, box)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_renders_to_a_png_that_is_the_same_every_time(name):
+    one, other = plots.png(figures()[name]), plots.png(figures()[name])
+    assert one.startswith(b"\x89PNG") and one == other
+
+
+def test_the_colours_differ_in_grey():
+    def lightness(colour):  # CIE L*
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+        y = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+        return 116 * y ** (1 / 3) - 16
+
+    for one, other in ((plots.BLUE, plots.ORANGE), (plots.BLUE, plots.SKY), (plots.INK, plots.BLUE)):
+        assert abs(lightness(one) - lightness(other)) > 15
+
+
+def test_smoothing_starts_at_the_first_value_and_follows():
+    assert plots.smooth([4.0]) == [4.0]
+    assert plots.smooth([2.0] * 5) == pytest.approx([2.0] * 5)
+    assert plots.smooth([0.0, 1.0], weight=0.5) == pytest.approx([0.0, 2 / 3])
+
+
+def test_show_gives_the_text_to_screen_readers(monkeypatch):
+    import IPython.display
+
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", lambda data, **options: shown.append((data, options)))
+    plots.show(figures()["loss_curve"])
+    (data, options), = shown  # fmt: skip
+    assert data["image/png"].startswith(b"\x89PNG")
+    assert options["metadata"]["image/png"]["alt"].startswith("Training loss") and "Training loss" in data["text/plain"]
