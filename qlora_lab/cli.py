@@ -62,8 +62,9 @@ def finetune(
 ) -> None:
     """Quantize a model to 4 bits, train LoRA adapters on the function-calling task, and report before and after.
 
-    Leaves `runs/NAME/` with the adapter in PEFT's format, `metrics.jsonl`, `loss.png` and `report.html`. A run that was
-    killed goes on with `--resume` and, on a CPU, ends with the same weights as one that was not.
+    Leaves `runs/NAME/` with the adapter in PEFT's format, `metrics.jsonl`, `loss.png`, `report.html` and its numbers,
+    `result.json`. A run that was killed goes on with `--resume` and, on a CPU, ends with the same weights as one that
+    was not.
     """
     from qlora_lab import runs as running
 

@@ -14,6 +14,7 @@ holds the same ones in a form that compiles to vector code, used for large tenso
 Sources: QLoRA (Dettmers et al. 2023), sections 2 and 3; the layout of bytes and of nested scales is bitsandbytes'.
 """
 
+import functools
 import os
 from dataclasses import dataclass, field
 
@@ -121,8 +122,10 @@ class QuantizedTensor:
         dtype = dtype or self.dtype
         if dtype not in FLOAT_DTYPES.values():
             raise TypeError(f"cannot dequantize to {dtype}; choose {', '.join(f'torch.{n}' for n in FLOAT_DTYPES)}")
+        scales = self.stored["scale_codes" if self.double_quant else "scales"]
+        second = self.stored.get("scale_scales"), self.stored.get("scale_offset")
         return torch.ops.qlora_lab.dequantize_4bit(
-            self.codes, self.scales, self.offsets, self.datatype, self.block_size, list(self.shape), dtype
+            self.codes, scales, *second, self.offsets, self.datatype, self.block_size, list(self.shape), dtype
         )
 
     def to(self, device: torch.device | str) -> "QuantizedTensor":
@@ -248,7 +251,10 @@ def quantize_scales(scales: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, t
 
 def dequantize_scales(codes: torch.Tensor, absmax: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
     """Undo `quantize_scales`: map[code] * absmax of its block of 256 + offset. float32 (blocks,)."""
-    levels = torch.tensor(dynamic_map(), dtype=torch.float32, device=codes.device)
+    return _decode_scales(torch.tensor(dynamic_map(), dtype=torch.float32, device=codes.device), codes, absmax, offset)
+
+
+def _decode_scales(levels, codes, absmax, offset) -> torch.Tensor:
     return levels[codes.int()] * absmax.repeat_interleave(SCALE_BLOCK)[: len(codes)] + offset
 
 
@@ -283,8 +289,16 @@ def _quantize_flat(flat: torch.Tensor, datatype: DataType, block_size: int):
     return tuple(torch.cat(column) if column[0] is not None else None for column in zip(*parts, strict=True))
 
 
-def _dequantize(codes, scales, offsets, datatype, block_size, shape, dtype) -> torch.Tensor:
+@functools.cache
+def _scale_levels(device: torch.device) -> torch.Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(dynamic_map(), dtype=torch.float32, device=device)
+
+
+def _dequantize(codes, scales, scale_scales, scale_offset, offsets, datatype, block_size, shape, dtype) -> torch.Tensor:
     datatype, shape = get_datatype(datatype), torch.Size(shape)
+    if scale_scales is not None:  # double quantization: `scales` are 8-bit codes
+        scales = _decode_scales(_scale_levels(codes.device), scales, scale_scales, scale_offset)
     n = shape.numel()
     whole = n - n % block_size
     count = whole // block_size
@@ -309,14 +323,14 @@ if _before := globals().get("_library"):  # this module is being reloaded (Jupyt
     _before._destroy()
 _library = torch.library.Library("qlora_lab", "DEF")
 _library.define(
-    "dequantize_4bit(Tensor codes, Tensor scales, Tensor? offsets, str datatype, int block_size, SymInt[] shape, "
-    "ScalarType dtype) -> Tensor"
+    "dequantize_4bit(Tensor codes, Tensor scales, Tensor? scale_scales, Tensor? scale_offset, Tensor? offsets, "
+    "str datatype, int block_size, SymInt[] shape, ScalarType dtype) -> Tensor"
 )
 _library.impl("dequantize_4bit", _dequantize, "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("qlora_lab::dequantize_4bit", lib=_library)
-def _(codes, scales, offsets, datatype, block_size, shape, dtype):
+def _(codes, scales, scale_scales, scale_offset, offsets, datatype, block_size, shape, dtype):
     return codes.new_empty(shape, dtype=dtype)
 
 

@@ -12,7 +12,7 @@ import jinja2
 from qlora_lab import plots
 from qlora_lab.environment import versions
 from qlora_lab.evaluation import Evaluation
-from qlora_lab.files import write_text, write_whole
+from qlora_lab.files import write_json, write_text, write_whole
 from qlora_lab.training import FinetuneResult
 
 
@@ -23,7 +23,7 @@ def write_report(
     samples: Sequence[tuple[str, str, str, str]],
     facts: dict[str, str],
 ) -> Path:
-    """Write `loss.png` and `report.html` into `out`.
+    """Write `report.html`, its two figures `match.png` and `loss.png`, and its numbers `result.json` into `out`.
 
     Args:
         evaluations: by name, in the order to be shown.
@@ -36,9 +36,11 @@ def write_report(
     out = Path(out)
     losses = [record.loss for record in result.records]
     curve = plots.loss_curve(losses)
-    with write_whole(out / "loss.png") as temporary:
-        temporary.write_bytes(plots.png(curve))
     bars = plots.match_bars([(name, e.exact_match, e.interval) for name, e in evaluations.items()])
+    for name, fig in (("loss.png", curve), ("match.png", bars)):
+        with write_whole(out / name) as temporary:
+            temporary.write_bytes(plots.png(fig))
+    write_json(out / "result.json", _numbers(result, evaluations, facts))
     template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         files("qlora_lab").joinpath("report.html.jinja").read_text(encoding="utf-8")
     )
@@ -54,3 +56,18 @@ def write_report(
     )
     write_text(out / "report.html", page)
     return out / "report.html"
+
+
+def _numbers(result: FinetuneResult, evaluations: dict[str, Evaluation], facts: dict[str, str]) -> dict:
+    return {
+        "facts": facts,
+        "versions": versions(),
+        "settings": asdict(result.settings),
+        "training_seconds": round(result.seconds, 1),
+        "tokens_per_second": round(result.tokens_per_second, 1),
+        "losses": [round(record.loss, 5) for record in result.records],
+        "evaluations": {
+            name: {"correct": e.correct, "of": len(e.answers), "interval": e.interval, "errors": dict(e.errors)}
+            for name, e in evaluations.items()
+        },
+    }

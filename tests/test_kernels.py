@@ -36,9 +36,11 @@ def test_compiled_equals_the_definition_bit_for_bit(datatype, dtype):
     assert not kernels._state["broken"]
 
 
-def test_the_operator_keeps_pytorchs_contract():
-    q = quantize(torch.randn(10, 33))
-    arguments = (q.codes, q.scales, None, "nf4", 64, [10, 33], torch.float32)
+@pytest.mark.parametrize("double_quant", [False, True])
+def test_the_operator_keeps_pytorchs_contract(double_quant):
+    q = quantize(torch.randn(10, 33), double_quant=double_quant)
+    scales = tuple(q.stored.values()) if double_quant else (q.scales, None, None)
+    arguments = (q.codes, *scales, None, "nf4", 64, [10, 33], torch.float32)
     torch.library.opcheck(torch.ops.qlora_lab.dequantize_4bit.default, arguments)
 
 

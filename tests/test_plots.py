@@ -16,7 +16,7 @@ def figures():
     return {
         "loss_curve": plots.loss_curve([3.0, 2.0, 0.5, 0.25], 10),
         "match_bars": plots.match_bars([("base model", 0.0, (0.0, 0.11)), (LONG, 1.0, (0.9, 1.0))]),
-        "memory_bars": plots.memory_bars([("full", {"weights": 538.0, "optimizer": 1076.0}), (LONG, {"weights": 170.0})], "T"),
+        "memory_bars": plots.memory_bars([("full", {"a": 538.0, "b": 1076.0}), (LONG, {"a": 170.0})], "T"),
     }  # fmt: skip
 
 
