@@ -38,7 +38,7 @@ def generate() -> dict[str, list[dict[str, Any]]]:
         source = random.Random(SEEDS[split])
         rows: list[dict[str, Any]] = []
         while len(rows) < size:
-            row = command(source, unseen_words=split == "test")
+            row = command(source, unseen_words=split == "test", practise=split == "train")
             key = fingerprint(row["command"])
             if key not in taken and len(row["command"].split()) <= MAX_WORDS:
                 taken.add(key)

@@ -9,6 +9,7 @@ from .speaker import Clause, Speaker, transcript
 
 SINGLE = (timer, alarm, light, heat, play, message, add, remind, weather, convert)
 SHARED = (two_lights, two_timers)
+PRACTISED = (timer, alarm, remind)  # numbers and times are what is hardest to learn: twice as often in train
 WRITTEN_ORDER = [
     "two_step",
     "reversed",
@@ -21,12 +22,12 @@ WRITTEN_ORDER = [
 ]
 
 
-def command(source: random.Random, unseen_words: bool) -> dict[str, Any]:
+def command(source: random.Random, unseen_words: bool, practise: bool = False) -> dict[str, Any]:
     """One row of a data file: the command, its calls in the order in which they are to be carried out, and its tags."""
     speaker = Speaker(source, unseen_words)
     kind = source.random()
     if kind < 0.81:
-        clause = speaker.draw(speaker.pick(SINGLE), lambda clause: True)
+        clause = speaker.draw(speaker.pick(SINGLE + PRACTISED if practise else SINGLE), lambda clause: True)
     elif kind < 0.84:
         clause = speaker.draw(speaker.pick(SHARED), lambda clause: True)
     else:

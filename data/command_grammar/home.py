@@ -119,8 +119,8 @@ def heat(speaker: Speaker) -> Clause:
 
 
 def _minutes(speaker: Speaker) -> int:
-    if speaker.chance(0.65):
-        return speaker.pick([5, 10, 15, 15, 20, 25, 30, 30, 40, 45, 45, 50, 60, 75, 90, 120, 150])
+    if speaker.chance(0.75):
+        return speaker.pick([5, 5, 10, 10, 15, 15, 20, 20, 25, 30, 30, 40, 45, 60, 90, 120])
     return speaker.integer(1, 59)
 
 
@@ -144,7 +144,7 @@ def timer(speaker: Speaker) -> Clause:
     if label:
         texts = [f"{verb} a timer called {label} for {spoken}", f"{verb} a timer for the {label}, {spoken}"]
         texts += [f"{verb} a timer of {spoken} for the {label}", f"time the {label} for {spoken}"]
-        if speaker.chance(0.15):
+        if speaker.chance(0.08):
             return Clause(f"the {label} will take {spoken}, so {verb} a timer", calls, "statement")
     else:
         texts = [f"{verb} a timer for {spoken}", f"{verb} a timer of {spoken}", f"count down {spoken}"]
@@ -165,7 +165,7 @@ def two_timers(speaker: Speaker) -> Clause:
 
 
 def _time(speaker: Speaker) -> tuple[int, int]:
-    hour = speaker.pick([5, 6, 6, 6, 7, 7, 7, 7, 8, 8, 8, 9, 9, 10, 10, 11, 12, 14, 15, 16, 17, 18, 19, 20, 21, 22])
+    hour = speaker.pick([5, 6, 6, 6, 7, 7, 7, 7, 7, 8, 8, 8, 8, 9, 9, 10, 10, 11, 12, 14, 15, 17, 18, 19, 20, 21])
     if speaker.chance(0.02):
         hour = 0
     minute = speaker.pick([0, 0, 0, 15, 30, 30, 45]) if speaker.chance(0.7) else 5 * speaker.integer(0, 11)

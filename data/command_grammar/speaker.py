@@ -50,8 +50,8 @@ class Speaker:
         self._unseen_words = unseen_words
         self.as_transcript = self.chance(0.2)
         self.tags: set[str] = {"transcript"} if self.as_transcript else set()
-        self._in_words = self.chance(0.4)
-        self._may_correct = self.chance(0.12)
+        self._in_words = self.chance(0.35)
+        self._may_correct = self.chance(0.1)
         self._afterthought = ""
 
     def chance(self, probability: float) -> bool:
