@@ -13,6 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
 from transformers.initialization import no_init_weights
+from transformers.utils import import_utils
 
 from qlora_lab.ledger import MemoryTrace
 from qlora_lab.lora import adapted_layers, find_targets, inject_lora, output_head, replace_module
@@ -49,7 +50,7 @@ def simulate_training(
     device = torch.device(device)
     if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
         raise ValueError(f"device {str(device)!r} cannot be simulated here; use 'cpu', or 'cuda' where there is a GPU")
-    with _without_collection(), _Unfilled(plan.supervised_tokens), device:
+    with _without_collection(), _as_if_real(), _Unfilled(plan.supervised_tokens), device:
         model = build_model(plan)
         optimizer = build_optimizer(plan, model)
         _make_state(optimizer)
@@ -94,7 +95,8 @@ def build_optimizer(plan: Plan, model: nn.Module) -> torch.optim.Optimizer:
     if plan.optimizer == "sgd":
         return torch.optim.SGD(trained, lr=1e-4)
     if plan.moments_dtype == plan.trained_dtype:
-        return torch.optim.AdamW(trained, lr=1e-4)
+        # the default would look at the type of the tensors, and fake ones are of another
+        return torch.optim.AdamW(trained, lr=1e-4, foreach=trained[0].is_cuda)
     return MixedAdamW(trained, 1e-4, plan.moments_dtype)
 
 
@@ -104,10 +106,11 @@ def train_step(plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer) -
     for _ in range(min(plan.accumulation, 2)):
         tokens = torch.zeros(plan.batch_size, plan.sequence_length, dtype=torch.int64)
         labels = tokens.clone()
-        loss = supervised_loss_sum(model, tokens, None, labels) / plan.supervised_tokens
+        mask = torch.ones_like(tokens)
+        loss = supervised_loss_sum(model, tokens, mask, labels) / plan.supervised_tokens
         loss.backward()
-        del tokens, labels, loss
-    torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        del tokens, labels, mask, loss
+    torch.nn.utils.clip_grad_norm_(trained, 1.0, foreach=True)  # the default for real tensors
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
@@ -200,6 +203,20 @@ def _make_state(optimizer: torch.optim.Optimizer) -> None:
             parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+@contextlib.contextmanager
+def _as_if_real():
+    """Inside, transformers treats fake tensors as real ones.
+
+    It would take them for a sign of tracing and build a mask of all positions although no token is masked.
+    """
+    is_fake = import_utils.is_fake_tensor
+    import_utils.is_fake_tensor = lambda tensor: False
+    try:
+        yield
+    finally:
+        import_utils.is_fake_tensor = is_fake
 
 
 @contextlib.contextmanager
