@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
-from transformers.initialization import no_init_weights
 from transformers.utils import import_utils
 
 from qlora_lab.ledger import MemoryTrace
@@ -26,7 +25,14 @@ _aten = torch.ops.aten
 
 
 def simulate_training(
-    config, method: str = "full", rank: int = 16, batch_size: int = 1, sequence_length: int = 512, *, device="cpu", **plan
+    config,
+    method: str = "full",
+    rank: int = 16,
+    batch_size: int = 1,
+    sequence_length: int = 512,
+    *,
+    device="cpu",
+    **plan,
 ) -> MemoryTrace:
     """The memory ledger of one optimizer step in the middle of a training run; nothing is allocated.
 
@@ -65,8 +71,7 @@ def build_model(plan: Plan) -> nn.Module:
     Raises:
         ValueError: rank above a layer's smaller dimension, or targets that match nothing.
     """
-    with no_init_weights():
-        model = AutoModelForCausalLM.from_config(plan.config, dtype=plan.dtype, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_config(plan.config, dtype=plan.dtype, attn_implementation="sdpa")
     if plan.method == "full":
         model.requires_grad_(True)
     else:
@@ -121,7 +126,9 @@ class MixedAdamW(torch.optim.Optimizer):
     torch's AdamW keeps moments in the parameters' dtype. Training 16-bit weights usually keeps them in float32.
     """
 
-    def __init__(self, parameters, lr: float, moments_dtype: torch.dtype, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
+    def __init__(
+        self, parameters, lr: float, moments_dtype: torch.dtype, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01
+    ):
         super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self.moments_dtype = moments_dtype
 
