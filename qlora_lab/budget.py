@@ -3,15 +3,17 @@
 Four kinds of memory stay the same through a step: weights, adapters, the optimizer's state, and codes and scales. Three
 change, so the peak is at one of a few moments, and the budget is the largest of them:
 
+    forward     all activations, and what the last matrix product of the last layer needs on top
     loss        all activations, and logits three times over (float32)
+    norm        all activations, and float32 copies of the hidden states in the last norm's backward pass
     backward    all activations, and what the last layer's backward pass needs on top
-    gradients   gradients of everything trained, and what is left to do for the first layer
-    update      gradients, and what the optimizer computes with for one parameter
+    gradients   nearly all gradients, and what the first layer's backward pass needs on top
+    update      all gradients, and what the optimizer computes with for one parameter
 
 Sizes are in bytes; GB means 10^9 bytes. `simulation` counts the same step operation by operation.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 
 from qlora_lab.ledger import CATEGORIES
@@ -125,7 +127,7 @@ class Budget:
 def predict_training(
     config, method: str = "full", rank: int = 16, batch_size: int = 1, sequence_length: int = 512, **plan
 ) -> Budget:
-    """The budget of a training step, from the configuration of a Llama-like model; takes what `simulate_training` takes.
+    """The budget of a training step, from the configuration of a Llama-like model; arguments as `simulate_training`.
 
     Raises:
         ValueError, TypeError: a plan that makes no sense (see `plans.Plan`), a model of another kind.
@@ -162,34 +164,43 @@ def budget(plan: Plan) -> Budget:
         block += n * size * 2 * d  # a trained norm keeps its normalized input
     else:
         block += n * adapter_activations([(i, plan.rank) for i, _ in adapted.values()], size, plan.dropout > 0)
-    casts = 0
     if plan.method == "lora" and plan.adapter_dtype != plan.dtype:  # adapters in the dtype they are computed in
-        casts = size * plan.rank * sum(i + o for i, o in adapted.values())
-    block += casts
+        block += size * plan.rank * sum(i + o for i, o in adapted.values())
     shared = n * 2 * size * shape.head_size  # sines and cosines of the positions
-    kept = shared + shape.layers * (n * size * d if checkpointed else block)
-    at_once = block if checkpointed else 0  # recomputed
+    if checkpointed:
+        kept, at_once = shared + shape.layers * n * size * d, block
+    else:
+        kept, at_once = shared + shape.layers * block, 0
+        if not full:  # frozen embeddings: the first layer's input needs no gradient, so less is kept for it
+            noises = sum(name in adapted for name in ("q_proj", "k_proj", "v_proj")) * (plan.dropout > 0)
+            kept -= n * (4 * (d + 1) + size * noises * d)
 
-    # what one operation takes: a decoded weight, the gradients that enter and leave the MLP's last layer
+    # what one operation takes: a decoded weight, and what enters and leaves the MLP's matrix products
     largest = max(map(prod, shape.linears.values()))
     decoded = 0
     if plan.method == "qlora":
         decoded = size * largest + (4 * -(-largest // plan.block_size) if plan.double_quant else 0)
-    joined = 1 if full else 2  # the base's gradient and the adapter's
-    working = decoded + n * size * (d + joined * shape.mlp) + (size * largest if full else 0)
-    ends = (head + n * size * d) if full else 0  # gradient of the output head
-    forward = decoded + n * size * (2 * d + joined * d)
-
-    before = gradients if plan.accumulation > 1 else 0  # of the batches before
-    largest_trained = max(shape.vocabulary * d, largest) if full else plan.rank * max(max(s) for s in adapted.values())
-    mixed = plan.moments_dtype != plan.trained_dtype
-    update = largest_trained * plan.moments_dtype.itemsize * (1 if mixed else 2) if plan.optimizer == "adamw" else 0
+    working = decoded + n * size * (d + 2 * shape.mlp)
+    forward = decoded + n * size * (3 if full else 4) * d
     logits = logit_bytes(plan.supervised_tokens, shape.vocabulary)
+    biggest = max(shape.vocabulary * d, largest) if full else plan.rank * max(max(s) for s in adapted.values())
+    # AdamW's square root and quotient, one after the other in place where the moments have a dtype of their own
+    copies = 0 if plan.optimizer == "sgd" else 1 if plan.moments_dtype != plan.trained_dtype else 2
+    update = copies * biggest * plan.moments_dtype.itemsize
+
+    # gradients there are: from the batches before; the head's first, then layer by layer; the embedding's last
+    before = gradients if plan.accumulation > 1 else 0
+    one = size * largest if full else 0
+    first = max(before, head + one) if full else before
+    rest = (sum(map(prod, shape.linears.values())) * size + (0 if shape.tied else head)) if full else 0
+    last = max(before, gradients - rest + one if full else gradients - gradients // shape.layers)
+
     moments = {  # gradients, activations, temporary
         "loss": (before, kept + n * 4 * d + logits // 3, logits - logits // 3),
+        "norm": (first, kept, n * 5 * 4 * d),
         "forward": (before, kept + at_once, forward),
-        "backward": (max(before, ends), kept + at_once, working),
-        "gradients": (gradients, shared + block + (n * size * d if checkpointed else 0), working),
+        "backward": (first, kept + at_once, working),
+        "gradients": (last, shared + block + (n * size * d if checkpointed else 0), working),
         "update": (gradients, 0, max(update, head if full and shape.tied else 0)),
     }
     moment = max(moments, key=lambda name: sum(moments[name]))
@@ -209,7 +220,7 @@ def _shape(plan: Plan) -> ModelShape:
     kind = plan.config.get_text_config().model_type
     if kind not in _MODELS:
         raise ValueError(
-            f"the closed form is for {' and '.join(_MODELS)} models, not {kind!r}; use simulate_training, which takes any"
+            f"the closed form is for {' and '.join(_MODELS)} models, not {kind!r}; use simulate_training instead"
         )
     return ModelShape.of(plan.config)
 
