@@ -5,9 +5,11 @@ change, so the peak is at one of a few moments, and the budget is the largest of
 
     forward     all activations, and what the last matrix product of the last layer needs on top
     loss        all activations, and logits three times over (float32)
+    head        all activations, and gradients of the logits and the head
     norm        all activations, and float32 copies of the hidden states in the last norm's backward pass
     backward    all activations, and what the last layer's backward pass needs on top
     gradients   nearly all gradients, and what the first layer's backward pass needs on top
+    embedding   all gradients, and the embedding's once more
     update      all gradients, and what the optimizer computes with for one parameter
 
 Sizes are in bytes; GB means 10^9 bytes. `simulation` counts the same step operation by operation.
@@ -78,23 +80,32 @@ class ModelShape:
         return ends + self.layers * block + self.hidden
 
 
-def layer_activations(shape: ModelShape, size: int, mask: int = 0, inputs: bool = True) -> int:
+def layer_activations(shape: ModelShape, size: int, mask: int = 0, inputs: int | None = None) -> int:
     """Bytes that one block keeps for its backward pass, per token, without adapters.
 
     In elements of `size` bytes: queries, keys, values and the attention's result; the MLP's gate, its activation, up,
-    and their product (4 m, the product being an input of a linear layer); the other inputs of linear layers (2 d). In
-    float32: the inputs of the two norms (2 d), and one number per head and per norm. Attention runs through torch's
-    scaled_dot_product_attention, which keeps no weights.
+    (3 m); the inputs of linear layers. In float32: the inputs of the two norms (2 d), and one number per head and per
+    norm. Attention runs through torch's scaled_dot_product_attention, which keeps no weights.
 
     Args:
         mask: length of a sequence where the batch has padding: its mask is kept (one number for each position), and
             keys and values are repeated for every query head. 0: no padding.
-        inputs: whether the inputs of linear layers are kept. With dropout before the adapters of a frozen base what
-            they let through is kept instead.
+        inputs: elements of the inputs of linear layers that are kept (`kept_inputs`). None: all, 2 d + m.
     """
     d, a, m = shape.hidden, shape.heads * shape.head_size, shape.mlp
     keys = a if mask else shape.key_value_heads * shape.head_size
-    return size * (2 * a + 2 * keys + mask + 3 * m + (2 * d + m) * inputs) + 4 * (2 * d + shape.heads + 2)
+    inputs = 2 * d + m if inputs is None else inputs
+    return size * (2 * a + 2 * keys + mask + 3 * m + inputs) + 4 * (2 * d + shape.heads + 2)
+
+
+def kept_inputs(shape: ModelShape, names) -> int:
+    """Elements per token that a block keeps as inputs of the named linear layers; several share one.
+
+    The output projection's is the attention's result, which is kept anyway.
+    """
+    attention = any(name in names for name in ("q_proj", "k_proj", "v_proj"))
+    mlp = any(name in names for name in ("gate_proj", "up_proj"))
+    return shape.hidden * (attention + mlp) + shape.mlp * ("down_proj" in names)
 
 
 def adapter_activations(layers, size: int, dropout: bool) -> int:
@@ -159,7 +170,9 @@ def budget(plan: Plan) -> Budget:
     state = 2 * plan.moments_dtype.itemsize * trained if plan.optimizer == "adamw" else 0
 
     # what the forward pass keeps
-    block = n * layer_activations(shape, size, inputs=full or not plan.dropout)
+    # an adapter with dropout keeps what it lets through instead of its input
+    inputs = kept_inputs(shape, shape.linears if full else () if plan.dropout else adapted)
+    block = n * layer_activations(shape, size, inputs=inputs)
     if full:
         block += n * size * 2 * d  # a trained norm keeps its normalized input
     else:
@@ -182,7 +195,9 @@ def budget(plan: Plan) -> Budget:
         decoded = size * largest + (4 * -(-largest // plan.block_size) if plan.double_quant else 0)
     working = decoded + n * size * (d + 2 * shape.mlp)
     forward = decoded + n * size * (3 if full else 4) * d
-    logits = logit_bytes(plan.supervised_tokens, shape.vocabulary)
+    supervised = plan.supervised_tokens
+    logits = logit_bytes(supervised, shape.vocabulary)
+    twice = 2 * head if full and shape.tied else 0  # the head's and the embedding's gradient, before they are added
     biggest = max(shape.vocabulary * d, largest) if full else plan.rank * max(max(s) for s in adapted.values())
     # AdamW's square root and quotient, one after the other in place where the moments have a dtype of their own
     copies = 0 if plan.optimizer == "sgd" else 1 if plan.moments_dtype != plan.trained_dtype else 2
@@ -197,11 +212,13 @@ def budget(plan: Plan) -> Budget:
 
     moments = {  # gradients, activations, temporary
         "loss": (before, kept + n * 4 * d + logits // 3, logits - logits // 3),
+        "head": (before, kept + n * 4 * d, supervised * size * shape.vocabulary + (head if full else 0)),
         "norm": (first, kept, n * 5 * 4 * d),
         "forward": (before, kept + at_once, forward),
         "backward": (first, kept + at_once, working),
         "gradients": (last, shared + block + (n * size * d if checkpointed else 0), working),
-        "update": (gradients, 0, max(update, head if full and shape.tied else 0)),
+        "embedding": (gradients, 0, twice + (head if full and before else 0)),
+        "update": (gradients, 0, update),
     }
     moment = max(moments, key=lambda name: sum(moments[name]))
     at_peak = dict.fromkeys(CATEGORIES, 0) | {
