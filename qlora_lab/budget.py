@@ -140,6 +140,8 @@ def predict_training(
 ) -> Budget:
     """The budget of a training step, from the configuration of a Llama-like model; arguments as `simulate_training`.
 
+    Biases, which few of these models have, are left out: they are less than a thousandth.
+
     Raises:
         ValueError, TypeError: a plan that makes no sense (see `plans.Plan`), a model of another kind.
     """
@@ -156,9 +158,7 @@ def budget(plan: Plan) -> Budget:
     shape = _shape(plan)
     adapted = _adapted(plan, shape)
     plan.check_rank(adapted)
-    size, n, d = plan.dtype.itemsize, plan.batch_size * plan.sequence_length, shape.hidden
-    full, checkpointed = plan.method == "full", plan.checkpointing != "none"
-    head = size * shape.vocabulary * d
+    full, size = plan.method == "full", plan.dtype.itemsize
 
     # the same through the whole step
     linear = shape.layers * sum(map(prod, shape.linears.values()))
@@ -167,9 +167,24 @@ def budget(plan: Plan) -> Budget:
     adapter_elements = shape.layers * plan.rank * sum(i + o for i, o in adapted.values())
     trained = shape.parameters if full else adapter_elements
     gradients = plan.trained_dtype.itemsize * trained
-    state = 2 * plan.moments_dtype.itemsize * trained if plan.optimizer == "adamw" else 0
 
-    # what the forward pass keeps
+    moments = _moments(plan, shape, adapted, gradients)
+    moment = max(moments, key=lambda name: sum(moments[name]))
+    at_peak = dict.fromkeys(CATEGORIES, 0) | {
+        "quantized base": quantized if plan.method == "qlora" else 0,
+        "base weights": weights,
+        "adapters": 0 if full else plan.adapter_dtype.itemsize * adapter_elements,
+        "optimizer state": 2 * plan.moments_dtype.itemsize * trained if plan.optimizer == "adamw" else 0,
+        "gradients": moments[moment][0],
+        "activations": moments[moment][1],
+        "temporary": moments[moment][2],
+    }
+    return Budget(plan, moment, at_peak)
+
+
+def _kept(plan: Plan, shape: ModelShape, adapted: dict) -> tuple[int, int]:
+    """Bytes that one block keeps for its backward pass, and bytes kept at the end of the forward pass."""
+    size, n, d, full = plan.dtype.itemsize, plan.batch_size * plan.sequence_length, shape.hidden, plan.method == "full"
     # an adapter with dropout keeps what it lets through instead of its input
     inputs = kept_inputs(shape, shape.linears if full else () if plan.dropout else adapted)
     block = n * layer_activations(shape, size, inputs=inputs)
@@ -179,14 +194,23 @@ def budget(plan: Plan) -> Budget:
         block += n * adapter_activations([(i, plan.rank) for i, _ in adapted.values()], size, plan.dropout > 0)
     if plan.method == "lora" and plan.adapter_dtype != plan.dtype:  # adapters in the dtype they are computed in
         block += size * plan.rank * sum(i + o for i, o in adapted.values())
-    shared = n * 2 * size * shape.head_size  # sines and cosines of the positions
-    if checkpointed:
-        kept, at_once = shared + shape.layers * n * size * d, block
-    else:
-        kept, at_once = shared + shape.layers * block, 0
-        if not full:  # frozen embeddings: the first layer's input needs no gradient, so less is kept for it
-            noises = sum(name in adapted for name in ("q_proj", "k_proj", "v_proj")) * (plan.dropout > 0)
-            kept -= n * (4 * (d + 1) + size * noises * d)
+    kept = n * 2 * size * shape.head_size  # sines and cosines of the positions
+    if plan.checkpointing != "none":
+        return block, kept + shape.layers * n * size * d
+    kept += shape.layers * block
+    if not full:  # frozen embeddings: the first layer's input needs no gradient, so less is kept for it
+        noises = sum(name in adapted for name in ("q_proj", "k_proj", "v_proj")) * (plan.dropout > 0)
+        kept -= n * (4 * (d + 1) + size * noises * d)
+    return block, kept
+
+
+def _moments(plan: Plan, shape: ModelShape, adapted: dict, gradients: int) -> dict[str, tuple[int, int, int]]:
+    """Bytes of gradients, of activations and of temporary storages at each moment that can be the peak."""
+    size, n, d, full = plan.dtype.itemsize, plan.batch_size * plan.sequence_length, shape.hidden, plan.method == "full"
+    head, supervised = size * shape.vocabulary * d, plan.supervised_tokens
+    checkpointed = plan.checkpointing != "none"
+    block, kept = _kept(plan, shape, adapted)
+    recomputed = block if checkpointed else 0
 
     # what one operation takes: a decoded weight, and what enters and leaves the MLP's matrix products
     largest = max(map(prod, shape.linears.values()))
@@ -195,7 +219,6 @@ def budget(plan: Plan) -> Budget:
         decoded = size * largest + (4 * -(-largest // plan.block_size) if plan.double_quant else 0)
     working = decoded + n * size * (d + 2 * shape.mlp)
     forward = decoded + n * size * (3 if full else 4) * d
-    supervised = plan.supervised_tokens
     logits = logit_bytes(supervised, shape.vocabulary)
     twice = 2 * head if full and shape.tied else 0  # the head's and the embedding's gradient, before they are added
     biggest = max(shape.vocabulary * d, largest) if full else plan.rank * max(max(s) for s in adapted.values())
@@ -210,27 +233,17 @@ def budget(plan: Plan) -> Budget:
     rest = (sum(map(prod, shape.linears.values())) * size + (0 if shape.tied else head)) if full else 0
     last = max(before, gradients - rest + one if full else gradients - gradients // shape.layers)
 
-    moments = {  # gradients, activations, temporary
+    positions = n * 2 * size * shape.head_size
+    return {  # gradients, activations, temporary
         "loss": (before, kept + n * 4 * d + logits // 3, logits - logits // 3),
         "head": (before, kept + n * 4 * d, supervised * size * shape.vocabulary + (head if full else 0)),
         "norm": (first, kept, n * 5 * 4 * d),
-        "forward": (before, kept + at_once, forward),
-        "backward": (first, kept + at_once, working),
-        "gradients": (last, shared + block + (n * size * d if checkpointed else 0), working),
+        "forward": (before, kept + recomputed, forward),
+        "backward": (first, kept + recomputed, working),
+        "gradients": (last, positions + block + (n * size * d if checkpointed else 0), working),
         "embedding": (gradients, 0, twice + (head if full and before else 0)),
         "update": (gradients, 0, update),
     }
-    moment = max(moments, key=lambda name: sum(moments[name]))
-    at_peak = dict.fromkeys(CATEGORIES, 0) | {
-        "quantized base": quantized if plan.method == "qlora" else 0,
-        "base weights": weights,
-        "adapters": 0 if full else plan.adapter_dtype.itemsize * adapter_elements,
-        "optimizer state": state,
-        "gradients": moments[moment][0],
-        "activations": moments[moment][1],
-        "temporary": moments[moment][2],
-    }
-    return Budget(plan, moment, at_peak)
 
 
 def _shape(plan: Plan) -> ModelShape:

@@ -11,61 +11,20 @@ What is not seen: memory that an operation takes and gives back within itself, a
 
 import weakref
 from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-CATEGORIES = (
-    "quantized base",
-    "base weights",
-    "adapters",
-    "gradients",
-    "optimizer state",
-    "activations",
-    "temporary",
-)
+from qlora_lab.memory_records import CATEGORIES, MemoryRecord, Replay, highest_points, replay
+from qlora_lab.storages import Storage, address_of, tensors_in
+
 _PASSES_ON = {torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default}  # torch.tensor([...])
 _SEEDS = {torch.ops.aten.ones_like.default}  # the gradient of a loss that backward() starts from
 _running: list["MemoryTrace"] = []  # innermost last
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryRecord:
-    """One storage born or died.
-
-    Attributes:
-        step: number of the operation, from 1 on; 0 for what was there before.
-        event: "born" or "died".
-        nbytes: of the storage. One that is resized has another "born" (grown) or "died" (shrunk) with the difference.
-        category: one of `CATEGORIES`; a storage has the same at birth and at death.
-        operation: that made it, such as "aten.mm"; "" if it was there before.
-        module: path of the module whose forward made it ("model.layers.0.mlp"), for a gradient of the module whose
-            operation is differentiated; "" outside any.
-        live: bytes alive after the event.
-    """
-
-    step: int
-    event: str
-    nbytes: int
-    category: str
-    operation: str
-    module: str
-    live: int
-
-
-class _Storage:
-    __slots__ = ("category", "forward", "module", "nbytes", "operation", "reference")
-
-    def __init__(self, nbytes: int, category: str, operation: str = "", module: str = "", forward: bool = True):
-        self.nbytes, self.category, self.operation, self.module = nbytes, category, operation, module
-        self.forward = forward  # made by a forward pass, also a recomputed one, and not by a gradient
-        self.reference = None
 
 
 class MemoryTrace(TorchDispatchMode):
@@ -91,14 +50,14 @@ class MemoryTrace(TorchDispatchMode):
     saved tensors that are changed in place while hooks look at what is saved; the trace looks for that itself and
     raises the same RuntimeError. The transforms of `torch.func` refuse to run under such hooks.
 
-    It slows code that runs on small tensors, by some ten microseconds an operation (time the code with and without).
+    Every operation costs some time in Python, which shows where tensors are small: time the code with and without.
     """
 
     def __init__(self, model: nn.Module | None = None, optimizer: torch.optim.Optimizer | None = None):
         super().__init__()
-        self._alive: dict[int, _Storage] = {}  # by address of the storage
-        self._before: list[tuple[int, _Storage, int]] = []  # what was there from the start, whenever found
-        self._events: list[tuple[int, _Storage, int]] = []  # operation, storage, bytes added
+        self._alive: dict[int, Storage] = {}  # by address of the storage
+        self._before: list[tuple[int, Storage, int]] = []  # what was there from the start, whenever found
+        self._events: list[tuple[int, Storage, int]] = []  # operation, storage, bytes added
         self._step = 0
         self._state = "new"
         self._paths = weakref.WeakKeyDictionary()  # module -> path
@@ -133,27 +92,22 @@ class MemoryTrace(TorchDispatchMode):
     @property
     def peak(self) -> int:
         """The most bytes that were alive at once."""
-        return self._replay()[0]
+        return self._replay().peak
 
     @property
     def by_category(self) -> dict[str, int]:
         """Bytes of each category at the (first) peak; they add up to it."""
-        return dict(self._replay()[1])
+        return dict(self._replay().by_category)
 
     @property
     def records(self) -> list[MemoryRecord]:
         """All births and deaths in order; what was there before comes first, as born at step 0."""
-        return list(self._replay()[2])
+        return list(self._replay().records)
 
     @property
     def timeline(self) -> list[tuple[int, dict[str, int]]]:
         """(operation, bytes by category) at the highest point of each operation that changed something."""
-        highest, at = {}, dict.fromkeys(CATEGORIES, 0)
-        for record in self._replay()[2]:
-            at[record.category] += record.nbytes if record.event == "born" else -record.nbytes
-            if record.step not in highest or record.live > highest[record.step][0]:
-                highest[record.step] = (record.live, dict(at))
-        return [(step, by_category) for step, (_, by_category) in highest.items()]
+        return highest_points(self._replay().records)
 
     @property
     def live(self) -> int:
@@ -208,44 +162,44 @@ class MemoryTrace(TorchDispatchMode):
         in_backward = torch._C._current_graph_task_id() != -1
         forward = not in_backward or bool(self._stack) or torch.is_grad_enabled()
         if not forward:
-            for tensor in _tensors((args, kwargs)):
-                storage = self._alive.get(_address(tensor))
+            for tensor in tensors_in((args, kwargs)):
+                storage = self._alive.get(address_of(tensor))
                 if storage is not None and storage.forward and storage.category == "temporary":
                     storage.category = "activations"  # read by a gradient: kept for it by a closure or by checkpointing
         inputs = None
-        for tensor in _tensors(result):
-            known = self._alive.get(_address(tensor))
+        for tensor in tensors_in(result):
+            known = self._alive.get(address_of(tensor))
             if known is not None:
                 if known.nbytes != tensor.untyped_storage().nbytes():
                     self._note_size(tensor.untyped_storage())
                 continue
             if inputs is None:
-                inputs = set() if function in _PASSES_ON else {_address(t) for t in _tensors((args, kwargs))}
-            if _address(tensor) not in inputs:  # else: a view of, or a change to, a tensor made outside
+                inputs = set() if function in _PASSES_ON else {address_of(t) for t in tensors_in((args, kwargs))}
+            if address_of(tensor) not in inputs:  # else: a view of, or a change to, a tensor made outside
                 seed = function in _SEEDS and not self._stack and not in_backward
                 self._bear(tensor, str(function.overloadpacket), forward and not seed)
         return result
 
     def _bear(self, tensor: torch.Tensor, operation: str, forward: bool) -> None:
         module = self._stack[-1] if self._stack else self._differentiated()
-        storage = _Storage(tensor.untyped_storage().nbytes(), "temporary", operation, module, forward)
+        storage = Storage(tensor.untyped_storage().nbytes(), "temporary", operation, module, forward)
         self._events.append((self._step, storage, storage.nbytes))
         self._follow(tensor, storage)
 
     def _adopt(self, tensors, category: str) -> None:
         """Give the storages of tensors their category; one not known was there before."""
-        for part in _tensors(tensors):
-            storage = self._alive.get(_address(part))
+        for part in tensors_in(tensors):
+            storage = self._alive.get(address_of(part))
             if storage is None:
-                storage = _Storage(part.untyped_storage().nbytes(), category)
+                storage = Storage(part.untyped_storage().nbytes(), category)
                 self._before.append((0, storage, storage.nbytes))
                 self._follow(part, storage)
             elif storage.category != category:
                 storage.category = category
                 self._replayed = None
 
-    def _follow(self, tensor: torch.Tensor, storage: _Storage) -> None:
-        address, trace = _address(tensor), weakref.ref(self)
+    def _follow(self, tensor: torch.Tensor, storage: Storage) -> None:
+        address, trace = address_of(tensor), weakref.ref(self)
 
         def died(_):
             if (ledger := trace()) is not None:
@@ -254,7 +208,7 @@ class MemoryTrace(TorchDispatchMode):
         storage.reference = weakref.ref(tensor.untyped_storage(), died)
         self._alive[address] = storage
 
-    def _bury(self, address: int, storage: _Storage) -> None:
+    def _bury(self, address: int, storage: Storage) -> None:
         if self._alive.get(address) is storage:
             del self._alive[address]
         if self._state == "new":  # watched, but gone before the trace began
@@ -337,27 +291,16 @@ class MemoryTrace(TorchDispatchMode):
             self._adopt(state, "optimizer state")
 
     def _mark_saved(self, tensor: torch.Tensor) -> None:
-        for part in _tensors(tensor):
-            storage = self._alive.get(_address(part))
+        for part in tensors_in(tensor):
+            storage = self._alive.get(address_of(part))
             if storage is not None and storage.category == "temporary":
                 storage.category = "activations"
 
-    def _replay(self):
-        """Peak, its bytes by category, and the records: from the events, once categories have settled."""
+    def _replay(self) -> Replay:
+        """From the events, once categories have settled."""
         key = (self._state, len(self._events), len(self._before))
         if self._replayed is None or self._replayed[0] != key:
-            live = peak = 0
-            at, at_peak, records = dict.fromkeys(CATEGORIES, 0), dict.fromkeys(CATEGORIES, 0), []
-            for step, storage, added in (*self._before, *self._events):
-                live += added
-                at[storage.category] += added
-                if live > peak:
-                    peak, at_peak = live, dict(at)
-                event = "born" if added >= 0 else "died"
-                records.append(
-                    MemoryRecord(step, event, abs(added), storage.category, storage.operation, storage.module, live)
-                )
-            self._replayed = (key, (peak, at_peak, records))
+            self._replayed = (key, replay((*self._before, *self._events)))
         return self._replayed[1]
 
 
@@ -370,28 +313,6 @@ class _Reporter:
     def __call__(self, parameter: torch.Tensor) -> None:
         if (trace := self.trace()) is not None:
             trace._mark_gradient(parameter)
-
-
-def _tensors(value) -> Iterator[torch.Tensor]:
-    """The tensors with a storage in nested lists, tuples and dictionaries; a wrapper's or a sparse tensor's parts."""
-    if isinstance(value, torch.Tensor):
-        if is_traceable_wrapper_subclass(value):
-            for name in value.__tensor_flatten__()[0]:
-                yield from _tensors(getattr(value, name))
-        elif value.layout == torch.strided:
-            yield value
-        elif value.layout == torch.sparse_coo:
-            yield from (value._indices(), value._values())
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
-
-
-def _address(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
 
 
 def _pack(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
@@ -408,3 +329,6 @@ def _unpack(saved: tuple[torch.Tensor, int]) -> torch.Tensor:
             f"{tensor.dtype} {list(tensor.shape)} is at version {tensor._version}; expected version {version} instead"
         )
     return tensor
+
+
+__all__ = ["CATEGORIES", "MemoryRecord", "MemoryTrace"]
