@@ -11,6 +11,8 @@ import psutil
 import torch
 from torch import nn
 
+from qlora_lab.budget import ModelShape, adapter_activations, layer_activations, logit_bytes
+from qlora_lab.ledger import MemoryTrace
 from qlora_lab.lora import adapted_layers
 
 CGROUPS = Path("/sys/fs/cgroup")  # Linux control groups: where a container's memory limit stands
@@ -47,13 +49,8 @@ def predict_step(
 ) -> StepMemory:
     """Predict one step of training `model` (as it is: quantized or not, with adapters or not) with AdamW.
 
-    Activations per layer and token of a Llama-like model, with hidden size d, attention width a (heads times head
-    size), MLP size m and t tokens in a sequence. In elements of the model's dtype: the inputs of attention, of the MLP
-    and of the output projection (2 d + a); queries, and keys and values repeated for every head (3 a); the mask (t);
-    the MLP's gate, its activation, up, and their product (4 m); r for every adapter, and twice its input where it has
-    dropout. In float32: the inputs of the two norms (2 d). With checkpointing one layer's set is alive at a time, and a
-    layer's input (d) is kept for all of them. Attention runs through torch's scaled_dot_product_attention, which
-    keeps no t x t weights; a batch without padding keeps less (no mask, keys and values once).
+    The formulas are `budget`'s, for a batch with padding; the model says what is trained and how it is stored. With
+    checkpointing one layer's activations are alive at a time, and a layer's input is kept for all of them.
 
     Gradients, activations and logits count as if all were alive at once: with accumulation they are, without it the
     peak is somewhat lower.
@@ -68,22 +65,16 @@ def predict_step(
     seen = {id(t): t for t in (*model.parameters(), *model.buffers())}
     weights = sum(t.numel() * t.element_size() for t in seen.values()) - adapters
 
-    config = getattr(model, "config", None)
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    d = getattr(config, "hidden_size", 0)
-    blocks = getattr(config, "num_hidden_layers", 0)
-    head = getattr(config, "head_dim", None) or d // (getattr(config, "num_attention_heads", None) or 1)
-    a = head * (getattr(config, "num_attention_heads", None) or 1)
-    m = getattr(config, "intermediate_size", None) or 4 * d
-    vocabulary = getattr(config, "vocab_size", 0)
-    size = _compute_size(model)
+    shape, size = ModelShape.of(getattr(model, "config", None)), _compute_size(model)
     norms = sum(p.numel() for p in trained if p.ndim == 1)  # a trained norm keeps its normalized input too
-    per_token = blocks * (size * (2 * d + 4 * a + sequence_length + 4 * m) + 4 * 2 * d) + size * norms
-    per_token += size * sum(layer.rank + (2 * layer.in_features if layer.dropout else 0) for layer in layers)
+    per_token = shape.layers * layer_activations(shape, size, mask=sequence_length) + size * norms
+    per_token += sum(
+        adapter_activations([(layer.in_features, layer.rank)], size, layer.dropout > 0) for layer in layers
+    )
     if checkpointing:
-        per_token = per_token // max(1, blocks) + size * blocks * d
+        per_token = per_token // max(1, shape.layers) + size * shape.layers * shape.hidden
     activations = batch_size * sequence_length * per_token
-    logits = 3 * supervised_tokens * vocabulary * 4  # their logarithmic softmax, its gradient, the logits' gradient
+    logits = logit_bytes(supervised_tokens, shape.vocabulary)
     return StepMemory(weights, adapters, trained_bytes, 2 * trained_bytes, activations, logits)
 
 
@@ -188,3 +179,6 @@ def _lines(path: Path) -> list[str]:
 
 def _gb(count: int) -> str:
     return f"{count / 1e9:.2f} GB"
+
+
+__all__ = ["DoesNotFit", "MemoryTrace", "StepMemory", "check_fits", "free_memory", "predict_step"]
