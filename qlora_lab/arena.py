@@ -5,6 +5,7 @@ shrinks when something else needs the memory. On a GPU every slot remembers the 
 on three streams (computing, copying in, copying out) waits for nothing but what it needs.
 """
 
+from collections import deque
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +36,7 @@ class Arena:
         self.wanted = 0  # slots that could ever be of use: no extent is made larger than that
         self.size = 0  # slots allocated
         self.extents: list[torch.Tensor] = []
-        self._free: list[Slot] = []
+        self._free: deque[Slot] = deque()  # the slot that is free longest is taken first
 
     def take(self) -> Slot | None:
         """A free slot, or None; its memory holds anything."""
@@ -51,14 +52,14 @@ class Arena:
             self.extents.append(extent)
             # memory of torch's allocator may still be in use by what the current stream was given before
             busy = torch.cuda.current_stream(self.device).record_event() if self.device.type == "cuda" else None
-            self._free += [Slot(memory, extent, busy) for memory in reversed(extent.unbind())]
-        return self._free.pop()
+            self._free += [Slot(memory, extent, busy) for memory in extent.unbind()]
+        return self._free.popleft()
 
     def give(self, slot: Slot) -> None:
         self._free.append(slot)
 
     def drop(self, extent: torch.Tensor) -> None:
         """Forget an extent's free slots; those in use are no longer counted and must not be given back."""
-        self._free = [slot for slot in self._free if slot.extent is not extent]
+        self._free = deque(slot for slot in self._free if slot.extent is not extent)
         self.extents = [other for other in self.extents if other is not extent]
         self.size -= len(extent)

@@ -15,16 +15,15 @@ import os
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from qlora_lab.arena import Arena, Slot
+from qlora_lab.arena import Arena
+from qlora_lab.page_copies import DEVICE, DISK, HOST, NEW, Copier
 from qlora_lab.page_file import PageFile, PageFileError
 
-DEVICE, HOST, DISK, NEW = "device", "host", "disk", "new"
 WORKING_SLOTS = 4  # device pages that a budget of 0 still needs while it computes
 
 
@@ -68,7 +67,6 @@ class PageStore:
 
     def __init__(self, page_size, device: torch.device, device_budget, host_budget, directory, event_limit=65536):
         self.page_size, self.device = page_size, device
-        self.directory = None if directory is None else Path(directory)
         gpu = device.type == "cuda"
         self.pages: list[Page] = []
         self.arenas = {
@@ -84,11 +82,9 @@ class PageStore:
         self.total_moved = 0
         self.step = 0
         self.file = PageFile(directory, page_size) if directory is not None else None
-        self._staging = Arena(page_size, 2, torch.device("cpu"), pinned=True) if gpu and self.file else None
-        self._streams = {tier: torch.cuda.Stream(device) for tier in (DEVICE, HOST)} if gpu else {}
-        self._worker: ThreadPoolExecutor | None = None
-        self.failure: BaseException | None = None
+        self.copier = Copier(page_size, device, self.file)
         self._owner = os.getpid()
+        self.closed = False
         self.arenas[DEVICE].capacity = self.capacity_of(device_budget)
         self.flush = device_budget == 0  # nothing stays on the device between sweeps
 
@@ -136,8 +132,8 @@ class PageStore:
         if self.file is None:
             raise ValueError(
                 f"the optimizer's state takes {pages * self.page_size / 1e6:.1f} MB, device_budget and host_budget "
-                f"hold {(kept + host) * self.page_size / 1e6:.1f} MB of it: give directory=, a folder for the rest, or a "
-                "larger host_budget"
+                f"hold {(kept + host) * self.page_size / 1e6:.1f} MB of it: give directory=, a folder for the rest, or "
+                "a larger host_budget"
             )
         self.file.reserve(outside - host + 8)
 
@@ -160,15 +156,15 @@ class PageStore:
         self._settle()
         if capacity is None or arena.size <= capacity:
             return
-        self.drain()
+        self.copier.drain()
         while arena.size > capacity:
             held = Counter(id(page.place.extent) for page in self.recency[DEVICE])
             extent = min(arena.extents, key=lambda e: held[id(e)] / len(e))
             arena.drop(extent)
             for page in [page for page in self.recency[DEVICE] if page.place.extent is extent]:
                 old, page.place, page.views = page.place, arena.take(), None
-                page.ready = self._order(self._copy, DEVICE, old, DEVICE, page.place)
-            self.drain()
+                page.ready = self.copier.copy(DEVICE, old, DEVICE, page.place)
+            self.copier.drain()
 
     # Use
 
@@ -211,7 +207,7 @@ class PageStore:
         self.check(writing=False)
         copy = torch.empty(self.page_size, dtype=torch.uint8)
         if page.tier != NEW:
-            self._order(self._read_out, page.tier, page.place, copy).result()
+            self.copier.read(page.tier, page.place, copy)
         else:
             copy.zero_()
         return copy
@@ -225,18 +221,20 @@ class PageStore:
             RuntimeError: closed, used in a forked process, or failed before. PageFileError: the file is gone or cut
             short; names what is lost.
         """
-        if self.failure is not None:
+        if self.closed:
+            raise RuntimeError("this optimizer was closed; make another one")
+        if (failure := self.copier.failure) is not None:
             raise PageFileError(
-                f"the optimizer's state is no longer whole since: {self.failure}. Make a new optimizer and load the "
-                "last checkpoint (parameters too) into it"
-            ) from self.failure
+                f"the optimizer's state is no longer whole since {type(failure).__name__}: {failure}. Make a new "
+                "optimizer and load the last checkpoint (parameters too) into it"
+            ) from failure
         if self._owner != os.getpid():
             raise RuntimeError("this optimizer belongs to the process that made it, and cannot be used after a fork")
         if self.file is None:
             return
         places = {page.place: page.label for page in self.pages if page.tier == DISK}
         if lost := [places[place] for place in sorted(self.file.missing()) if place in places]:
-            self.drain()
+            self.copier.drain()
             raise PageFileError(
                 f"{self.file.path} was cut short: the optimizer's state of {'; '.join(lost)} is lost. Make a new "
                 "optimizer and load the last checkpoint into it"
@@ -249,21 +247,13 @@ class PageStore:
                 "new one"
             )
 
-    def drain(self) -> None:
-        """Wait until all moves that were ordered are done."""
-        if self._worker is not None and self.failure is None:
-            self._order(lambda: None).result()
-        if self.device.type == "cuda":
-            for stream in self._streams.values():
-                stream.synchronize()
-
     def close(self) -> None:
         """Stop the thread and remove the file."""
-        if self._owner == os.getpid() and self._worker is not None:
-            self._worker.shutdown(wait=True, cancel_futures=True)
+        if self._owner == os.getpid():  # the thread is not in a forked child
+            self.copier.close()
         if self.file is not None:
             self.file.close()
-        self.failure = self.failure or RuntimeError("the optimizer was closed")
+        self.closed = True
 
     # Moves
 
@@ -305,7 +295,7 @@ class PageStore:
 
     def _move(self, page: Page, target: str, place) -> None:
         source, old = page.tier, page.place
-        page.ready = self._order(self._copy, source, old, target, place)
+        page.ready = self.copier.copy(source, old, target, place)
         for order in (self.recency, self._idle):
             if order and source in order:
                 order[source].pop(page, None)
@@ -326,7 +316,7 @@ class PageStore:
         self.total_moved += moved
 
     def _used(self, batch: list[Page], due: dict) -> None:
-        event = torch.cuda.current_stream(self.device).record_event() if self._streams else None
+        event = torch.cuda.current_stream(self.device).record_event() if self.copier.streams else None
         for page in batch:
             page.place.busy = event
             due.pop(page, None)
@@ -339,71 +329,6 @@ class PageStore:
             page.ready = None
         if page.place.busy is not None:
             torch.cuda.current_stream(self.device).wait_event(page.place.busy)
-
-    def _order(self, work, *arguments) -> Future:
-        if self._worker is None:
-            self._worker = ThreadPoolExecutor(1, "optimizer pages")
-        return self._worker.submit(self._guarded, work, *arguments)
-
-    def _guarded(self, work, *arguments):
-        # after a failure nothing is copied any more: what comes next could overwrite what could not be saved
-        if self.failure is not None:
-            raise self.failure
-        try:
-            return work(*arguments)
-        except BaseException as error:
-            self.failure = error
-            raise
-
-    # In the thread
-
-    def _copy(self, source: str, start, target: str, end) -> None:
-        if source == NEW:
-            self._on_stream(target, None, end)
-        elif target == DISK:
-            staging = start
-            if source == DEVICE and self._staging is not None:
-                staging = self._staging.take()
-                self._on_stream(HOST, start, staging)
-            self._finish(staging)
-            self.file.write(end, staging.memory.numpy())
-            if staging is not start:
-                self._staging.give(staging)
-        elif source == DISK:
-            staging = end if self._staging is None or target == HOST else self._staging.take()
-            self._finish(staging)
-            self.file.read(start, staging.memory.numpy())
-            if staging is not end:
-                self._on_stream(DEVICE, staging, end)
-                self._staging.give(staging)
-        else:
-            self._on_stream(target, start, end)
-
-    def _on_stream(self, target: str, start: Slot | None, end: Slot) -> None:
-        """Copy between slots, or fill with zeros; on a GPU in the stream of that direction, after all earlier uses."""
-        if not self._streams:
-            end.memory.zero_() if start is None else end.memory.copy_(start.memory)
-            return
-        with torch.cuda.stream(self._streams[target]):
-            for slot in (start, end):
-                if slot is not None and slot.busy is not None:
-                    self._streams[target].wait_event(slot.busy)
-            end.memory.zero_() if start is None else end.memory.copy_(start.memory, non_blocking=True)
-            end.busy = self._streams[target].record_event()
-            if start is not None:
-                start.busy = end.busy
-
-    @staticmethod
-    def _finish(slot: Slot) -> None:
-        if slot.busy is not None:
-            slot.busy.synchronize()
-
-    def _read_out(self, tier: str, place, copy: torch.Tensor) -> None:
-        if tier == DISK:
-            self.file.read(place, copy.numpy())
-        else:
-            self._finish(place)
-            copy.copy_(place.memory)
 
 
 def _landing(capacity: int) -> int:

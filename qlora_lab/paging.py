@@ -14,42 +14,16 @@ import itertools
 import weakref
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import torch
 
 from qlora_lab import memory
+from qlora_lab.adamw import Coefficients, update
 from qlora_lab.pages import Page, PageEvent, PageStore
 from qlora_lab.segments import Layout, Record, Segment
 
 MEMORY_MARGIN = 0.05  # share of the memory that "auto" leaves alone
 GPU_RUN = 32  # pages updated by one set of kernels on a GPU; a CPU takes one at a time, which fits its cache
-
-
-@dataclass(eq=False, slots=True)
-class _Coefficients:
-    """The numbers of one update, as torch.optim.AdamW computes them: Python floats, from the group and the step."""
-
-    decay: float
-    beta1: float
-    beta2: float
-    eps: float
-    root: float  # of the second moment's bias correction
-    rate: float  # minus the learning rate, over the first moment's bias correction
-
-    @classmethod
-    def of(cls, group: dict, step: int) -> "_Coefficients":
-        lr, (beta1, beta2) = group["lr"], group["betas"]
-        beta1, beta2 = float(beta1), float(beta2)
-        step = float(step)
-        return cls(
-            float(1 - lr * group["weight_decay"]) if group["weight_decay"] != 0 else 1.0,
-            beta1,
-            beta2,
-            group["eps"],
-            (1 - beta2**step) ** 0.5,
-            -float(lr / (1 - beta1**step)),
-        )
 
 
 class PagedAdamW(torch.optim.Optimizer):
@@ -145,12 +119,12 @@ class PagedAdamW(torch.optim.Optimizer):
         if self._auto:
             self._follow_free_memory()
         pages = sorted({page for record, _ in records for page in record.pages}, key=lambda page: page.index)
-        coefficients: dict[tuple[int, int], _Coefficients] = {}
+        coefficients: dict[tuple[int, int], Coefficients] = {}
         for record, group in records:
             record.step += 1
             key = (id(group), record.step)
             if key not in coefficients:
-                coefficients[key] = _Coefficients.of(group, record.step)
+                coefficients[key] = Coefficients.of(group, record.step)
             record.begin(coefficients[key], group["maximize"])
         self._sweeps += 1
         try:
@@ -159,7 +133,7 @@ class PagedAdamW(torch.optim.Optimizer):
             ):
                 self._update(batch)
         except BaseException as error:  # some parameters are updated and some are not
-            store.failure = store.failure or error
+            store.copier.failure = store.copier.failure or error
             raise
         finally:
             for record, _ in records:
@@ -352,14 +326,14 @@ class PagedAdamW(torch.optim.Optimizer):
                 if record.grad is None:
                     continue
                 if segment.bits == 8:
-                    _update_8bit(segment, page)
+                    _update_codes(segment, page)
                     continue
                 p, g = record.parts(segment)
                 rows = lists.setdefault((id(record.coefficients), p.dtype), (record.coefficients, [], [], [], []))
                 for row, tensor in zip(rows[1:], (p, g, *views), strict=True):
                     row.append(tensor)
         for c, p, g, m, v in lists.values():
-            _adamw(c, p, g, m, v)
+            update(c, p, g, m, v)
 
     def _follow_free_memory(self) -> None:
         device = self._store.device
@@ -370,25 +344,12 @@ class PagedAdamW(torch.optim.Optimizer):
         self._store.resize(slots if slots < len(self._store.pages) else None)
 
 
-def _adamw(c: _Coefficients, params: list, grads: list, exp_avgs: list, exp_avg_sqs: list) -> None:
-    """The operations of torch's AdamW, one by one, in its order (torch/optim/adam.py, decoupled weight decay)."""
-    if c.decay != 1.0:
-        torch._foreach_mul_(params, c.decay)
-    torch._foreach_lerp_(exp_avgs, grads, 1 - c.beta1)
-    torch._foreach_mul_(exp_avg_sqs, c.beta2)
-    torch._foreach_addcmul_(exp_avg_sqs, grads, grads, 1 - c.beta2)
-    denominators = torch._foreach_sqrt(exp_avg_sqs)
-    torch._foreach_div_(denominators, c.root)
-    torch._foreach_add_(denominators, c.eps)
-    torch._foreach_addcdiv_(params, exp_avgs, denominators, c.rate)
-
-
-def _update_8bit(segment: Segment, page: Page) -> None:
+def _update_codes(segment: Segment, page: Page) -> None:
     """Decode, update in float32, encode."""
     p, g = segment.record.parts(segment)
     m, v = segment.read(page.place.memory)
     wide = p.float()  # p itself, if it is float32
-    _adamw(segment.record.coefficients, [wide], [g.float()], [m], [v])
+    update(segment.record.coefficients, [wide], [g.float()], [m], [v])
     if wide is not p:
         p.copy_(wide)
     segment.write(page.place.memory, m, v)
