@@ -61,7 +61,7 @@ class PageStore:
         page_size: bytes. device: where pages are used.
         device_budget: bytes; None for all pages, 0 for none beyond what a sweep is working on.
         host_budget: bytes; None for as many as needed.
-        directory: the folder of the page file, made when pages have to go there; None for no such tier.
+        directory: the folder of the page file; None for no such tier.
         event_limit: how many events are kept.
     """
 

@@ -523,22 +523,22 @@ from qlora_lab.paging import PagedAdamW
 def rss():
     line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmRSS"))
     return int(line.split()[1]) * 1024
-p = torch.nn.Parameter(torch.full((12 * 10**6,), 0.5))  # 96 MB of state
+p = torch.nn.Parameter(torch.full((6 * 10**6,), 0.5))  # 48 MB of state
 p.grad = torch.full_like(p, 1e-3)
 def grown(budget):
     gc.collect()
     before = rss()
     with PagedAdamW([p], device_budget=budget, directory=sys.argv[1]) as paged:
-        for _ in range(3):
-            paged.step()
+        paged.step()
+        paged.step()
         return rss() - before
-grown(10**6)  # what torch imports when it is first used
-print(grown(12 * 10**6), grown(None))
+grown(6 * 10**6)  # what torch imports when it is first used
+print(grown(6 * 10**6), grown(None))
 """
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
     paged, everything = map(int, done.stdout.split())
-    assert everything > 90e6
-    assert paged < 12e6 + 8e6  # the budget, and what a page's update works on
+    assert everything > 44e6
+    assert paged < 6e6 + 6e6  # the budget, and what a page's update works on
 
 
 @pytest.mark.cuda
