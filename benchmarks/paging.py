@@ -1,0 +1,144 @@
+"""Step time of the paged optimizer against torch.optim.AdamW, at 100, 50, 10 and 0 % of the state on the device.
+
+    python benchmarks/paging.py --directory /a/folder/on/the/disk     writes benchmarks/results/paging-<device>.json
+
+Steps alternate (torch, 100 %, 50 %, ..., torch, ...), so that a machine whose speed drifts slows all. First all sides
+are proved to compute the same bits. The disk's bandwidth is measured with the same kind of reads and writes, on the
+same file system, over as many bytes; both go through the system's cache of files, as the pager does, so on a machine
+with more memory than state both are the cache's speed, and the record says how much memory there was. What a step may
+take by the disk alone is (bytes in / read bandwidth + bytes out / write bandwidth); the ratio of the step to the larger
+of that and torch's step is what paging costs beyond it.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+SHARES = (1.0, 0.5, 0.1, 0.0)
+
+
+def make_parameters(kind: str, count: int) -> list[torch.nn.Parameter]:
+    """`count` elements in all. "large": as matrices of 2048 x 2048. "adapters": as LoRA's, rank 8, two to a layer."""
+    shapes = [(2048, 2048)] if kind == "large" else [(8, 2048), (2048, 8)]
+    each = sum(rows * columns for rows, columns in shapes)
+    generator = torch.Generator().manual_seed(0)
+    shapes *= max(1, count // each)
+    parameters = [torch.nn.Parameter(torch.randn(shape, generator=generator).to(DEVICE)) for shape in shapes]
+    for p in parameters:
+        p.grad = torch.randn(p.shape, generator=generator).to(DEVICE)
+    return parameters
+
+
+def race(kind: str, count: int, rounds: int, directory: str, state_bits: int) -> dict:
+    from qlora_lab.paging import PagedAdamW
+
+    parameters = make_parameters(kind, count)
+    state_bytes = 2 * sum(p.numel() * p.element_size() for p in parameters)
+    sides, optimizers = {}, {}
+    copies = {"torch.optim.AdamW": parameters}
+    optimizers["torch.optim.AdamW"] = torch.optim.AdamW(parameters)
+    for share in SHARES:
+        name = f"paged, {share:.0%}"
+        copies[name] = [torch.nn.Parameter(p.detach().clone()) for p in parameters]
+        for p, q in zip(copies[name], parameters, strict=True):
+            p.grad = q.grad
+        budget = None if share == 1 else int(share * state_bytes)
+        optimizers[name] = PagedAdamW(
+            copies[name], device_budget=budget, host_budget=0, directory=directory, state_bits=state_bits
+        )
+    sides = {name: optimizer.step for name, optimizer in optimizers.items()}
+    times = interleaved(sides, rounds)
+    equal = {
+        name: all(torch.equal(p, q) for p, q in zip(parameters, copies[name], strict=True)) for name in list(sides)[1:]
+    }
+    if state_bits == 32:
+        assert all(equal.values()), equal
+    read, write = bandwidth(directory, min(state_bytes, 2**30))
+    reference = times["torch.optim.AdamW"]["median_ms"]
+    result = {}
+    for name, t in times.items():
+        row = {**t, "ratio to torch": round(t["median_ms"] / reference, 3)}
+        if name in equal:
+            moved = optimizers[name].bytes_moved
+            bytes_in, bytes_out = (moved.get(pair, 0) for pair in (("disk", "device"), ("device", "disk")))
+            row |= {"bytes in": bytes_in, "bytes out": bytes_out, "same bits as torch": equal[name]}
+            row["disk alone ms"] = round(1e3 * (bytes_in / read + bytes_out / write), 3)
+            row["ratio to disk alone or torch"] = round(t["median_ms"] / max(reference, row["disk alone ms"]), 3)
+            row["page bytes"] = optimizers[name].page_size
+            optimizers[name].close()
+        result[name] = row
+    disk = {"read bytes per second": round(read), "write bytes per second": round(write)}
+    return {"tensors": len(parameters), "state bytes in 32 bits": state_bytes, "disk": disk, "sides": result}
+
+
+def interleaved(sides: dict, rounds: int, warmup: int = 3) -> dict[str, dict[str, float]]:
+    """Call the sides in turn `rounds` times; median, minimum and maximum of each in milliseconds."""
+    times = {name: [] for name in sides}
+    for round_ in range(warmup + rounds):
+        for name, function in sides.items():
+            synchronize()
+            start = time.perf_counter()
+            function()
+            synchronize()
+            if round_ >= warmup:
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return {
+        name: {"median_ms": round(statistics.median(t), 3), "min_ms": round(min(t), 3), "max_ms": round(max(t), 3)}
+        for name, t in times.items()
+    }
+
+
+def synchronize() -> None:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def bandwidth(directory: str, count: int, block: int = 2**20, rounds: int = 3) -> tuple[float, float]:
+    """Bytes per second of plain reads and writes of `block` bytes over an existing file; the median of `rounds`."""
+    content, reads, writes = bytearray(os.urandom(block)), [], []
+    blocks = max(1, count // block)
+    with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+        for round_ in range(rounds + 1):
+            for times, work in ((writes, file.write), (reads, file.readinto)):
+                file.seek(0)
+                start = time.perf_counter()
+                for _ in range(blocks):
+                    work(content)
+                if round_:  # the first one makes the file
+                    times.append(time.perf_counter() - start)
+    return tuple(blocks * block / statistics.median(times) for times in (reads, writes))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--directory", default=tempfile.gettempdir(), help="folder on the disk that takes the pages")
+    parser.add_argument("--elements", type=int, default=2**26, help="parameters in all; 8 bytes of state each")
+    parser.add_argument("--rounds", type=int, default=11, help="counted steps of each side")
+    parser.add_argument("--state-bits", type=int, default=32, choices=(8, 32))
+    parser.add_argument("--out", type=Path, help="where the JSON goes")
+    args = parser.parse_args()
+    from qlora_lab.environment import describe, versions
+    from qlora_lab.files import write_json
+
+    record = {"date": date.today().isoformat(), "machine": describe(), "versions": versions(), "races": {}}
+    for kind in ("large", "adapters"):
+        result = race(kind, args.elements, args.rounds, args.directory, args.state_bits)
+        record["races"][kind] = result
+        print(json.dumps({kind: result}, indent=2), flush=True)
+    out = args.out or ROOT / "benchmarks" / "results" / f"paging-{DEVICE.type}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, record)
+    print(f"written to {os.path.relpath(out)}")
+
+
+if __name__ == "__main__":
+    main()
