@@ -6,6 +6,7 @@ notebooks and the command line use is importable from here.
 
 from qlora_lab.adapters import load_adapter, save_adapter
 from qlora_lab.datatypes import DATATYPES, DataType, get_datatype
+from qlora_lab.evaluation import evaluate
 from qlora_lab.lora import (
     LoRALinear,
     count_parameters,
@@ -14,9 +15,12 @@ from qlora_lab.lora import (
     merge_and_unload,
     unmerge,
 )
+from qlora_lab.memory import MemoryTrace
 from qlora_lab.models import load_model, load_tokenizer
+from qlora_lab.paging import PagedAdamW
 from qlora_lab.qlora import QLoRALinear, quantize_model
 from qlora_lab.quantization import QuantizedTensor, quantize
+from qlora_lab.simulation import simulate_training
 from qlora_lab.training import finetune
 
 __version__ = "0.1.0"
@@ -25,9 +29,12 @@ __all__ = [
     "DATATYPES",
     "DataType",
     "LoRALinear",
+    "MemoryTrace",
+    "PagedAdamW",
     "QLoRALinear",
     "QuantizedTensor",
     "count_parameters",
+    "evaluate",
     "finetune",
     "get_datatype",
     "inject_lora",
@@ -39,5 +46,6 @@ __all__ = [
     "quantize",
     "quantize_model",
     "save_adapter",
+    "simulate_training",
     "unmerge",
 ]

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from math import prod
 
 from qlora_lab.ledger import CATEGORIES
+from qlora_lab.loss import CHUNK_BYTES
 from qlora_lab.plans import Plan
 from qlora_lab.quantization import SCALE_BLOCK
 
@@ -117,9 +118,19 @@ def adapter_activations(layers, size: int, dropout: bool) -> int:
     return size * sum(rank + (2 * in_features if dropout else 0) for in_features, rank in layers)
 
 
-def logit_bytes(supervised_tokens: int, vocabulary: int) -> int:
-    """float32, three times: logarithmic softmax, its gradient, the gradient of the logits."""
-    return 3 * 4 * supervised_tokens * vocabulary
+def logit_bytes(supervised_tokens: int, vocabulary: int, size: int, kept: bool) -> int:
+    """What the loss takes. See `loss`: with a frozen head logits are made a few rows at a time and never kept.
+
+    Args:
+        size: bytes of an element of the hidden states.
+        kept: whether all logits are kept for the backward pass: float32, three times (logarithmic softmax, its
+            gradient, the gradient of the logits). Else: a few rows in float32, and as the head made them; the gradient
+            of the hidden states, which stays, is not counted here.
+    """
+    if kept:
+        return 3 * 4 * supervised_tokens * vocabulary
+    rows = min(supervised_tokens, max(1, CHUNK_BYTES // (4 * vocabulary)))
+    return rows * vocabulary * (4 + (size if size < 4 else 0))
 
 
 @dataclass(frozen=True)
@@ -216,10 +227,12 @@ def _moments(plan: Plan, shape: ModelShape, adapted: dict, gradients: int) -> di
     largest = max(map(prod, shape.linears.values()))
     decoded = 0
     if plan.method == "qlora":
-        decoded = size * largest + (4 * -(-largest // plan.block_size) if plan.double_quant else 0)
+        decoded = size * largest
     working = decoded + n * size * (d + 2 * shape.mlp)
     forward = decoded + n * size * (3 if full else 4) * d
-    logits = logit_bytes(supervised, shape.vocabulary)
+    logits = logit_bytes(supervised, shape.vocabulary, size, kept=full)
+    stays = logits // 3 if full else supervised * size * d
+    states = supervised * size * d  # hidden states where there is a label, and their gradient
     twice = 2 * head if full and shape.tied else 0  # the head's and the embedding's gradient, before they are added
     biggest = max(shape.vocabulary * d, largest) if full else plan.rank * max(max(s) for s in adapted.values())
     # AdamW's square root and quotient, one after the other in place where the moments have a dtype of their own
@@ -235,8 +248,12 @@ def _moments(plan: Plan, shape: ModelShape, adapted: dict, gradients: int) -> di
 
     positions = n * 2 * size * shape.head_size
     return {  # gradients, activations, temporary
-        "loss": (before, kept + n * 4 * d + logits // 3, logits - logits // 3),
-        "head": (before, kept + n * 4 * d, supervised * size * shape.vocabulary + (head if full else 0)),
+        "loss": (
+            before,
+            kept + n * 4 * d + (logits // 3 if full else states),
+            logits - logits // 3 if full else logits + states,
+        ),
+        "head": (before, kept + n * 4 * d, supervised * size * shape.vocabulary + head if full else states),
         "norm": (first, kept, n * 5 * 4 * d),
         "forward": (before, kept + recomputed, forward),
         "backward": (first, kept + recomputed, working),

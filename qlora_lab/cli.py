@@ -1,4 +1,4 @@
-"""The command line: `qlora-lab finetune`, `ask`, `fetch`, `doctor`."""
+"""The command line: `qlora-lab finetune`, `ask`, `memory`, `fetch`, `doctor`."""
 
 import sys
 import time
@@ -135,6 +135,57 @@ def ask(
     for who, text in answers.items():
         console.print(f"[bold]{who}[/bold]")
         console.print(text.strip(), markup=False)
+
+
+@app.command()
+def memory(
+    model: Annotated[
+        str, typer.Option(help="llama-7b to llama-65b, llama-2-70b, the default model, or a config.json.")
+    ] = ("llama-65b"),
+    method: Annotated[str, typer.Option(help="full, lora or qlora.")] = "qlora",
+    gpu: Annotated[float | None, typer.Option(help="Memory of the GPU in GB (10^9 bytes): does it fit?")] = None,
+    rank: Annotated[int, typer.Option(help="Rank of the adapters.")] = 64,
+    batch_size: Annotated[int, typer.Option(help="Sequences per forward pass.")] = 1,
+    sequence_length: Annotated[int, typer.Option(help="Tokens per sequence.")] = 512,
+    checkpointing: Annotated[
+        str, typer.Option(help="Gradient checkpointing: none, reentrant or non-reentrant.")
+    ] = "reentrant",
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Also run the step over tensors without values (up to a minute).")
+    ] = False,
+) -> None:
+    """Say where the bytes of one training step go, before any is allocated, and whether they fit.
+
+    The figures are a closed form over the model's shape; `--simulate` runs the real model, layers and optimizer over
+    tensors without values and counts them.
+    """
+    from qlora_lab.budget import predict_training
+    from qlora_lab.simulation import simulate_training
+    from qlora_lab.verdicts import verdict
+
+    with _errors():
+        plan = {
+            "rank": rank,
+            "batch_size": batch_size,
+            "sequence_length": sequence_length,
+            "checkpointing": checkpointing,
+        }
+        predicted = predict_training(model, method, **plan)
+        said = verdict(predicted, gpu) if gpu is not None else None
+        traced = simulate_training(model, method, **plan) if simulate else None
+    table = Table(title=f"{model}, {method}, batch {batch_size} × {sequence_length} tokens", title_justify="left")
+    table.add_column("category")
+    table.add_column("predicted", justify="right")
+    if traced:
+        table.add_column("simulated", justify="right")
+    for name, amount in predicted.by_category.items():
+        row = [name, f"{amount / 1e9:,.2f} GB"]
+        table.add_row(*row, *([f"{traced.by_category.get(name, 0) / 1e9:,.2f} GB"] if traced else []))
+    table.add_section()
+    table.add_row("peak", f"{predicted.peak / 1e9:,.2f} GB", *([f"{traced.peak / 1e9:,.2f} GB"] if traced else []))
+    console.print(table)
+    if said is not None:
+        console.print(str(said), soft_wrap=True)
 
 
 @app.command()

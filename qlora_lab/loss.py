@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from qlora_lab.batching import IGNORED
 from qlora_lab.lora import output_head
 
-CHUNK_BYTES = 2**25  # of float32 logits that are alive at a time
+CHUNK_BYTES = 2**25  # of float32 logits that are alive at a time, where they need not be kept
 
 
 def supervised_loss_sum(
@@ -43,7 +43,7 @@ def supervised_loss_sum(
     inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
     if head is None:
         return F.cross_entropy(model(**inputs).logits[:, :-1][keep].float(), wanted, reduction="sum")
-    if _is_frozen_linear(head) and not _post_processed.get(type(model)):
+    if is_frozen_linear(head) and not _post_processed.get(type(model)):
         with _intercept(head, keep, rows=1) as seen:  # the head computes one row, which is thrown away
             logits = model(**inputs).logits
         if logits is seen["logits"]:
@@ -74,6 +74,7 @@ class _HeadLoss(torch.autograd.Function):
                 z.sub_(lse).exp_()  # softmax
                 z.scatter_add_(1, label, -torch.ones_like(label, dtype=z.dtype))
                 torch.mm(z.to(weight.dtype), weight, out=gradient[start : start + rows])
+            del z  # before the next rows are made
         ctx.save_for_backward(gradient)
         return total
 
@@ -107,7 +108,8 @@ def _intercept(head: nn.Module, keep: torch.Tensor, rows: int | None = None) -> 
             handle.remove()
 
 
-def _is_frozen_linear(head: nn.Module) -> bool:
+def is_frozen_linear(head: nn.Module) -> bool:
+    """Whether the gradient of the hidden states can be had without keeping logits."""
     return (
         type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
     ) and head.weight.dtype != torch.float16

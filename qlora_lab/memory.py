@@ -13,7 +13,8 @@ from torch import nn
 
 from qlora_lab.budget import ModelShape, adapter_activations, layer_activations, logit_bytes
 from qlora_lab.ledger import MemoryTrace
-from qlora_lab.lora import adapted_layers
+from qlora_lab.lora import adapted_layers, output_head
+from qlora_lab.loss import is_frozen_linear
 
 CGROUPS = Path("/sys/fs/cgroup")  # Linux control groups: where a container's memory limit stands
 OWN_GROUPS = Path("/proc/self/cgroup")
@@ -56,7 +57,7 @@ def predict_step(
     peak is somewhat lower.
 
     Args:
-        supervised_tokens: tokens of the batch that have a label; only they get logits, in float32.
+        supervised_tokens: tokens of the batch that have a label; only they get logits.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     trained_bytes = sum(p.numel() * p.element_size() for p in trained)
@@ -74,7 +75,8 @@ def predict_step(
     if checkpointing:
         per_token = per_token // max(1, shape.layers) + size * shape.layers * shape.hidden
     activations = batch_size * sequence_length * per_token
-    logits = logit_bytes(supervised_tokens, shape.vocabulary)
+    head = output_head(model)
+    logits = logit_bytes(supervised_tokens, shape.vocabulary, size, kept=head is None or not is_frozen_linear(head))
     return StepMemory(weights, adapters, trained_bytes, 2 * trained_bytes, activations, logits)
 
 
