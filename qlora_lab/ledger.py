@@ -134,6 +134,8 @@ class MemoryTrace(TorchDispatchMode):
             trace._note_size(storage)
 
         torch.UntypedStorage.resize_ = resize  # not an operation, so no dispatch mode sees it (FSDP frees memory by it)
+        for module in list(self._paths):  # now that it will be left again, also watch for gradients
+            self._mark_module(module)
         self._saving = torch.autograd.graph.saved_tensors_hooks(_pack, _unpack)
         self._saving.__enter__()
         return super().__enter__()
@@ -144,9 +146,9 @@ class MemoryTrace(TorchDispatchMode):
         torch.UntypedStorage.resize_ = self._resize
         for handle in self._handles:
             handle.remove()
-        for module in list(self._paths):  # parameters may have been given other storages, or gradients by hand
-            self._mark_module(module, hook=False)
         self._state = "finished"
+        for module in list(self._paths):  # parameters may have been given other storages, or gradients by hand
+            self._mark_module(module)
         _running.remove(self)
         for storage in self._alive.values():
             storage.reference = None
@@ -165,7 +167,10 @@ class MemoryTrace(TorchDispatchMode):
             for tensor in tensors_in((args, kwargs)):
                 storage = self._alive.get(address_of(tensor))
                 if storage is not None and storage.forward and storage.category == "temporary":
-                    storage.category = "activations"  # read by a gradient: kept for it by a closure or by checkpointing
+                    storage.category, self._replayed = (
+                        "activations",
+                        None,
+                    )  # read by a gradient: kept for it by a closure or by checkpointing
         inputs = None
         for tensor in tensors_in(result):
             known = self._alive.get(address_of(tensor))
@@ -257,7 +262,7 @@ class MemoryTrace(TorchDispatchMode):
             return ""
         return self._boundaries[bisect_right(self._boundaries, node._sequence_nr(), key=lambda b: b[0]) - 1][1]
 
-    def _mark_module(self, module: nn.Module, hook: bool = True) -> None:
+    def _mark_module(self, module: nn.Module) -> None:
         quantized = hasattr(module, "encoded_elements")
         for name, parameter in module.named_parameters(recurse=False):
             path = self._paths.get(module, "")
@@ -268,7 +273,12 @@ class MemoryTrace(TorchDispatchMode):
                 for part in (state, getattr(state, "state2", None)):
                     self._adopt([getattr(part, name, None) for name in ("absmax", "code", "offset")], "quantized base")
             self._mark_gradient(parameter)
-            if hook and parameter.requires_grad and parameter.is_leaf and parameter not in self._hooked:
+            if (
+                self._state == "running"
+                and parameter.requires_grad
+                and parameter.is_leaf
+                and parameter not in self._hooked
+            ):
                 self._hooked[parameter] = True
                 self._handles.append(parameter.register_post_accumulate_grad_hook(_Reporter(self)))
         for _, buffer in module.named_buffers(recurse=False):
@@ -294,7 +304,7 @@ class MemoryTrace(TorchDispatchMode):
         for part in tensors_in(tensor):
             storage = self._alive.get(address_of(part))
             if storage is not None and storage.category == "temporary":
-                storage.category = "activations"
+                storage.category, self._replayed = "activations", None
 
     def _replay(self) -> Replay:
         """From the events, once categories have settled."""

@@ -364,6 +364,22 @@ def test_fake_and_meta_tensors_count_as_real_ones():
         assert trace("cpu") == real
 
 
+def test_a_trace_that_is_never_entered_leaves_no_hooks():
+    model = network()
+    MemoryTrace(model)
+    assert not any(parameter._post_accumulate_grad_hooks for parameter in model.parameters())
+
+
+def test_what_is_asked_in_the_middle_does_not_change_the_end():
+    model, x = network(), torch.randn(3, 4)
+    with MemoryTrace(model) as trace:
+        hidden = model[0](x).sigmoid()
+        early = {r.category for r in trace.records if r.operation == "aten.sigmoid"}
+        loss = hidden.square().sum()
+    assert early == {"activations"} and trace.by_category["activations"] == 96
+    loss.backward()
+
+
 def test_arguments_of_the_wrong_kind():
     with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
         MemoryTrace(torch.zeros(3))
