@@ -231,8 +231,8 @@ def _moments(plan: Plan, shape: ModelShape, adapted: dict, gradients: int) -> di
     working = decoded + n * size * (d + 2 * shape.mlp)
     forward = decoded + n * size * (3 if full else 4) * d
     logits = logit_bytes(supervised, shape.vocabulary, size, kept=full)
-    stays = logits // 3 if full else supervised * size * d
     states = supervised * size * d  # hidden states where there is a label, and their gradient
+    stays = logits // 3 if full else states
     twice = 2 * head if full and shape.tied else 0  # the head's and the embedding's gradient, before they are added
     biggest = max(shape.vocabulary * d, largest) if full else plan.rank * max(max(s) for s in adapted.values())
     # AdamW's square root and quotient, one after the other in place where the moments have a dtype of their own
@@ -250,8 +250,8 @@ def _moments(plan: Plan, shape: ModelShape, adapted: dict, gradients: int) -> di
     return {  # gradients, activations, temporary
         "loss": (
             before,
-            kept + n * 4 * d + (logits // 3 if full else states),
-            logits - logits // 3 if full else logits + states,
+            kept + n * 4 * d + stays,
+            logits - stays if full else logits + states,
         ),
         "head": (before, kept + n * 4 * d, supervised * size * shape.vocabulary + head if full else states),
         "norm": (first, kept, n * 5 * 4 * d),
