@@ -5,6 +5,7 @@ there is to see. `png` renders a figure to bytes, `show` displays it in a notebo
 """
 
 import io
+import textwrap
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
@@ -70,9 +71,9 @@ def match_bars(rows: Sequence[tuple[str, float, tuple[float, float]]], title: st
     for i, (share, (low, high)) in enumerate(zip(shares, intervals, strict=True)):
         ax.plot([100 * low, 100 * high], [i, i], color=INK, linewidth=1.5)
         ax.text(100 * high + 1.5, i, f"{100 * share:.0f} %", va="center", fontsize=_STYLE["size"])
-    ax.set_yticks(list(y), names, fontsize=_STYLE["size"])
+    ax.set_yticks(list(y), [textwrap.fill(name, 28) for name in names], fontsize=_STYLE["size"])
     ax.invert_yaxis()
-    ax.set_xlim(0, 112)
+    ax.set_xlim(0, 118)
     ax.set_xticks([0, 25, 50, 75, 100])
     ax.grid(axis="x", color=_STYLE["grid"], linewidth=0.8)
     ax.grid(axis="y", visible=False)

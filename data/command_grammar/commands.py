@@ -61,10 +61,10 @@ def _joined(speaker: Speaker) -> Clause:
     if first.open_end:  # both end in free words: only a full stop keeps them apart
         link = speaker.pick([". Then ", ". After that, ", ". Also, "])
         return Clause(f"{first.text}{link}{second.text}", calls, open_end=True)
-    if speaker.chance(0.08):
+    if speaker.chance(0.16):
         speaker.tags.add("reversed")
         return Clause(f"{first.text}, but first {second.text}", second.calls + first.calls, open_end=True)
-    if speaker.chance(0.06) and not second.open_end:
+    if speaker.chance(0.12) and not second.open_end:
         speaker.tags.add("reversed")
         return Clause(f"before you {first.text}, {second.text}", second.calls + first.calls, "statement", open_end=True)
     links = [" and ", " and then ", ", then ", " and after that ", ", and also ", " and "]
