@@ -140,14 +140,14 @@ def timer(speaker: Speaker) -> Clause:
     minutes, spoken = duration(speaker)
     label = speaker.word(TIMER_LABELS) if speaker.chance(0.45) else None
     calls = (call("timer", minutes=minutes, label=label),)
-    verb = speaker.pick(["set", "start", "set", "put on"])
+    verb = speaker.pick(["set", "start"])
     if label:
         texts = [f"{verb} a timer called {label} for {spoken}", f"{verb} a timer for the {label}, {spoken}"]
         texts += [f"{verb} a timer of {spoken} for the {label}", f"time the {label} for {spoken}"]
         if speaker.chance(0.08):
             return Clause(f"the {label} will take {spoken}, so {verb} a timer", calls, "statement")
     else:
-        texts = [f"{verb} a timer for {spoken}", f"{verb} a timer of {spoken}", f"count down {spoken}"]
+        texts = [f"{verb} a timer for {spoken}", f"{verb} a timer for {spoken}", f"count down {spoken}"]
         if speaker.chance(0.12):
             return Clause(f"I need a timer for {spoken}", calls, "statement")
     return Clause(speaker.pick(texts), calls)
@@ -169,7 +169,7 @@ def _time(speaker: Speaker) -> tuple[int, int]:
     if speaker.chance(0.02):
         hour = 0
     minute = speaker.pick([0, 0, 0, 15, 30, 30, 45]) if speaker.chance(0.7) else 5 * speaker.integer(0, 11)
-    return hour, minute if speaker.chance(0.92) else speaker.integer(0, 59)
+    return hour, minute if speaker.chance(0.97) else speaker.integer(0, 59)
 
 
 def when(speaker: Speaker, with_day: bool) -> tuple[str, str | None, str]:

@@ -78,7 +78,7 @@ class Speaker:
 
     def word(self, words: Words) -> str:
         """A word of an open list, in this speaker's spelling: what a call must carry letter for letter."""
-        if self._unseen_words and words.only_in_test and self.chance(0.25):
+        if self._unseen_words and words.only_in_test and self.chance(0.2):
             self.tags.add("unseen_words")
             chosen = self.pick(words.only_in_test)
         else:
