@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from qlora_lab.settings import Settings
+
 app = typer.Typer(
     help="QLoRA, built piece by piece. Start with `qlora-lab doctor`, then `qlora-lab finetune`.",
     no_args_is_help=True,
@@ -20,6 +22,7 @@ app = typer.Typer(
 )
 console = Console(highlight=False)
 RUNS = Path("runs")
+DEFAULTS = Settings()
 
 Runs = Annotated[Path, typer.Option(help="Folder that holds the runs.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: the GPU where there is one.")]
@@ -38,17 +41,17 @@ def finetune(
     datatype: Annotated[str, typer.Option(help="nf4, fp4, int4 or int4_affine.")] = "nf4",
     block_size: Annotated[int, typer.Option(help="Weights that share a scale, 16 to 4096.")] = 64,
     double_quant: Annotated[bool, typer.Option(help="Store the scales in 8 bits.")] = True,
-    rank: Annotated[int, typer.Option(help="Rank r of the adapters.")] = 8,
+    rank: Annotated[int, typer.Option(help="Rank r of the adapters.")] = 16,
     alpha: Annotated[float | None, typer.Option(help="Adapters are scaled by alpha / rank. Default: 2 * rank.")] = None,
     dropout: Annotated[float, typer.Option(help="Share of adapter inputs dropped while training.")] = 0.0,
     rslora: Annotated[bool, typer.Option(help="Scale by alpha / sqrt(rank) instead.")] = False,
     compute_dtype: Annotated[
         str, typer.Option(help="Products with 4-bit weights: float32, bfloat16, float16, or auto, what is fast here.")
     ] = "auto",
-    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 120,
-    batch_size: Annotated[int, typer.Option(help="Examples per forward pass.")] = 16,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = DEFAULTS.steps,
+    batch_size: Annotated[int, typer.Option(help="Examples per forward pass.")] = DEFAULTS.batch_size,
     accumulation: Annotated[int, typer.Option(help="Forward passes per optimizer step.")] = 1,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = DEFAULTS.learning_rate,
     seed: Annotated[int, typer.Option(help="Decides adapters' start, order of examples and dropout.")] = 0,
     checkpointing: Annotated[
         str, typer.Option(help="Gradient checkpointing: none, reentrant or non-reentrant.")

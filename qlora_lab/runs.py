@@ -37,8 +37,8 @@ class Plan:
     datatype: str = "nf4"
     block_size: int = 64
     double_quant: bool = True
-    rank: int = 8
-    alpha: float = 16
+    rank: int = 16
+    alpha: float = 32
     dropout: float = 0.0
     use_rslora: bool = False
     compute_dtype: str = "auto"
