@@ -20,6 +20,7 @@ lab: .venv/ready  ## JupyterLab at the notebooks
 
 bench: .venv/ready .venv/torchao  ## side-by-side races against the libraries; writes benchmarks/results/
 	$(BIN)/python benchmarks/race.py $(ARGS)
+	$(BIN)/python benchmarks/paging.py
 
 notebooks: .venv/ready  ## re-execute every notebook in place
 	$(BIN)/jupyter nbconvert --to notebook --inplace --execute notebooks/*.ipynb

@@ -1,16 +1,20 @@
 """The command line, as a person uses it: help worth reading, mistakes told in a line, a killed run that goes on."""
 
+import inspect
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import pytest
 from test_runs import tiny_folder  # noqa: F401  (a fixture)
 from typer.testing import CliRunner
 
-from qlora_lab.cli import app
+from qlora_lab.cli import app, finetune
+from qlora_lab.runs import Plan
+from qlora_lab.settings import Settings
 
 SMALL = ["--rank", "4", "--batch-size", "4", "--train-examples", "24", "--baseline-examples", "2"]
 SMALL += ["--test-examples", "4", "--paraphrase-examples", "3", "--device", "cpu"]
@@ -24,6 +28,14 @@ def run(*arguments):
 def test_help(command):
     result = run(*command, "--help")
     assert result.exit_code == 0 and len(result.output) > 200
+
+
+def test_the_defaults_are_the_plans():
+    """The command line spells its defaults out, for --help; `runs.Plan` and `Settings` have them too."""
+    options = {name: parameter.default for name, parameter in inspect.signature(finetune).parameters.items()}
+    plan = asdict(Plan()) | asdict(Settings())
+    assert {name: value for name, value in plan.items() if name in options and name != "alpha"}.items() <= options.items()
+    assert options["alpha"] is None and plan["alpha"] == 2 * plan["rank"]
 
 
 def test_doctor_says_versions_device_and_cache():
