@@ -56,6 +56,11 @@ def finetune(
     checkpointing: Annotated[
         str, typer.Option(help="Gradient checkpointing: none, reentrant or non-reentrant.")
     ] = "none",
+    state_bits: Annotated[int, typer.Option(help="Of the optimizer's moments: 32, or 8 (block-wise).")] = 32,
+    page_budget: Annotated[
+        float | None,
+        typer.Option(help="MB of optimizer state kept beside the model; the rest lies in pages. Default: no paging."),
+    ] = None,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints on disk.")] = 20,
     train_examples: Annotated[int, typer.Option(help="Use only the first N training examples (0: all).")] = 0,
     baseline_examples: Annotated[int, typer.Option(help="Test commands the base model is asked first.")] = 32,
@@ -79,7 +84,9 @@ def finetune(
         "learning_rate": learning_rate,
         "seed": seed,
         "checkpointing": checkpointing,
+        "state_bits": state_bits,
     }
+    paging = None if page_budget is None else {"device_budget": round(1e6 * page_budget)}
     with _errors():
         if resume:
             folder = runs / name if name else running.unfinished(runs)
@@ -104,7 +111,7 @@ def finetune(
         running.check(plan)
         plan = running.begin(folder, plan, resume)
         with _Bars() as bars:
-            result = running.execute(folder, plan, resume, device, bars, checkpoint_every)
+            result = running.execute(folder, plan, resume, device, bars, checkpoint_every, paging)
     _print_result(folder, result, time.perf_counter() - began)
 
 

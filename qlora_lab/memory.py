@@ -4,7 +4,7 @@ The prediction is a closed form over the model's shape: what must lie in memory 
 pass of one step. Sizes are in bytes; GB means 10^9 bytes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -97,15 +97,18 @@ def check_fits(
     supervised_tokens: int,
     checkpointing: bool,
     accumulation: int = 1,
+    optimizer_bytes: int | None = None,
 ) -> StepMemory:
     """Predict a step and raise `DoesNotFit`, with what to change, where less memory is free than it needs.
 
     Args:
         accumulation: forward passes per optimizer step now; it decides nothing here, but the advice names the new one.
+        optimizer_bytes: of the optimizer's state, where they are not AdamW's.
     """
 
     def predict(size: int, saving: bool) -> StepMemory:
-        return predict_step(model, size, sequence_length, -(-supervised_tokens * size // batch_size), saving)
+        step = predict_step(model, size, sequence_length, -(-supervised_tokens * size // batch_size), saving)
+        return step if optimizer_bytes is None else replace(step, optimizer=optimizer_bytes)
 
     predicted = predict(batch_size, checkpointing)
     device = next(model.parameters()).device

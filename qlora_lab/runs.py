@@ -5,6 +5,7 @@ writes, and at the end the adapter, `loss.png` and `report.html`. With these a k
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -118,8 +119,9 @@ def execute(
     device: torch.device | str | None = None,
     listener: Listener | None = None,
     checkpoint_every: int = 20,
+    paging: Mapping | None = None,
 ) -> RunResult:
-    """Carry out a plan in `folder` (after `begin`).
+    """Carry out a plan in `folder` (after `begin`). `paging` is `training.finetune`'s; it changes no result.
 
     Raises: as `load_model`, `quantize_model` and `finetune`.
     """
@@ -163,6 +165,7 @@ def execute(
         resume=resume and (folder / "checkpoints").exists(),
         checkpoint_every=checkpoint_every,
         on_step=on_step,
+        paging=paging,
         **plan.settings,
     )
     evaluations = {f"base model ({len(before.answers)} of test)": before} if before is not None else {}

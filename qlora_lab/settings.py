@@ -14,6 +14,7 @@ class Settings:
     it rises linearly over the first `warmup` share of the steps and falls to a tenth along a cosine. max_grad_norm: the
     gradient's 2-norm is scaled down to it. seed: decides order and dropout. checkpointing: "reentrant" or
     "non-reentrant" computes activations again in the backward pass instead of keeping them: slower, the same gradients.
+    state_bits: of the optimizer's two moments: 32 is AdamW; 8 keeps them block-wise in 8 bits (see `PagedAdamW`).
 
     Raises:
         ValueError: a value that makes no sense; the message says what would.
@@ -28,6 +29,7 @@ class Settings:
     max_grad_norm: float = 1.0
     seed: int = 0
     checkpointing: str = "none"
+    state_bits: int = 32
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "accumulation"):
@@ -46,6 +48,8 @@ class Settings:
             raise ValueError(f"seed {self.seed!r} is not allowed; give a whole number from 0 to {2**32 - 1}")
         if self.checkpointing not in CHECKPOINTING:
             raise ValueError(f"checkpointing {self.checkpointing!r}: choose one of {', '.join(CHECKPOINTING)}")
+        if self.state_bits not in (8, 32):
+            raise ValueError(f"state_bits {self.state_bits!r} is not allowed; choose 32 or 8")
 
     @classmethod
     def of(cls, **values) -> "Settings":

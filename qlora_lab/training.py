@@ -12,21 +12,21 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import filelock
 import torch
 from torch import nn
 
-from qlora_lab import checkpoints, memory
+from qlora_lab import checkpoints, memory, optimizers
 from qlora_lab.adapters import save_adapter
 from qlora_lab.batching import Batch, Batches
 from qlora_lab.checkpoints import Checkpoint
 from qlora_lab.lora import adapted_layers
 from qlora_lab.loss import supervised_loss_sum
 from qlora_lab.records import StepRecord, append_record, read_records, sync_records, write_records
+from qlora_lab.run_folder import alone_in, check_folder
 from qlora_lab.settings import Settings
 from qlora_lab.tasks import encode
 
@@ -64,6 +64,7 @@ def finetune(
     resume: bool = False,
     checkpoint_every: int = 20,
     on_step: Callable[[StepRecord], None] | None = None,
+    paging: Mapping | None = None,
     **settings,
 ) -> FinetuneResult:
     """Train what is trainable in `model` (its adapters; everything, for a full fine-tune) on `examples`.
@@ -74,6 +75,9 @@ def finetune(
         resume: go on from the newest checkpoint in `out`; begin anew if there is none yet.
         checkpoint_every: steps between checkpoints; the last step always makes one.
         on_step: called after every step with its `StepRecord`.
+        paging: keep the optimizer's state in pages: `PagedAdamW`'s device_budget, host_budget, directory, page_size.
+            They decide where it lies, not the result: a run may be resumed with others, or without. No directory: the
+            page file lies in `out`.
         **settings: fields of `Settings`.
 
     Returns:
@@ -104,7 +108,8 @@ def finetune(
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0  # padding is masked: any token will do
     batches = Batches(encoded, chosen.batch_size, pad, chosen.seed)
     identity = checkpoints.identity(asdict(chosen), encoded, model, parameters)
-    _check_folder(out, resume)
+    check_folder(out, resume)
+    paging = optimizers.checked_paging(paging, out)
     length, supervised = batches.longest()
     predicted = memory.check_fits(
         model,
@@ -113,10 +118,14 @@ def finetune(
         supervised * batches.batch_size,
         chosen.checkpointing != "none",
         chosen.accumulation,
+        optimizer_bytes=optimizers.device_bytes(parameters.values(), chosen, paging),
     )
-    with _alone_in(out):
-        run = _Run(model, parameters, batches, chosen, out, identity)
-        records, start = run.train(resume, checkpoint_every, on_step)
+    with alone_in(out):
+        run = _Run(model, parameters, batches, chosen, out, identity, paging)
+        try:
+            records, start = run.train(resume, checkpoint_every, on_step)
+        finally:
+            optimizers.close(run.optimizer)
         adapter = save_adapter(model, out / "adapter") if out is not None and _has_adapters(model) else None
     return FinetuneResult(model, chosen, records, predicted, adapter, start)
 
@@ -124,13 +133,11 @@ def finetune(
 class _Run:
     """What a run works with from step to step."""
 
-    def __init__(self, model, parameters: dict[str, nn.Parameter], batches: Batches, chosen: Settings, out, identity):
+    def __init__(self, model, parameters: dict[str, nn.Parameter], batches, chosen: Settings, out, identity, paging):
         self.model, self.parameters, self.batches, self.chosen = model, parameters, batches, chosen
         self.out, self.identity = out, identity
         self.device = next(iter(parameters.values())).device
-        self.optimizer = torch.optim.AdamW(
-            parameters.values(), lr=chosen.learning_rate, weight_decay=chosen.weight_decay
-        )
+        self.optimizer = optimizers.make_optimizer(parameters.values(), chosen, paging)
         # float16 gradients underflow unless the loss is scaled up first; other dtypes pass through unscaled
         half = any(p.dtype == torch.float16 for p in model.parameters())
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
@@ -231,7 +238,7 @@ class _Run:
         checkpoint = checkpoints.load_checkpoint(self.out / "checkpoints")
         if checkpoint is None:
             return None
-        different = checkpoints.differences(checkpoint.settings, self.identity)
+        different = checkpoints.differences({**asdict(Settings()), **checkpoint.settings}, self.identity)
         if different:
             raise ValueError(
                 f"{self.out} was begun otherwise ({'; '.join(different)}); resume with the same, or use another folder"
@@ -246,40 +253,6 @@ class _Run:
         checkpoints.restore_random(checkpoint.random, self.device)
         if checkpoint.scaler and self.scaler.is_enabled():
             self.scaler.load_state_dict(checkpoint.scaler)
-
-
-def _check_folder(out: Path | None, resume: bool) -> None:
-    if out is None:
-        if resume:
-            raise ValueError("resume=True needs the folder of the run: out=...")
-        return
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; give a folder for the run")
-    there = [name for name in ("metrics.jsonl", "checkpoints", "adapter") if (out / name).exists()]
-    if there and not resume:
-        raise ValueError(
-            f"{out} already holds a run ({', '.join(there)}); continue it with resume=True or choose another folder"
-        )
-
-
-@contextlib.contextmanager
-def _alone_in(out: Path | None) -> Iterator[None]:
-    """Make the run's folder, and keep other processes out of it; the system frees the lock of a killed process."""
-    if out is None:
-        yield
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(out / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise ValueError(f"another process is training in {out} now; wait for it, or choose another folder") from error
-    except (OSError, NotImplementedError):  # a file system without locks: go without
-        pass
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _switch_checkpointing(model: nn.Module, what: str, *arguments) -> None:

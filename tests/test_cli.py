@@ -34,7 +34,8 @@ def test_the_defaults_are_the_plans():
     """The command line spells its defaults out, for --help; `runs.Plan` and `Settings` have them too."""
     options = {name: parameter.default for name, parameter in inspect.signature(finetune).parameters.items()}
     plan = asdict(Plan()) | asdict(Settings())
-    assert {name: value for name, value in plan.items() if name in options and name != "alpha"}.items() <= options.items()
+    shared = (plan.keys() & options.keys()) - {"alpha"}
+    assert {name: options[name] for name in shared} == {name: plan[name] for name in shared}
     assert options["alpha"] is None and plan["alpha"] == 2 * plan["rank"]
 
 
@@ -89,3 +90,11 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_adapter(tiny_folder, tmp_pa
 
     asked = run("ask", "timer 5 min", "--model", tiny_folder, "--runs", tmp_path, "--device", "cpu")
     assert asked.exit_code == 0 and "base model" in asked.output and "adapter" in asked.output
+
+
+def test_a_paged_run_ends_with_the_same_adapter(tiny_folder, tmp_path):  # noqa: F811
+    arguments = ["finetune", "--model", tiny_folder, "--steps", "3", *SMALL, "--runs", tmp_path]
+    assert run(*arguments, "--name", "plain").exit_code == 0
+    assert run(*arguments, "--name", "paged", "--page-budget", "0").exit_code == 0
+    plain, paged = (tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("plain", "paged"))
+    assert plain.read_bytes() == paged.read_bytes()
