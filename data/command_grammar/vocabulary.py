@@ -30,8 +30,8 @@ ROOMS = _words(
 NAMES = _words(
     "Maria, Tom, Aisha, Ben, Chloe, Daniel, Elena, Felix, Grace, Hassan, Ines, Jonas, Keiko, Liam, Mina, Noah, "
     "Olga, Pedro, Rosa, Samir, Tessa, Viktor, Wendy, Yusuf, Zoe, Anna, Carlos, Dora, Emil, Fatima, Mum, Dad, "
-    "Grandma, Uncle Ray, Dr. Weber, Mrs. Lind"
-    ", Adam, Agnes, Alina, Amir, Andre, Astrid, Beatriz, Boris, Bruno, Camille, Cedric, Clara, Dmitri, Edith, "
+    "Grandma, Uncle Ray, Dr. Weber, Mrs. Lind, "
+    "Adam, Agnes, Alina, Amir, Andre, Astrid, Beatriz, Boris, Bruno, Camille, Cedric, Clara, Dmitri, Edith, "
     "Eric, Esther, Farid, Fiona, Gavin, Gita, Hanna, Hugo, Ibrahim, Irene, Isaac, Ivy, Jamal, Joana, Karim, "
     "Kirsten, Lars, Leila, Lorenzo, Magda, Malik, Marcus, Nadia, Nils, Oscar, Paula, Quentin, Rachel, Ravi, "
     "Sabine, Simon, Tamara, Theo, Uma, Vera, Walter, Xavier, Yara, Zeynep, Grandpa, Aunt Ruth, Aunt Mabel, Uncle "
@@ -42,8 +42,8 @@ SONGS = _words(
     "Paper Lanterns, Slow River, Tin Roof, Seventeen Sparrows, The Long Way Home, Copper Sky, Salt on the Window, "
     "Night Bus, Marigold, Hold the Door, Winter Coat, Borrowed Shoes, Lighthouse Keeper, Half a Moon, Dust and "
     "Honey, Second Floor, Postcards, A Quiet Kind of Thunder, Orange Peel, Last Train North, Glass Garden, Tell "
-    "the Bees, Under the Viaduct"
-    ", Blackbird Hill, Coffee at Dawn, The Tallest Tree, Broken Compass, Rain on Tuesday, Little Engines, A "
+    "the Bees, Under the Viaduct, "
+    "Blackbird Hill, Coffee at Dawn, The Tallest Tree, Broken Compass, Rain on Tuesday, Little Engines, A "
     "Letter to June, Silver Thread, Mountain Radio, The Baker's Daughter, Empty Harbour, Feather and Stone, Green"
     " Bicycle, Saturday Ghosts, Hummingbird, Kitchen Floor Waltz, Lanterns Out, Map of You, Northbound, Old "
     "Piano, Pocket Change, Quicksand, Red Umbrella, Sleepwalker, Thin Ice, Umber, Velvet Stairs, Whistling Past, "
@@ -53,8 +53,8 @@ SONGS = _words(
 ARTISTS = _words(
     "Nora Vale, the Quiet Engines, Otis Marlow, Sister Juniper, the Paper Boats, Delia Crane, Blue Tractor, Ivo "
     "Santos, the Night Gardeners, Hazel Finch, Cardboard Kings, Mira Sol, Union of Owls, Jack Pemberton, Velvet "
-    "Anchor, Lena Oak"
-    ", the Wooden Spoons, Clara Benedict, Fox and Ferry, Milo Strand, the Last Commuters, Anouk Leclair, Brass "
+    "Anchor, Lena Oak, "
+    "the Wooden Spoons, Clara Benedict, Fox and Ferry, Milo Strand, the Last Commuters, Anouk Leclair, Brass "
     "Pigeon, Dorian Wells, the Lemon Trees, Ebba Lund, Felix Amadi, the Gentle Giants, Holly Ashworth, Iron "
     "Teacup, June Okada, the Kingfishers, Luca Ferrante, Moonlit Motel, Nina Castle, the Old Harbour Band, Petra "
     "Vance, Rusty Gate, Sana Malik, the Tin Soldiers, Walter Grove",
@@ -65,15 +65,15 @@ GENRES = _words(
     "bluegrass, ska, gospel, flamenco, swing",
 )
 TIMER_LABELS = _words(
-    "pasta, eggs, laundry, nap, tea, bread, rice, pizza, workout, cookies, soup, chicken, meditation, face mask"
-    ", beans, potatoes, cake, roast, stew, coffee, dishwasher, homework, shower, break, game, hair dye, plank, "
+    "pasta, eggs, laundry, nap, tea, bread, rice, pizza, workout, cookies, soup, chicken, meditation, face mask, "
+    "beans, potatoes, cake, roast, stew, coffee, dishwasher, homework, shower, break, game, hair dye, plank, "
     "lentils, quiche, fish, dough, run, reading, pancakes",
     "lasagna, dumplings, yoga, muffins, stretching",
 )
 CITIES = _words(
     "Oslo, Lima, Paris, Nairobi, Kyoto, Boston, Lisbon, Cairo, Berlin, Toronto, Mumbai, Rome, Dublin, Seoul, Cape "
-    "Town, New York, Buenos Aires, Vienna, Athens, Denver, Madrid, Chicago"
-    ", Prague, Warsaw, Helsinki, Zurich, Munich, Hamburg, Geneva, Milan, Naples, Porto, Seville, Valencia, "
+    "Town, New York, Buenos Aires, Vienna, Athens, Denver, Madrid, Chicago, "
+    "Prague, Warsaw, Helsinki, Zurich, Munich, Hamburg, Geneva, Milan, Naples, Porto, Seville, Valencia, "
     "Glasgow, Edinburgh, Belfast, Cardiff, Manchester, Brussels, Antwerp, Rotterdam, Stockholm, Copenhagen, "
     "Reykjavik, Budapest, Sofia, Bucharest, Istanbul, Ankara, Beirut, Dubai, Delhi, Dhaka, Bangkok, Hanoi, "
     "Jakarta, Manila, Tokyo, Osaka, Shanghai, Taipei, Sydney, Melbourne, Perth, Auckland, Accra, Lagos, Dakar, "
@@ -83,15 +83,15 @@ CITIES = _words(
     "Tbilisi, Quito, Bergen, Adelaide, San Diego, Krakow, Havana",
 )
 LISTS = _words(
-    "shopping, packing, party, hardware, camping, grocery, birthday, pharmacy, gift"
-    ", travel, weekend, wedding, cleaning, beach, bakery, holiday",
+    "shopping, packing, party, hardware, camping, grocery, birthday, pharmacy, gift, "
+    "travel, weekend, wedding, cleaning, beach, bakery, holiday",
     "picnic, garden, school",
 )
 ITEMS = _words(
     "eggs, milk, bananas, batteries, paper towels, rice, lemons, candles, light bulbs, socks, apples, dog food, "
     "onions, sunscreen, tea bags, balloons, nails, matches, potatoes, olive oil, toothpaste, envelopes, carrots, "
-    "coffee filters, napkins, tent pegs, bin bags, oranges, dish soap, yoghurt"
-    ", butter, cheese, flour, sugar, salt, honey, spinach, cucumbers, tomatoes, garlic, ginger, mushrooms, "
+    "coffee filters, napkins, tent pegs, bin bags, oranges, dish soap, yoghurt, "
+    "butter, cheese, flour, sugar, salt, honey, spinach, cucumbers, tomatoes, garlic, ginger, mushrooms, "
     "lettuce, grapes, pears, peaches, noodles, cereal, chocolate, orange juice, apple juice, ham, tofu, salmon, "
     "mustard, vinegar, cat food, shampoo, soap, tissues, plasters, string, glue, paint, a hammer, a torch, a map,"
     " a sleeping bag, gloves, ribbons, paper plates, straws, crisps, lemonade, ice cubes, charcoal, insect spray,"
@@ -101,8 +101,8 @@ ITEMS = _words(
 COUNTED_ITEMS = _words(
     "eggs, bananas, batteries, lemons, candles, light bulbs, apples, onions, balloons, envelopes, potatoes, "
     "carrots, oranges, cans of tomatoes, bottles of water, bags of flour, boxes of tea, bars of chocolate, rolls "
-    "of tape, loaves of bread, pairs of socks, tent pegs"
-    ", tomatoes, cucumbers, pears, peaches, onion rolls, pencils, notebooks, paper plates, forks, towels, "
+    "of tape, loaves of bread, pairs of socks, tent pegs, "
+    "tomatoes, cucumbers, pears, peaches, onion rolls, pencils, notebooks, paper plates, forks, towels, "
     "blankets, bottles of juice, bottles of vinegar, cartons of milk, jars of jam, packets of seeds, bags of "
     "rice, tins of tuna, sheets of paper, balls of string",
     "mangoes, screws, jars of honey, tennis balls, packs of gum, avocados, tins of paint",
@@ -113,8 +113,8 @@ TASKS = _words(
     "the back door, charge the camera, renew my passport, walk the dog, defrost the chicken, send the invoice, "
     "cancel the gym membership, change the bed sheets, bring in the washing, buy stamps, print the boarding "
     "passes, sweep the yard, wrap the presents, move the car, back up my laptop, order more coffee, sign the "
-    "permission slip"
-    ", clean the windows, mop the kitchen floor, call my brother, call the bank, book a table, rent a van, fix "
+    "permission slip, "
+    "clean the windows, mop the kitchen floor, call my brother, call the bank, book a table, rent a van, fix "
     "the gate, paint the fence, feed the fish, feed the rabbits, brush the dog, mow the lawn, rake the leaves, "
     "pay the electricity bill, renew the insurance, buy flowers, buy a birthday card, email the teacher, email my"
     " boss, take the bins in, take the cake out, turn the compost, bleed the radiators, check the tyres, check "
@@ -124,8 +124,8 @@ TASKS = _words(
 )
 EVENTS = _words(
     "the parent meeting, the dentist appointment, the piano lesson, the team call, my prescription, the football "
-    "match, the phone bill, the vet appointment, choir practice, the job interview"
-    ", the staff meeting, the concert, the swimming lesson, the haircut, the eye test, the rehearsal, the video "
+    "match, the phone bill, the vet appointment, choir practice, the job interview, "
+    "the staff meeting, the concert, the swimming lesson, the haircut, the eye test, the rehearsal, the video "
     "call, the water bill, the rent, the delivery, the birthday party, the dance class, the interview, the "
     "inspection, the flight",
     "the book club, the blood test, the school play, the tax return",
@@ -137,8 +137,8 @@ MESSAGES = _words(
     "left my wallet at home, the car needs fuel, practice was cancelled, I found your scarf, the cake turned out "
     "great, everyone is waiting, I'm stuck in traffic, the power is back, we saved you a seat, the baby is "
     "asleep, I need a ride, the shop closes soon, it's my turn to cook, the door code has changed, I'm at the "
-    "station"
-    ", the kettle is broken, I'm in the garden, the guests have left, we need more chairs, lunch is at noon, the "
+    "station, "
+    "the kettle is broken, I'm in the garden, the guests have left, we need more chairs, lunch is at noon, the "
     "bus is full, I passed the exam, the cat is back, it's raining here, the parcel is for you, the lift is out "
     "of order, I'm at the dentist, we are lost, the door is open, I forgot my umbrella, the shop is shut, the "
     "match was postponed, I booked the hotel, the bread is in the oven, my battery is low, the road is closed, "
@@ -154,8 +154,8 @@ GREETINGS = _words(
 FAVOURS = _words(
     "bring the charger, call me back, buy some bread, pick up the kids, open the gate, send me the photos, wait "
     "outside, bring an umbrella, check the mailbox, save me a slice, turn off the oven, meet me at the cafe, "
-    "water my plants, leave the keys with the neighbour, bring the blue folder, keep the receipt"
-    ", bring some ice, lock the shed, feed the chickens, call the office, order a pizza, close the windows, bring"
+    "water my plants, leave the keys with the neighbour, bring the blue folder, keep the receipt, "
+    "bring some ice, lock the shed, feed the chickens, call the office, order a pizza, close the windows, bring"
     " a torch, check the tickets, print the form, hold the lift, empty the bin, buy some milk, bring the blue "
     "bag, return my call, share the photos, set the table",
     "feed the hamster, bring a jumper, sign for the parcel, hide the presents, bring the spare key",
