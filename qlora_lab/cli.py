@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from qlora_lab.settings import Settings
+from qlora_lab.terminal import Bars, console, print_result, told_errors
 
 app = typer.Typer(
     help="QLoRA, built piece by piece. Start with `qlora-lab doctor`, then `qlora-lab finetune`.",
@@ -20,7 +19,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-console = Console(highlight=False)
 RUNS = Path("runs")
 DEFAULTS = Settings()
 
@@ -87,7 +85,7 @@ def finetune(
         "state_bits": state_bits,
     }
     paging = None if page_budget is None else {"device_budget": round(1e6 * page_budget)}
-    with _errors():
+    with told_errors():
         if resume:
             folder = runs / name if name else running.unfinished(runs)
         else:
@@ -110,9 +108,9 @@ def finetune(
         )
         running.check(plan)
         plan = running.begin(folder, plan, resume)
-        with _Bars() as bars:
+        with Bars() as bars:
             result = running.execute(folder, plan, resume, device, bars, checkpoint_every, paging)
-    _print_result(folder, result, time.perf_counter() - began)
+    print_result(folder, result, time.perf_counter() - began)
 
 
 @app.command()
@@ -130,7 +128,7 @@ def ask(
     from qlora_lab.evaluation import generate
     from qlora_lab.tasks import prompt_text
 
-    with _errors():
+    with told_errors():
         prompt = prompt_text(command)
         if adapter is None:
             found = sorted(runs.glob("*/adapter"), key=lambda path: path.stat().st_mtime)
@@ -173,7 +171,7 @@ def memory(
     from qlora_lab.simulation import simulate_training
     from qlora_lab.verdicts import verdict
 
-    with _errors():
+    with told_errors():
         plan = {
             "rank": rank,
             "batch_size": batch_size,
@@ -203,7 +201,7 @@ def fetch() -> None:
     """Fetch, verify and convert the default model, so that nothing later needs the network."""
     from qlora_lab.models import ensure_default_model
 
-    with _errors():
+    with told_errors():
         console.print(f"ready: {ensure_default_model()}", soft_wrap=True)
 
 
@@ -216,7 +214,7 @@ def doctor() -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in {**versions(), **describe()}.items():
         table.add_row(name, value)
-    with _errors():
+    with told_errors():
         status = default_model_status(full=False)
     state = f"in the cache, {status.nbytes / 1e6:.0f} MB" if status.ready else f"not ready: {status.problem}"
     table.add_row(DEFAULT, state)
@@ -231,108 +229,6 @@ def doctor() -> None:
         console.print("`qlora-lab finetune` would fetch the model first (98 MB, once).")
     else:
         console.print("`qlora-lab finetune` would run now.")
-
-
-def _print_result(folder: Path, result, seconds: float) -> None:
-    table = Table(title="Before and after", title_justify="left", title_style="bold")
-    for column in ("commands", "exact match", "95 % interval"):
-        table.add_column(column)
-    for name, evaluation in result.evaluations.items():
-        low, high = evaluation.interval
-        table.add_row(
-            name,
-            f"{evaluation.correct} of {len(evaluation.answers)} = {100 * evaluation.exact_match:.1f} %",
-            f"{100 * low:.0f} to {100 * high:.0f} %",
-        )
-    console.print(table)
-    samples = Table(title="Samples", title_justify="left", title_style="bold", show_lines=True)
-    for column in ("command", "base model", "after fine-tuning"):
-        samples.add_column(column, overflow="fold", ratio=1)
-    from rich.text import Text
-
-    for command, _, before, after in result.samples:
-        short = " ".join(before.split())
-        samples.add_row(*(Text(t) for t in (command, short[:157] + "…" if len(short) > 158 else short, after)))
-    console.print(samples)
-    training = result.training
-    console.print(
-        f"trained {result.parameters.trainable:,} of {result.parameters.total:,} parameters "
-        f"in {training.seconds:.0f} s ({training.tokens_per_second:,.0f} tokens/s); everything took {_minutes(seconds)}"
-    )
-    console.print(f"adapter  {folder / 'adapter'}", soft_wrap=True)
-    console.print(f"report   {result.report}", soft_wrap=True)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
-
-
-class _errors:
-    """What a user can put right is told in one line and exit code 1; everything else keeps its traceback."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        from qlora_lab.memory import DoesNotFit
-        from qlora_lab.models import ModelUnavailable
-
-        expected = (ValueError, TypeError, FileNotFoundError, PermissionError, FloatingPointError)
-        if isinstance(error, (*expected, DoesNotFit, ModelUnavailable)):
-            Console(stderr=True, highlight=False).print(f"[bold red]error[/bold red] {error}", soft_wrap=True)
-            raise typer.Exit(1) from error
-        if isinstance(error, KeyboardInterrupt):
-            console.print("interrupted; `qlora-lab finetune --resume` goes on from the last checkpoint")
-            raise typer.Exit(130) from error
-
-
-class _Bars:
-    """A run's progress as bars, and as plain lines where the output is no terminal."""
-
-    def __init__(self):
-        self.progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description:<12}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self.tasks, self.tokens, self.seconds, self.loss = {}, 0, 0.0, None
-
-    def __enter__(self):
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_):
-        self.progress.stop()
-
-    def stage(self, text: str) -> None:
-        self.tasks.clear()
-        self.progress.console.print(text)
-
-    def done(self, part: str, done: int, of: int) -> None:
-        self._update(part, done, of, "")
-
-    def step(self, record, steps: int) -> None:
-        self.loss = record.loss if self.loss is None else 0.9 * self.loss + 0.1 * record.loss
-        self.tokens, self.seconds, self.steps = (
-            self.tokens + record.tokens,
-            self.seconds + record.seconds,
-            getattr(self, "steps", 0) + 1,
-        )
-        rate, left = self.tokens / self.seconds, self.seconds / self.steps * (steps - record.step)
-        note = f"loss {self.loss:.3f}  {rate:,.0f} tokens/s  {_minutes(left)} left"
-        self._update("training", record.step, steps, note)
-        if not console.is_terminal and (record.step % 10 == 0 or record.step == steps):
-            console.print(f"step {record.step} of {steps}  {note}")
-
-    def _update(self, part: str, done: int, of: int, note: str) -> None:
-        if part not in self.tasks:
-            self.tasks[part] = self.progress.add_task(part, total=of, note=note)
-        self.progress.update(self.tasks[part], completed=done, note=note)
 
 
 def main() -> None:

@@ -1,0 +1,113 @@
+"""What the command line shows: progress while a run goes on, its result at the end, errors in one line."""
+
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from qlora_lab.memory import DoesNotFit
+from qlora_lab.models import ModelUnavailable
+from qlora_lab.page_file import PageFileError
+
+console = Console(highlight=False)
+EXPECTED = (ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError, FloatingPointError)
+EXPECTED += (DoesNotFit, ModelUnavailable, PageFileError)
+
+
+def print_result(folder: Path, result, seconds: float) -> None:
+    table = Table(title="Before and after", title_justify="left", title_style="bold")
+    for column in ("commands", "exact match", "95 % interval"):
+        table.add_column(column)
+    for name, evaluation in result.evaluations.items():
+        low, high = evaluation.interval
+        table.add_row(
+            name,
+            f"{evaluation.correct} of {len(evaluation.answers)} = {100 * evaluation.exact_match:.1f} %",
+            f"{100 * low:.0f} to {100 * high:.0f} %",
+        )
+    console.print(table)
+    samples = Table(title="Samples", title_justify="left", title_style="bold", show_lines=True)
+    for column in ("command", "base model", "after fine-tuning"):
+        samples.add_column(column, overflow="fold", ratio=1)
+    for command, _, before, after in result.samples:
+        short = " ".join(before.split())
+        samples.add_row(*(Text(t) for t in (command, short[:157] + "…" if len(short) > 158 else short, after)))
+    console.print(samples)
+    training = result.training
+    console.print(
+        f"trained {result.parameters.trainable:,} of {result.parameters.total:,} parameters "
+        f"in {training.seconds:.0f} s ({training.tokens_per_second:,.0f} tokens/s); everything took {minutes(seconds)}"
+    )
+    console.print(f"adapter  {folder / 'adapter'}", soft_wrap=True)
+    console.print(f"report   {result.report}", soft_wrap=True)
+
+
+def minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+
+
+class told_errors:
+    """What a user can put right is told in one line and exit code 1; everything else keeps its traceback."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, EXPECTED):
+            Console(stderr=True, highlight=False).print(f"[bold red]error[/bold red] {error}", soft_wrap=True)
+            raise typer.Exit(1) from error
+        if isinstance(error, KeyboardInterrupt):
+            console.print("interrupted; `qlora-lab finetune --resume` goes on from the last checkpoint")
+            raise typer.Exit(130) from error
+
+
+class Bars:
+    """A run's progress as bars, and as plain lines where the output is no terminal."""
+
+    def __init__(self):
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.tasks, self.tokens, self.seconds, self.loss = {}, 0, 0.0, None
+
+    def __enter__(self):
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_):
+        self.progress.stop()
+
+    def stage(self, text: str) -> None:
+        self.tasks.clear()
+        self.progress.console.print(text)
+
+    def done(self, part: str, done: int, of: int) -> None:
+        self._update(part, done, of, "")
+
+    def step(self, record, steps: int) -> None:
+        self.loss = record.loss if self.loss is None else 0.9 * self.loss + 0.1 * record.loss
+        self.tokens, self.seconds, self.steps = (
+            self.tokens + record.tokens,
+            self.seconds + record.seconds,
+            getattr(self, "steps", 0) + 1,
+        )
+        rate, left = self.tokens / self.seconds, self.seconds / self.steps * (steps - record.step)
+        note = f"loss {self.loss:.3f}  {rate:,.0f} tokens/s  {minutes(left)} left"
+        self._update("training", record.step, steps, note)
+        if not console.is_terminal and (record.step % 10 == 0 or record.step == steps):
+            console.print(f"step {record.step} of {steps}  {note}")
+
+    def _update(self, part: str, done: int, of: int, note: str) -> None:
+        if part not in self.tasks:
+            self.tasks[part] = self.progress.add_task(part, total=of, note=note)
+        self.progress.update(self.tasks[part], completed=done, note=note)
