@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lab bench notebooks lint clean
+.PHONY: run test lab bench record notebooks lint clean
 
 run: .venv/ready  ## fine-tune the default model; ends with a before/after table and runs/<name>/report.html
 	$(BIN)/qlora-lab finetune $(ARGS)
@@ -21,6 +21,12 @@ lab: .venv/ready  ## JupyterLab at the notebooks
 bench: .venv/ready .venv/torchao  ## side-by-side races against the libraries; writes benchmarks/results/
 	$(BIN)/python benchmarks/race.py $(ARGS)
 	$(BIN)/python benchmarks/paging.py
+
+record: .venv/ready  ## the default run again, its numbers and picture for README
+	$(BIN)/qlora-lab finetune --name recorded-`date +%Y-%m-%d-%H%M%S` --runs runs/recorded --device cpu
+	mkdir -p data/recorded
+	cp "`ls -td runs/recorded/*/ | head -1`"result.json data/recorded/finetune-cpu.json
+	cp "`ls -td runs/recorded/*/ | head -1`"match.png data/recorded/finetune-cpu.png
 
 notebooks: .venv/ready  ## re-execute every notebook in place
 	$(BIN)/jupyter nbconvert --to notebook --inplace --execute notebooks/*.ipynb

@@ -18,10 +18,10 @@ Sizes are in bytes; GB means 10^9 bytes. `simulation` counts the same step opera
 from dataclasses import dataclass
 from math import prod
 
+from qlora_lab.blocks import SCALE_BLOCK
 from qlora_lab.ledger import CATEGORIES
 from qlora_lab.loss import CHUNK_BYTES
 from qlora_lab.plans import Plan
-from qlora_lab.quantization import SCALE_BLOCK
 
 _MODELS = ("llama", "mistral")  # decoders of the shape that the formulas are about
 

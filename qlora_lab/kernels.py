@@ -69,7 +69,7 @@ def wanted(tensor: torch.Tensor, weights: int) -> bool:
 
 
 def quantize_blocks(blocks: torch.Tensor, datatype: DataType) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Compiled `quantization.quantize_blocks` for absmax data types; None where no compiler works.
+    """Compiled `blocks.quantize_blocks` for absmax data types; None where no compiler works.
 
     Args:
         blocks: (number of blocks, block size), float32 or bfloat16, contiguous.
@@ -89,7 +89,7 @@ def quantize_blocks(blocks: torch.Tensor, datatype: DataType) -> tuple[torch.Ten
 def dequantize_blocks(
     codes: torch.Tensor, scales: torch.Tensor, datatype: DataType, dtype: torch.dtype
 ) -> torch.Tensor | None:
-    """Compiled `quantization.dequantize_blocks` for absmax data types; None where no compiler works.
+    """Compiled `blocks.dequantize_blocks` for absmax data types; None where no compiler works.
 
     Args:
         codes: uint8 (number of blocks, block size / 2).
