@@ -26,9 +26,9 @@ def command(source: random.Random, unseen_words: bool, practise: bool = False) -
     """One row of a data file: the command, its calls in the order in which they are to be carried out, and its tags."""
     speaker = Speaker(source, unseen_words)
     kind = source.random()
-    if kind < 0.81:
+    if kind < 0.84:
         clause = speaker.draw(speaker.pick(SINGLE + PRACTISED if practise else SINGLE), lambda clause: True)
-    elif kind < 0.84:
+    elif kind < 0.87:
         clause = speaker.draw(speaker.pick(SHARED), lambda clause: True)
     else:
         clause = _joined(speaker)

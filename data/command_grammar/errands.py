@@ -135,7 +135,7 @@ def play(speaker: Speaker) -> Clause:
         artist, by = _copied(speaker, ARTISTS, may_come_late=False)
         what = f"{what} by {by}"
     calls = (call("play", title=title, artist=artist, room=name),)
-    texts = [f"play {what}{place}", f"put on {what}{place}", f"play the song {what}{place}", f"start {what}{place}"]
+    texts = [f"play {what}{place}", f"play the song {what}{place}", f"let me hear {what}{place}"]
     if not front and speaker.chance(0.12):
         return Clause(f"I want to hear {what}{place}", calls, "statement")
     return Clause(speaker.pick(texts), calls, front=front)

@@ -44,7 +44,7 @@ def light(speaker: Speaker) -> Clause:
         if not front and speaker.chance(0.12):
             return Clause(f"I want {subject} {state}", (call("light", room=name, state=state),), "statement")
         if speaker.chance(0.5):
-            verbs = ["turn on", "switch on", "put on"] if state == "on" else ["turn off", "switch off", "shut off"]
+            verbs = ["turn on", "switch on"] if state == "on" else ["turn off", "switch off", "shut off"]
             return Clause(f"{speaker.pick(verbs)} {subject}", (call("light", room=name, state=state),), front=front)
         spoken = speaker.slot(state, lambda: "off" if state == "on" else "on")
         verb = speaker.pick(["turn", "switch"])
@@ -168,7 +168,7 @@ def _time(speaker: Speaker) -> tuple[int, int]:
     hour = speaker.pick([5, 6, 6, 6, 7, 7, 7, 7, 7, 8, 8, 8, 8, 9, 9, 10, 10, 11, 12, 14, 15, 17, 18, 19, 20, 21])
     if speaker.chance(0.02):
         hour = 0
-    minute = speaker.pick([0, 0, 0, 15, 30, 30, 45]) if speaker.chance(0.7) else 5 * speaker.integer(0, 11)
+    minute = speaker.pick([0, 0, 0, 15, 30, 30, 45]) if speaker.chance(0.85) else 5 * speaker.integer(0, 11)
     return hour, minute if speaker.chance(0.97) else speaker.integer(0, 59)
 
 
