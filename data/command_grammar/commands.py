@@ -9,7 +9,8 @@ from .speaker import Clause, Speaker, transcript
 
 SINGLE = (timer, alarm, light, heat, play, message, add, remind, weather, convert)
 SHARED = (two_lights, two_timers)
-PRACTISED = (timer, alarm, remind)  # numbers and times are what is hardest to learn: twice as often in train
+# Numbers, times and second calls are hardest to learn: train has twice as many of them.
+PRACTISED = (timer, alarm, remind)
 WRITTEN_ORDER = [
     "two_step",
     "reversed",
@@ -26,9 +27,10 @@ def command(source: random.Random, unseen_words: bool, practise: bool = False) -
     """One row of a data file: the command, its calls in the order in which they are to be carried out, and its tags."""
     speaker = Speaker(source, unseen_words)
     kind = source.random()
-    if kind < 0.84:
+    single, shared = (0.70, 0.06) if practise else (0.84, 0.03)
+    if kind < single:
         clause = speaker.draw(speaker.pick(SINGLE + PRACTISED if practise else SINGLE), lambda clause: True)
-    elif kind < 0.87:
+    elif kind < single + shared:
         clause = speaker.draw(speaker.pick(SHARED), lambda clause: True)
     else:
         clause = _joined(speaker)
