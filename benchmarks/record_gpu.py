@@ -57,7 +57,7 @@ import torch
 from pathlib import Path
 from qlora_lab import runs
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
-plan = runs.Plan(settings={"steps": 200, "batch_size": 32, "learning_rate": 2e-3})
+plan = runs.Plan(settings={"batch_size": 32})
 runs.check(plan)
 runs.begin(folder, plan, resume=False)
 torch.cuda.reset_peak_memory_stats()

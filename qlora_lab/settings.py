@@ -20,10 +20,10 @@ class Settings:
         ValueError: a value that makes no sense; the message says what would.
     """
 
-    steps: int = 120
-    batch_size: int = 16
+    steps: int = 240
+    batch_size: int = 8
     accumulation: int = 1
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     warmup: float = 0.05
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
