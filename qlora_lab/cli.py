@@ -61,9 +61,9 @@ def finetune(
     ] = None,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints on disk.")] = 20,
     train_examples: Annotated[int, typer.Option(help="Use only the first N training examples (0: all).")] = 0,
-    baseline_examples: Annotated[int, typer.Option(help="Test commands the base model is asked first.")] = 32,
+    baseline_examples: Annotated[int, typer.Option(help="Test commands the base model is asked first.")] = 16,
     test_examples: Annotated[int, typer.Option(help="Test commands asked afterwards (0: all).")] = 0,
-    paraphrase_examples: Annotated[int, typer.Option(help="Hand-written paraphrases asked afterwards (0: all).")] = 0,
+    paraphrase_examples: Annotated[int, typer.Option(help="Hand-written paraphrases asked afterwards (0: all).")] = 120,
     device: Device = None,
 ) -> None:
     """Quantize a model to 4 bits, train LoRA adapters on the function-calling task, and report before and after.

@@ -44,9 +44,9 @@ class Plan:
     use_rslora: bool = False
     compute_dtype: str = "auto"
     train_examples: int = 0
-    baseline_examples: int = 32
+    baseline_examples: int = 16
     test_examples: int = 0
-    paraphrase_examples: int = 0
+    paraphrase_examples: int = 120
     settings: dict = field(default_factory=dict)
 
 
@@ -112,6 +112,13 @@ def unfinished(runs: Path) -> Path:
     return max(found, key=lambda folder: (folder / "run.json").stat().st_mtime)
 
 
+def spread(examples: list[Example], count: int) -> list[Example]:
+    """`count` of `examples` at even distances (0, or more than there are: all). A file sorted by function stays mixed."""
+    if count == 0 or count >= len(examples):
+        return examples
+    return [examples[place * len(examples) // count] for place in range(count)]
+
+
 def execute(
     folder: Path,
     plan: Plan,
@@ -134,7 +141,7 @@ def execute(
     splits = {name: load_examples(name) for name in ("train", "test", "paraphrases")}
     train = splits["train"][: plan.train_examples or None]
     test = splits["test"][: plan.test_examples or None]
-    paraphrases = splits["paraphrases"][: plan.paraphrase_examples or None]
+    paraphrases = spread(splits["paraphrases"], plan.paraphrase_examples)
     before = _before(folder, model, tokenizer, test[: plan.baseline_examples], say)
     say.stage(f"quantizing to {plan.datatype}, adding adapters of rank {plan.rank}")
     torch.manual_seed(plan.settings.get("seed", 0))
@@ -223,4 +230,4 @@ def _samples(before: Evaluation | None, after: Evaluation, count: int = 3) -> li
     return rows[:count]
 
 
-__all__ = ["CORRECT", "Listener", "Plan", "RunResult", "begin", "execute", "unfinished"]
+__all__ = ["CORRECT", "Listener", "Plan", "RunResult", "begin", "execute", "spread", "unfinished"]

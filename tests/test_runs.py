@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import tiny_model, tiny_tokenizer
 
 from qlora_lab import runs
@@ -138,3 +140,13 @@ def test_samples_are_of_different_kinds():
     rows = runs._samples(None, after)
     kinds = [tuple(call["name"] for call in json.loads(expected)) for _, expected, _, _ in rows]
     assert len(rows) == 3 == len(set(kinds)) and len(kinds[0]) == 2
+
+
+@given(st.integers(0, 40), st.integers(0, 50))
+def test_spread_takes_as_many_as_asked_in_order_from_the_whole_list(size, count):
+    taken = runs.spread(list(range(size)), count)
+    assert len(taken) == (size if count == 0 else min(size, count))
+    assert taken == sorted(set(taken))
+    if taken:
+        assert taken[0] == 0
+        assert size - taken[-1] <= -(-size // len(taken))

@@ -27,7 +27,7 @@ def command(source: random.Random, unseen_words: bool, practise: bool = False) -
     """One row of a data file: the command, its calls in the order in which they are to be carried out, and its tags."""
     speaker = Speaker(source, unseen_words)
     kind = source.random()
-    single, shared = (0.70, 0.06) if practise else (0.84, 0.03)
+    single, shared = (0.74, 0.06) if practise else (0.86, 0.04)
     if kind < single:
         clause = speaker.draw(speaker.pick(SINGLE + PRACTISED if practise else SINGLE), lambda clause: True)
     elif kind < single + shared:

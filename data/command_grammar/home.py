@@ -142,8 +142,8 @@ def timer(speaker: Speaker) -> Clause:
     calls = (call("timer", minutes=minutes, label=label),)
     verb = speaker.pick(["set", "start"])
     if label:
-        texts = [f"{verb} a timer called {label} for {spoken}", f"{verb} a timer for the {label}, {spoken}"]
-        texts += [f"{verb} a timer of {spoken} for the {label}", f"time the {label} for {spoken}"]
+        texts = [f"{verb} a timer called {label} for {spoken}", f"{verb} a {label} timer for {spoken}"]
+        texts += [f"time the {label} for {spoken}"]
         if speaker.chance(0.08):
             return Clause(f"the {label} will take {spoken}, so {verb} a timer", calls, "statement")
     else:
@@ -165,11 +165,10 @@ def two_timers(speaker: Speaker) -> Clause:
 
 
 def _time(speaker: Speaker) -> tuple[int, int]:
-    hour = speaker.pick([5, 6, 6, 6, 7, 7, 7, 7, 7, 8, 8, 8, 8, 9, 9, 10, 10, 11, 12, 14, 15, 17, 18, 19, 20, 21])
+    hour = speaker.pick([6, 6, 6, 7, 7, 7, 7, 7, 8, 8, 8, 8, 9, 9, 10, 10, 11, 12, 15, 18, 20])
     if speaker.chance(0.02):
         hour = 0
-    minute = speaker.pick([0, 0, 0, 15, 30, 30, 45]) if speaker.chance(0.85) else 5 * speaker.integer(0, 11)
-    return hour, minute if speaker.chance(0.97) else speaker.integer(0, 59)
+    return hour, speaker.pick([0, 0, 0, 15, 30, 30, 45]) if speaker.chance(0.9) else 5 * speaker.integer(0, 11)
 
 
 def when(speaker: Speaker, with_day: bool) -> tuple[str, str | None, str]:

@@ -48,10 +48,10 @@ class Speaker:
     def __init__(self, source: random.Random, unseen_words: bool):
         self._source = source
         self._unseen_words = unseen_words
-        self.as_transcript = self.chance(0.2)
+        self.as_transcript = self.chance(0.12)
         self.tags: set[str] = {"transcript"} if self.as_transcript else set()
-        self._in_words = self.chance(0.35)
-        self._may_correct = self.chance(0.1)
+        self._in_words = self.chance(0.3)
+        self._may_correct = self.chance(0.07)
         self._afterthought = ""
 
     def chance(self, probability: float) -> bool:
