@@ -113,7 +113,7 @@ def unfinished(runs: Path) -> Path:
 
 
 def spread(examples: list[Example], count: int) -> list[Example]:
-    """`count` of `examples` at even distances (0, or more than there are: all). A file sorted by function stays mixed."""
+    """`count` of `examples` at even distances, so a file sorted by function stays mixed; 0: all."""
     if count == 0 or count >= len(examples):
         return examples
     return [examples[place * len(examples) // count] for place in range(count)]
