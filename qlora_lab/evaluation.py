@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from qlora_lab.kept_weights import keep_decoded
 from qlora_lab.tasks import CORRECT, diagnose
 from qlora_lab.training import supervised_loss_sum
 
@@ -79,7 +80,8 @@ def generate(
         batch_size: prompts decoded together.
         progress: called with (prompts done, prompts in all).
 
-    The model is left in the mode (train or eval) it was in.
+    Weights in 4 bits are decoded once, where memory allows (`keep_decoded`). The model is left in the mode (train or
+    eval) it was in.
     """
     device = next(model.parameters()).device
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -87,30 +89,31 @@ def generate(
     training = model.training
     model.eval()
     try:
-        for start in range(0, len(order), batch_size):
-            part = order[start : start + batch_size]
-            ids = tokenizer(
-                [prompts[i] for i in part],
-                return_tensors="pt",
-                padding=True,
-                padding_side="left",
-                add_special_tokens=False,
-                return_token_type_ids=False,
-            ).to(device)
-            out = model.generate(
-                **ids,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                num_beams=1,
-                use_cache=True,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-            )
-            decoded = tokenizer.batch_decode(out[:, ids["input_ids"].shape[1] :], skip_special_tokens=True)
-            for i, text in zip(part, decoded, strict=True):
-                texts[i] = text
-            if progress is not None:
-                progress(start + len(part), len(prompts))
+        with keep_decoded(model):
+            for start in range(0, len(order), batch_size):
+                part = order[start : start + batch_size]
+                ids = tokenizer(
+                    [prompts[i] for i in part],
+                    return_tensors="pt",
+                    padding=True,
+                    padding_side="left",
+                    add_special_tokens=False,
+                    return_token_type_ids=False,
+                ).to(device)
+                out = model.generate(
+                    **ids,
+                    max_new_tokens=max_new_tokens,
+                    do_sample=False,
+                    num_beams=1,
+                    use_cache=True,
+                    pad_token_id=tokenizer.pad_token_id,
+                    eos_token_id=tokenizer.eos_token_id,
+                )
+                decoded = tokenizer.batch_decode(out[:, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+                for i, text in zip(part, decoded, strict=True):
+                    texts[i] = text
+                if progress is not None:
+                    progress(start + len(part), len(prompts))
     finally:
         model.train(training)
     return texts

@@ -48,6 +48,7 @@ class QLoRALinear(LoRALayer):
         self.datatype, self.block_size, self.double_quant = weight.datatype, weight.block_size, weight.double_quant
         self.base_dtype, self.compute_dtype = weight.dtype, compute_dtype
         self.path = "this layer"  # its place in the model, for error messages; quantize_model fills it in
+        self.kept = None  # the weight decoded already, inside `kept_weights.keep_decoded`
         self.codes = nn.Parameter(weight.codes, requires_grad=False)
         self.stored_names = tuple(weight.stored)
         for name, tensor in weight.stored.items():  # at least one dimension each: FSDP shards no scalars
@@ -97,7 +98,7 @@ class QLoRALinear(LoRALayer):
         if self.rank and self.dropout and self.training:
             dropped = nn.functional.dropout(flat, self.dropout)
         y = _QLoRAFunction.apply(
-            flat, dropped, self.lora_A, self.lora_B, self.bias, self.quantized, self.scaling, dtype
+            flat, dropped, self.lora_A, self.lora_B, self.bias, self.kept or self.quantized, self.scaling, dtype
         )
         if dtype == torch.float16:
             _check_finite(y.detach(), self.path)
