@@ -42,7 +42,7 @@ class MemoryTrace(TorchDispatchMode):
         base weights        other parameters that are no adapters, trained or not, and buffers
         adapters            parameters named lora_...
         gradients           of parameters, from the moment the backward pass makes them
-        optimizer state     all tensors in it
+        optimizer state     all tensors in it; of a paged optimizer the memory of its pages on the device
         activations         what a forward pass makes and the backward pass reads; also what checkpointing recomputes
         temporary           everything else
 
@@ -289,6 +289,7 @@ class MemoryTrace(TorchDispatchMode):
             self._adopt(parameter.grad, "gradients")
 
     def _before_step(self, optimizer, args, kwargs) -> None:
+        self._mark_optimizer(optimizer)
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 self._mark_gradient(parameter)
@@ -299,6 +300,8 @@ class MemoryTrace(TorchDispatchMode):
     def _mark_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         for state in optimizer.state.values():
             self._adopt(state, "optimizer state")
+        if (pages := getattr(optimizer, "device_tensors", None)) is not None:  # a paged optimizer's
+            self._adopt(pages(), "optimizer state")
 
     def _mark_saved(self, tensor: torch.Tensor) -> None:
         for part in tensors_in(tensor):

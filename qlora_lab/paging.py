@@ -226,6 +226,10 @@ class PagedAdamW(torch.optim.Optimizer):
         """Bytes of pages on "device", "host" and "disk". A page is made at its first use, and then is in one tier."""
         return self._store.residency()
 
+    def device_tensors(self) -> list[torch.Tensor]:
+        """The memory that holds the pages on the device, uint8; `MemoryTrace` counts it as optimizer state."""
+        return list(self._store.arenas["device"].extents)
+
     def set_device_budget(self, budget: int | None) -> None:
         """Give the device this many bytes of pages (as `device_budget`, not "auto") from now on.
 

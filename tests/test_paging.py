@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qlora_lab.memory import MemoryTrace
 from qlora_lab.page_file import PageFileError
 from qlora_lab.paging import PagedAdamW
 
@@ -291,6 +292,24 @@ def test_pressure_gives_memory_back_at_once_and_takes_it_again(tmp_path):
     assert paged.residency()["device"] == 64 * PAGE
     step(4)
     assert paged.bytes_moved == {}
+
+
+def test_the_ledger_counts_pages_on_the_device_as_optimizer_state(tmp_path):
+    p = torch.nn.Parameter(torch.zeros(8 * 4096 // 8))  # eight pages of state
+    p.grad = torch.ones_like(p)
+    optimizer = PagedAdamW([p], directory=tmp_path, page_size=4096)
+    with MemoryTrace(optimizer=optimizer) as trace:
+        optimizer.step()
+        optimizer.release(6 * 4096)
+        released = trace.live
+        optimizer.set_device_budget(None)
+        optimizer.step()
+    # for a moment both: the two pages that stay are copied into an allocation of their own, then the old one goes
+    assert trace.by_category["optimizer state"] == (8 + 2) * 4096
+    assert released - p.grad.nbytes == 2 * 4096
+    with MemoryTrace(optimizer=optimizer) as later:
+        pass
+    assert later.by_category["optimizer state"] == 8 * 4096
 
 
 def test_auto_follows_the_memory_that_is_free(tmp_path, monkeypatch):

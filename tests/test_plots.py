@@ -9,6 +9,7 @@ from matplotlib.colors import to_rgb
 
 from qlora_lab import plots
 
+MOVES = [(0, 0, "device"), (0, 1, "device"), (3, 1, "disk"), (4, 2, "host"), (5, 1, "device")]
 LONG = "adapter beside a base in 4 bits, after a hundred steps"
 
 
@@ -17,6 +18,13 @@ def figures():
         "loss_curve": plots.loss_curve([3.0, 2.0, 0.5, 0.25], 10),
         "match_bars": plots.match_bars([("base model", 0.0, (0.0, 0.11)), (LONG, 1.0, (0.9, 1.0))]),
         "memory_bars": plots.memory_bars([("full", {"a": 538.0, "b": 1076.0}), (LONG, {"a": 170.0})], "T"),
+        "predicted_and_measured": plots.predicted_and_measured(
+            [(LONG, [(0, 8.0, 8.0), (100, 0.0, 0.5)]), ("b", [(0, 8.0, 8.0)])], "T", "percent", "MB"
+        ),
+        "page_timeline": plots.page_timeline([("a", MOVES), (LONG[:30], MOVES)], 3, 8, "uses", [4]),
+        "memory_and_pages": plots.memory_and_pages(
+            [{"weights": 5.0, "pages": 2.0 * i} for i in range(8)], MOVES, 3, 20.0, "T", [(0, "one"), (4, "two")]
+        ),
     }  # fmt: skip
 
 
@@ -45,13 +53,33 @@ def test_renders_to_a_png_that_is_the_same_every_time(name):
     assert one.startswith(b"\x89PNG") and one == other
 
 
+def test_a_page_is_drawn_where_it_was():
+    fig = plots.page_timeline([("a", MOVES)], 3, 8, "uses")
+    drawn = {}
+    for collection, tier in zip(fig.axes[0].collections, plots.TIERS, strict=True):
+        assert np.allclose(collection.get_facecolor()[0, :3], to_rgb(plots.TIERS[tier]))
+        for path in collection.get_paths():
+            (left, top), (right, bottom) = path.vertices.min(0), path.vertices.max(0)
+            drawn[int((top + bottom) / 2), left] = (tier, right)
+    assert drawn == {
+        (0, 0): ("device", 8), (1, 0): ("device", 3), (1, 3): ("disk", 5), (1, 5): ("device", 8), (2, 4): ("host", 8),
+    }  # fmt: skip
+    assert "3 moves to device, 1 moves to host, 1 moves to disk" in fig.alt_text
+
+
 def test_the_colours_differ_in_grey():
     def lightness(colour):  # CIE L*
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
         y = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
         return 116 * y ** (1 / 3) - 16
 
-    for one, other in ((plots.BLUE, plots.ORANGE), (plots.BLUE, plots.SKY), (plots.INK, plots.BLUE)):
+    tiers = list(plots.TIERS.values())
+    for one, other in (
+        *zip(tiers, tiers[1:], strict=False),
+        (plots.BLUE, plots.ORANGE),
+        (plots.BLUE, plots.SKY),
+        (plots.INK, plots.BLUE),
+    ):
         assert abs(lightness(one) - lightness(other)) > 15
 
 
