@@ -89,10 +89,11 @@ def quantize_scales(scales: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, t
 
 def dequantize_scales(codes: torch.Tensor, absmax: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
     """Undo `quantize_scales`: map[code] * absmax of its block of 256 + offset. float32 (blocks,)."""
-    return _scale_levels(codes.device)[codes.int()] * absmax.repeat_interleave(SCALE_BLOCK)[: len(codes)] + offset
+    return scale_levels(codes.device)[codes.int()] * absmax.repeat_interleave(SCALE_BLOCK)[: len(codes)] + offset
 
 
 @functools.cache
-def _scale_levels(device: torch.device) -> torch.Tensor:
+def scale_levels(device: torch.device) -> torch.Tensor:
+    """The signed dynamic map, float32 (256,)."""
     with torch.inference_mode(False):
         return torch.tensor(dynamic_map(), dtype=torch.float32, device=device)

@@ -23,6 +23,7 @@ import warnings
 
 import torch
 
+from qlora_lab.blocks import SCALE_BLOCK, dequantize_scales, scale_levels
 from qlora_lab.datatypes import DataType
 
 SMALLEST = 2**16  # weights; below this a look-up in plain PyTorch takes microseconds and compiling seconds
@@ -87,26 +88,35 @@ def quantize_blocks(blocks: torch.Tensor, datatype: DataType) -> tuple[torch.Ten
 
 
 def dequantize_blocks(
-    codes: torch.Tensor, scales: torch.Tensor, datatype: DataType, dtype: torch.dtype
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    datatype: DataType,
+    dtype: torch.dtype,
+    second: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor | None:
     """Compiled `blocks.dequantize_blocks` for absmax data types; None where no compiler works.
 
     Args:
         codes: uint8 (number of blocks, block size / 2).
-        scales: float32 (number of blocks,).
+        scales: float32 (number of blocks,), or their 8-bit codes.
         dtype: float32, float16 or bfloat16.
+        second: of double-quantized scales, the scales float32 (ceil(blocks / 256),) and the offset float32 ().
 
     Returns:
         (number of blocks, block size) of `dtype`.
     """
     count, half = codes.shape
+    if second is not None and (codes.device.type != "cpu" or dtype != torch.float32):
+        # Triton would round a product and a sum only once, and the vector code for 16 bits reads beyond the levels
+        scales, second = dequantize_scales(scales, *second), None
+    scales = (scales,) if second is None else (scales, *second, scale_levels(codes.device))
     wide = torch.int64 if dtype == torch.float32 else torch.int32
     pairs = empty((count, half), wide, codes.device)  # one element holds two neighbouring weights
     if dtype == torch.float32:
-        done = _run(_dequantize_32bit_kernel, (datatype,), codes, scales, pairs)
+        done = _run(_dequantize_32bit_kernel, (datatype,), pairs, codes, *scales)
     else:
         products = torch.empty((8, count), dtype=torch.int32, device=codes.device).t()
-        done = _run(_products_kernel, (datatype, dtype), scales, products)
+        done = _run(_products_kernel, (datatype, dtype), products, scales[0])
         done = done and _run(_dequantize_16bit_kernel, (), codes, products, pairs)
     return pairs.view(dtype) if done else None
 
@@ -128,7 +138,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> t
 
 
 def _run(make, key: tuple, *tensors: torch.Tensor) -> bool:
-    """Call the compiled kernel `make(context, *key)`; the block count is each tensor's first dimension.
+    """Call the compiled kernel `make(context, *key)`; the number of blocks may change from call to call.
 
     On the first failure for a kind of device it says so, and `wanted` never tries there again.
     """
@@ -137,7 +147,8 @@ def _run(make, key: tuple, *tensors: torch.Tensor) -> bool:
         if torch._dynamo.config.disable:  # TORCH_COMPILE_DISABLE: it would run the kernel uncompiled, which is slow
             return False
         for tensor in tensors:  # one compilation serves every number of blocks
-            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+            if tensor.ndim:
+                torch._dynamo.maybe_mark_dynamic(tensor, 0)
         with torch.no_grad():
             make(_context(tensors[0]), *key)(*tensors)
     except Exception as error:
@@ -198,12 +209,22 @@ def _bits(nibble: torch.Tensor, which: tuple[int, ...]) -> list[torch.Tensor]:
     return [(nibble & (1 << bit)) != 0 for bit in which]
 
 
+def _decoded(scales, second) -> torch.Tensor:
+    """Scales as they are, or from 8-bit codes and (scales of scales, offset, levels); see `blocks`. float32 (b,)"""
+    if not second:
+        return scales
+    scale_scales, offset, levels = second
+    block = torch.arange(len(scales), device=scales.device) // SCALE_BLOCK
+    return levels[scales.int()] * scale_scales[block] + offset
+
+
 @functools.cache
 def _dequantize_32bit_kernel(context: tuple, datatype: DataType):
     levels = datatype.levels
 
-    def kernel(codes, scales, pairs):  # uint8 (b, s/2), float32 (b,) -> int64 (b, s/2)
-        byte, scale, table = codes.to(torch.int32), scales[:, None], _constants(levels, codes.device)
+    def kernel(pairs, codes, scales, *second):  # uint8 (b, s/2), float32 or uint8 (b,) -> int64 (b, s/2)
+        scale = _decoded(scales, second)[:, None]
+        byte, table = codes.to(torch.int32), _constants(levels, codes.device)
         first = (_choose(_bits(byte >> 4, (0, 1, 2, 3)), table) * scale).view(torch.int32).to(torch.int64)
         second = (_choose(_bits(byte, (0, 1, 2, 3)), table) * scale).view(torch.int32).to(torch.int64)
         pairs.copy_((first & 0xFFFFFFFF) | (second << 32))
@@ -215,7 +236,7 @@ def _dequantize_32bit_kernel(context: tuple, datatype: DataType):
 def _products_kernel(context: tuple, datatype: DataType, dtype: torch.dtype):
     levels = datatype.levels
 
-    def kernel(scales, products):  # float32 (b,) -> int32 (b, 8): levels 2i and 2i+1 times the scale
+    def kernel(products, scales):  # float32 (b,) -> int32 (b, 8): levels 2i and 2i+1 times the scale
         def bits(level):
             product = scales * level
             if dtype == torch.float16:

@@ -68,12 +68,13 @@ class _HeadLoss(torch.autograd.Function):
         for start in range(0, len(hidden), rows):
             part, label = hidden[start : start + rows], labels[start : start + rows, None]
             z = (part @ weight.t()).float()  # (rows, vocabulary)
-            lse = z.logsumexp(1, keepdim=True)
-            total += (lse - z.gather(1, label)).sum()
-            if gradient is not None:
-                z.sub_(lse).exp_()  # softmax
-                z.scatter_add_(1, label, -torch.ones_like(label, dtype=z.dtype))
+            top, chosen = z.amax(1, keepdim=True), z.gather(1, label)
+            norm = z.sub_(top).exp_().sum(1, keepdim=True)  # in place: nothing else of the logits' size is made
+            total += (norm.log() + top - chosen).sum()
+            if gradient is not None:  # of softmax - onehot, times norm: divided out where it is small
+                z.scatter_add_(1, label, -norm)
                 torch.mm(z.to(weight.dtype), weight, out=gradient[start : start + rows])
+                gradient[start : start + rows].div_(norm)
             del z  # before the next rows are made
         ctx.save_for_backward(gradient)
         return total

@@ -136,7 +136,7 @@ class _QLoRAFunction(torch.autograd.Function):
         with _no_autocast(x.device.type):
             if a is not None:
                 inputs = (x if dropped is None else dropped).to(wide)
-                h = inputs @ a.to(wide).t()  # (n, in) -> (n, r)
+                h = _narrow(inputs, a.to(wide).t())  # (n, in) -> (n, r)
                 share = h, b.to(wide).t()
             y = _product(x.to(dtype), weight.dequantize(dtype).t(), wide, share, scaling, bias)
         ctx.weight, ctx.scaling, ctx.dtype, ctx.input_dtype = weight, scaling, dtype, x.dtype
@@ -153,7 +153,7 @@ class _QLoRAFunction(torch.autograd.Function):
         with _no_autocast(g.device.type):
             if a is not None:
                 gw = g.to(wide)
-                gb = gw @ b.to(wide)  # (n, out) -> (n, r)
+                gb = _narrow(gw, b.to(wide))  # (n, out) -> (n, r)
                 if need_dropped:
                     d_dropped = (gb @ a.to(wide)).mul_(ctx.scaling).to(ctx.input_dtype)
                 else:  # no dropout: the adapter's share joins the base's
@@ -161,11 +161,16 @@ class _QLoRAFunction(torch.autograd.Function):
                 if need_a:
                     da = (gb.t() @ inputs).to(a.dtype).mul_(ctx.scaling)
                 if need_b:
-                    db = (gw.t() @ h).to(b.dtype).mul_(ctx.scaling)
+                    db = _narrow(gw.t(), h).to(b.dtype).mul_(ctx.scaling)
             if need_x:  # (n, out) -> (n, in)
                 dx = _product(g.to(ctx.dtype), ctx.weight.dequantize(ctx.dtype), wide, share, ctx.scaling)
                 dx = dx.to(ctx.input_dtype)
         return dx, d_dropped, da, db, None, None, None, None
+
+
+def _narrow(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """x @ w where w has few columns, computed as the transpose: a CPU's matrix product is up to three times as fast."""
+    return (w.t() @ x.t()).t()
 
 
 def _product(x, w, wide: torch.dtype, share, scaling: float, bias=None) -> torch.Tensor:

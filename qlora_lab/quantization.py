@@ -214,15 +214,18 @@ def _quantize_flat(flat: torch.Tensor, datatype: DataType, block_size: int):
 
 def _dequantize(codes, scales, scale_scales, scale_offset, offsets, datatype, block_size, shape, dtype) -> torch.Tensor:
     datatype, shape = get_datatype(datatype), torch.Size(shape)
-    if scale_scales is not None:  # double quantization: `scales` are 8-bit codes
-        scales = dequantize_scales(scales, scale_scales, scale_offset)
+    second = None if scale_scales is None else (scale_scales, scale_offset)  # double quantization: `scales` are codes
     n = shape.numel()
     whole = n - n % block_size
     count = whole // block_size
     blocks = codes[: whole // 2].view(count, block_size // 2)
     result = None
     if offsets is None and kernels.wanted(codes, whole):
-        result = kernels.dequantize_blocks(blocks, scales[:count], datatype, dtype)
+        result = kernels.dequantize_blocks(blocks, scales[:count], datatype, dtype, second)
+        if result is not None and whole == n:
+            return result.view(shape)
+    if second is not None:
+        scales = dequantize_scales(scales, *second)
     if result is None:
         result = dequantize_blocks(
             blocks, scales[:count], None if offsets is None else offsets[:count], datatype, dtype

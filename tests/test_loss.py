@@ -103,12 +103,11 @@ def test_no_hook_stays_behind_even_after_an_error():
 def test_the_logits_are_never_alive_all_at_once(monkeypatch):
     """Only `rows` rows of the vocabulary's width are made at a time."""
     seen = []
-    logsumexp = torch.Tensor.logsumexp
+    amax = torch.Tensor.amax
     monkeypatch.setattr(loss, "CHUNK_BYTES", 4 * 4 * 259)
-    monkeypatch.setattr(
-        torch.Tensor, "logsumexp", lambda z, *a, **k: seen.append(tuple(z.shape)) or logsumexp(z, *a, **k)
-    )
+    monkeypatch.setattr(torch.Tensor, "amax", lambda z, *a, **k: seen.append(tuple(z.shape)) or amax(z, *a, **k))
     ids, mask, labels = batch(3)
     supervised_loss_sum(adapted(), ids, mask, labels)
-    assert max(rows for rows, _ in seen) == 4
-    assert sum(rows for rows, _ in seen) == int((labels[:, 1:] != -100).sum())
+    seen = [rows for rows, *width in seen if width == [259]]  # quantizing takes maxima too
+    assert max(seen) == 4
+    assert sum(seen) == int((labels[:, 1:] != -100).sum())

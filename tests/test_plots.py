@@ -1,6 +1,7 @@
 """Figures: each says in words what it shows, nothing is cut off, and colours differ in grey too."""
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def test_the_colours_differ_in_grey():
 
     tiers = list(plots.TIERS.values())
     for one, other in (
-        *zip(tiers, tiers[1:], strict=False),
+        *pairwise(tiers),
         (plots.BLUE, plots.ORANGE),
         (plots.BLUE, plots.SKY),
         (plots.INK, plots.BLUE),
