@@ -10,14 +10,14 @@ quantization-aware training here.
 Source: QLoRA (Dettmers et al. 2023), section 3, equation 5.
 """
 
-import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from qlora_lab.lora import LoRALayer, check_adapter_arguments, find_targets, output_head, replace_module
+from qlora_lab.qlora_function import QLoRAFunction, autocast_dtype, check_finite
 from qlora_lab.quantization import FLOAT_DTYPES, QuantizedTensor, quantize
 
 
@@ -91,17 +91,18 @@ class QLoRALinear(LoRALayer):
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"{self.path} takes (..., {self.in_features}), not {tuple(x.shape)}")
         flat = x.reshape(-1, self.in_features)  # (..., in) -> (n, in)
-        if self.compute_dtype is None and (autocast := _autocast_dtype(x.device.type)):
+        if self.compute_dtype is None and (autocast := autocast_dtype(x.device.type)):
             flat = flat.to(autocast)
         dtype = self.compute_dtype or flat.dtype
         dropped = None
         if self.rank and self.dropout and self.training:
             dropped = nn.functional.dropout(flat, self.dropout)
-        y = _QLoRAFunction.apply(
-            flat, dropped, self.lora_A, self.lora_B, self.bias, self.kept or self.quantized, self.scaling, dtype
+        merge = self.training and self.kept is None and dropped is None
+        y = QLoRAFunction.apply(
+            flat, dropped, self.lora_A, self.lora_B, self.bias, self.kept or self.quantized, self.scaling, dtype, merge
         )
         if dtype == torch.float16:
-            _check_finite(y.detach(), self.path)
+            check_finite(y.detach(), self.path)
         return y.view(*x.shape[:-1], self.out_features)
 
     def _apply(self, fn, recurse=True):
@@ -117,102 +118,6 @@ class QLoRALinear(LoRALayer):
     def extra_repr(self) -> str:
         double = ", double_quant" if self.double_quant else ""
         return f"{super().extra_repr()}, {self.datatype}, block_size={self.block_size}{double}"
-
-
-class _QLoRAFunction(torch.autograd.Function):
-    """y = x W^T + bias + s (x' A^T) B^T with W in 4 bits; x' is x, or x after dropout (None: no dropout).
-
-    x, x': (n, in); y: (n, out), of x's dtype. A (r, in), B (out, r). The products with W are computed in `dtype`.
-
-    The adapter's share is small beside the base's: added to a 16-bit sum that has been rounded already, most of it
-    would be lost. So where x is wider than `dtype`, the share is computed and added in x's dtype; where it is not, the
-    product with W is accumulated on top of the share and rounded once. The same holds for dx.
-    """
-
-    @staticmethod
-    def forward(ctx, x, dropped, a, b, bias, weight, scaling, dtype):
-        wide = torch.promote_types(x.dtype, dtype)
-        inputs = h = share = None
-        with _no_autocast(x.device.type):
-            if a is not None:
-                inputs = (x if dropped is None else dropped).to(wide)
-                h = _narrow(inputs, a.to(wide).t())  # (n, in) -> (n, r)
-                share = h, b.to(wide).t()
-            y = _product(x.to(dtype), weight.dequantize(dtype).t(), wide, share, scaling, bias)
-        ctx.weight, ctx.scaling, ctx.dtype, ctx.input_dtype = weight, scaling, dtype, x.dtype
-        ctx.save_for_backward(inputs, a, b, h)  # without an adapter nothing at all: dx needs only the codes
-        return y.to(x.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g):
-        inputs, a, b, h = ctx.saved_tensors
-        need_x, need_dropped, need_a, need_b = ctx.needs_input_grad[:4]
-        dx = d_dropped = da = db = share = None
-        wide = torch.promote_types(g.dtype, ctx.dtype)
-        with _no_autocast(g.device.type):
-            if a is not None:
-                gw = g.to(wide)
-                gb = _narrow(gw, b.to(wide))  # (n, out) -> (n, r)
-                if need_dropped:
-                    d_dropped = (gb @ a.to(wide)).mul_(ctx.scaling).to(ctx.input_dtype)
-                else:  # no dropout: the adapter's share joins the base's
-                    share = gb, a.to(wide)
-                if need_a:
-                    da = (gb.t() @ inputs).to(a.dtype).mul_(ctx.scaling)
-                if need_b:
-                    db = _narrow(gw.t(), h).to(b.dtype).mul_(ctx.scaling)
-            if need_x:  # (n, out) -> (n, in)
-                dx = _product(g.to(ctx.dtype), ctx.weight.dequantize(ctx.dtype), wide, share, ctx.scaling)
-                dx = dx.to(ctx.input_dtype)
-        return dx, d_dropped, da, db, None, None, None, None
-
-
-def _narrow(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    """x @ w where w has few columns, computed as the transpose: a CPU's matrix product is up to three times as fast."""
-    return (w.t() @ x.t()).t()
-
-
-def _product(x, w, wide: torch.dtype, share, scaling: float, bias=None) -> torch.Tensor:
-    """x @ w + bias + scaling * (share[0] @ share[1]), in dtype `wide`, which may be wider than x's."""
-    if wide != x.dtype:
-        y = (x @ w).to(wide)
-        if bias is not None:
-            y += bias.to(wide)
-        return y if share is None else y.addmm_(*share, alpha=scaling)
-    bias = None if bias is None else bias.to(wide)
-    if share is None:
-        return x @ w if bias is None else torch.addmm(bias, x, w)
-    if bias is None:
-        return torch.addmm(share[0] @ share[1], x, w, beta=scaling)
-    return torch.addmm(torch.addmm(bias, *share, alpha=scaling), x, w)
-
-
-def _autocast_dtype(device: str) -> torch.dtype | None:
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return None
-
-
-def _no_autocast(device: str):
-    """Inside, products are computed in the dtypes given."""
-    return torch.autocast(device, enabled=False) if _autocast_dtype(device) else contextlib.nullcontext()
-
-
-# An operator of its own, so that fake tensors (which have no values to look at) pass through.
-@torch.library.custom_op("qlora_lab::check_finite", mutates_args=())
-def _check_finite(y: torch.Tensor, layer: str) -> None:
-    # A float32 sum is finite exactly if every float16 in it is: 1e33 of them would fit. One pass, nothing allocated.
-    if not bool(y.sum(dtype=torch.float32).isfinite()):
-        raise FloatingPointError(
-            f"{layer} left the range of float16 (largest finite value 65504); compute in bfloat16 where the hardware "
-            "has it, else in float32: compute_dtype=torch.float32"
-        )
-
-
-@_check_finite.register_fake
-def _(y, layer):
-    return None
 
 
 def quantize_model(
@@ -279,7 +184,21 @@ def quantize_model(
         del linear
         if progress is not None:
             progress(done, len(names))
+    _let_go_of_files(model)
     return model if device is None else model.to(device)
+
+
+def _let_go_of_files(model: nn.Module) -> None:
+    """Copy what was not quantized, tensor by tensor, on a CPU.
+
+    A model loaded just now lies in a file that is mapped into memory, and one tensor left there keeps all pages of it.
+    """
+    tensors = [t for t in (*model.parameters(), *model.buffers()) if type(t) in (nn.Parameter, torch.Tensor)]
+    tensors = [t for t in tensors if t.device.type == "cpu" and t.layout == torch.strided]
+    shared = Counter(t.untyped_storage().data_ptr() for t in tensors)
+    for tensor in tensors:
+        if shared[tensor.untyped_storage().data_ptr()] == 1:  # else tensors tied to each other would come apart
+            tensor.data = tensor.data.clone()
 
 
 def _check_weight(name, weight, datatype, block_size, double_quant) -> None:

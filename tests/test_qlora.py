@@ -5,12 +5,14 @@ import pickle
 import subprocess
 import sys
 import weakref
+from pathlib import Path
 
 import peft
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from tiny_llama import (
     DEVICES,
     LINEAR_NAMES,
@@ -751,6 +753,24 @@ def test_large_weights_are_not_mistaken_for_infinite():
         model[0].weight.fill_(3e38)
     quantize_model(model, rank=0, double_quant=False)
     torch.testing.assert_close(model[0].base_weight(), torch.full((16, 16), 3e38))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_quantized_model_lets_go_of_the_file_it_was_loaded_from(tmp_path):
+    model = nn.Sequential(nn.Embedding(64, 64), nn.Linear(64, 64), nn.LayerNorm(64))
+    model[2].weight.data = model[2].bias.data  # tied: one storage
+    path = tmp_path / "model.safetensors"
+    save_file({"embedding": model[0].weight.detach(), "linear": model[1].weight.detach()}, path)
+    loaded = load_file(path)
+    model[0].weight = nn.Parameter(loaded.pop("embedding"))
+    model[1].weight = nn.Parameter(loaded.pop("linear"))
+    before = model[0].weight
+    maps = Path("/proc/self/maps")
+    mapped = str(path) in maps.read_text()  # where safetensors does not map, there is nothing to let go of
+    quantize_model(model)
+    assert mapped and str(path) not in maps.read_text()
+    assert model[0].weight is before
+    assert model[2].weight.data_ptr() == model[2].bias.data_ptr()
 
 
 def test_models_without_values_or_without_linear_layers():
