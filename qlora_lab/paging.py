@@ -2,9 +2,9 @@
 
 The two moments of every parameter lie flattened in fixed-size pages (`pages`), and a step sweeps over the pages: fetch,
 update, next. Arithmetic is per element, so neither the cut into pages nor their order changes a bit; small parameters
-share pages, large ones span several. A page of 1 MB, the default, and the weights and gradients it belongs to stay in a
-processor's cache while the eight operations of the update pass over them; it is also large enough that a disk reads it
-at full speed.
+share pages, large ones span several. A page of 4 MB, the default, and the weights and gradients it belongs to stay in a
+processor's last cache while the eight operations of the update pass over them, and is large enough that the cost of
+starting an operation in all threads, and of starting a disk, does not show.
 
 Sweeps alternate in direction (see `pages`): with room for a share r of the state on the device, 1 - r of its bytes come
 in and 1 - r go out in a step. On a machine without a GPU the "device" is RAM, up to the budget, and the rest a file.
@@ -37,7 +37,7 @@ class PagedAdamW(torch.optim.Optimizer):
         host_budget: bytes of pages in host memory, page-locked for a GPU. None: as many as needed beside a GPU; none
             beside a CPU, whose memory is the device already.
         directory: an existing folder for the file that holds the rest, reserved before the first step.
-        page_size: bytes, a multiple of 4096. None: 1 MB, less where the state or the budget is small.
+        page_size: bytes, a multiple of 4096. None: 4 MB, less where the state or the budget is small.
         state_bits: 32 keeps the moments in each parameter's dtype, as torch does. 8 keeps them in `state_codes` for
             parameters of at least 4096 elements: no longer AdamW's bits, a quarter of its bytes.
         event_limit: how many `events` are kept.
@@ -394,9 +394,9 @@ def _check_state(index: int, p: torch.Tensor, state: Mapping | None) -> None:
 
 
 def _page_size(state_bytes: int, device_budget: int | None) -> int:
-    """1 MB; less where that is not at least a sixteenth of the state and of the budget: a power of two from 4 kB."""
-    size = 2**20
-    while size > 4096 and (16 * size > max(state_bytes, 1) or (device_budget and 16 * size > device_budget)):
+    """4 MB; less where that is over a sixteenth of the state or an eighth of the budget: a power of two from 4 kB."""
+    size = 2**22
+    while size > 4096 and (16 * size > max(state_bytes, 1) or (device_budget and 8 * size > device_budget)):
         size //= 2
     return size
 

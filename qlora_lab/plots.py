@@ -234,9 +234,9 @@ def memory_and_pages(
     top, state = totals.index(max(totals)), categories[-1]
     fig.alt_text = (
         f"{title}. Above: memory by category in MB, stacked, with a limit at {limit:,.0f} MB; the highest point is "
-        f"{totals[top]:,.0f} MB ({', '.join(f'{name} {memory[top][name]:,.0f}' for name in categories)}). {state}: "
-        f"at most {max(at[state] for at in memory):,.0f} MB, at the end {memory[-1][state]:,.0f} MB. Below: the tier "
-        f"of each of {pages} pages at the same moments, {len(moves)} moves in all."
+        f"{totals[top]:,.0f} MB ({', '.join(f'{name} {abs(memory[top][name]):,.0f}' for name in categories)}). "
+        f"{state}: at most {max(at[state] for at in memory):,.0f} MB, at the end {memory[-1][state]:,.0f} MB. "
+        f"Below: the tier of each of {pages} pages at the same moments, {len(moves)} moves in all."
     )
     return fig
 
