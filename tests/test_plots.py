@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
+from matplotlib.patches import Rectangle
 
 from qlora_lab import plots
 
 MOVES = [(0, 0, "device"), (0, 1, "device"), (3, 1, "disk"), (4, 2, "host"), (5, 1, "device")]
+SMALL = {"quantized base": 33.0, "base weights": 1.0, "adapters": 1.6, "gradients": 1.6, "optimizer state": 6.4}
 LONG = "adapter beside a base in 4 bits, after a hundred steps"
 
 
@@ -25,6 +27,13 @@ def figures():
         "page_timeline": plots.page_timeline([("a", MOVES), (LONG[:30], MOVES)], 3, 8, "uses", [4]),
         "memory_and_pages": plots.memory_and_pages(
             [{"weights": 5.0, "pages": 2.0 * i} for i in range(8)], MOVES, 3, 20.0, "T", [(0, "one"), (4, "two")]
+        ),
+        "memory_timeline": plots.memory_timeline(
+            [{"base weights": 5.0, "gradients": 2.0 * i} for i in range(8)], [(0, "quantize"), (4, "-forward")], "T"
+        ),
+        "method_squares": plots.method_squares(
+            [("full", {"base weights": 130.0, "gradients": 130.0, "optimizer state": 520.0}), ("QLoRA", SMALL)],
+            "T", limit=("one GPU of 48 GB", 48.0),
         ),
     }  # fmt: skip
 
@@ -66,6 +75,14 @@ def test_a_page_is_drawn_where_it_was():
         (0, 0): ("device", 8), (1, 0): ("device", 3), (1, 3): ("disk", 5), (1, 5): ("device", 8), (2, 4): ("host", 8),
     }  # fmt: skip
     assert "3 moves to device, 1 moves to host, 1 moves to disk" in fig.alt_text
+
+
+def test_areas_are_true():
+    fig = plots.method_squares([("full", {"base weights": 130.0, "optimizer state": 520.0}), ("QLoRA", SMALL)], "T")
+    squares = [patch for patch in fig.axes[0].patches if isinstance(patch, Rectangle) and patch.get_fill()]
+    assert all(patch.get_width() == patch.get_height() for patch in squares)
+    areas = sorted(round(patch.get_width() * patch.get_height(), 6) for patch in squares)
+    assert areas == [1.6, 1.6, 6.4, 34.0, 130.0, 520.0]
 
 
 def test_the_colours_differ_in_grey():

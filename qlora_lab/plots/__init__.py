@@ -1,0 +1,34 @@
+"""Every figure, from plain numbers, in one visual language (`style`).
+
+Each function takes numbers, returns a matplotlib figure and sets an alternative text on it (`figure.alt_text`): what
+there is to see. `png` renders a figure to bytes, `show` displays it in a notebook with that text.
+"""
+
+from qlora_lab.plots.memory import memory_bars, memory_timeline, method_squares, predicted_and_measured
+from qlora_lab.plots.paging import TIERS, memory_and_pages, page_timeline
+from qlora_lab.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY, figure, label, png, show
+from qlora_lab.plots.training import loss_curve, match_bars, smooth
+
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "INK",
+    "ORANGE",
+    "PINK",
+    "SKY",
+    "TIERS",
+    "figure",
+    "label",
+    "loss_curve",
+    "match_bars",
+    "memory_and_pages",
+    "memory_bars",
+    "memory_timeline",
+    "method_squares",
+    "page_timeline",
+    "png",
+    "predicted_and_measured",
+    "show",
+    "smooth",
+]
