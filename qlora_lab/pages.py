@@ -17,43 +17,15 @@ import os
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
 
 import torch
 
 from qlora_lab.arena import Arena
+from qlora_lab.page import Page, PageEvent
 from qlora_lab.page_copies import DEVICE, DISK, HOST, NEW, Copier
 from qlora_lab.page_file import PageFile, PageFileError
 
 WORKING_SLOTS = 4  # device pages that a budget of 0 still needs while it computes
-
-
-@dataclass(frozen=True, slots=True)
-class PageEvent:
-    """A page that moved. time: seconds (time.perf_counter) when the move was ordered. parameter: whose state it holds;
-    "first … last" for a page that several share. source "new": the page was made, filled with zeros."""
-
-    time: float
-    step: int
-    page: int
-    parameter: str
-    source: str
-    target: str
-    bytes: int
-
-
-class Page:
-    """A page and where it is. place: a `Slot`, or a number in the page file. ready: the last move; None when done."""
-
-    __slots__ = ("index", "label", "place", "ready", "tier", "views")
-
-    def __init__(self, index: int):
-        self.index = index
-        self.label = ""
-        self.tier, self.place = NEW, None
-        self.ready: Future | None = None
-        self.views = None  # whatever the owner derives from the slot; forgotten when the page leaves it
 
 
 class PageStore:

@@ -13,16 +13,15 @@ in and 1 - r go out in a step. On a machine without a GPU the "device" is RAM, u
 import itertools
 import weakref
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
 
 import torch
 
-from qlora_lab import memory
 from qlora_lab.adamw import Coefficients, update
+from qlora_lab.moments import Moments, check_state
+from qlora_lab.page_budget import free_bytes, is_count, margin, page_size_for
 from qlora_lab.pages import Page, PageEvent, PageStore
 from qlora_lab.segments import Layout, Record, Segment
 
-MEMORY_MARGIN = 0.05  # share of the memory that "auto" leaves alone
 GPU_RUN = 32  # pages updated by one set of kernels on a GPU; a CPU takes one at a time, which fits its cache
 
 
@@ -73,9 +72,9 @@ class PagedAdamW(torch.optim.Optimizer):
         if state_bits not in (8, 32):
             raise ValueError(f"state_bits {state_bits!r} is not allowed; choose 32 or 8")
         for name, budget in (("device_budget", device_budget), ("host_budget", host_budget)):
-            if not (budget is None or (name, budget) == ("device_budget", "auto") or _is_count(budget)):
+            if not (budget is None or (name, budget) == ("device_budget", "auto") or is_count(budget)):
                 raise ValueError(f"{name} {budget!r} is not a number of bytes; give a whole number of 0 or more")
-        if page_size is not None and (not _is_count(page_size) or page_size == 0 or page_size % 4096):
+        if page_size is not None and (not is_count(page_size) or page_size == 0 or page_size % 4096):
             raise ValueError(f"page_size {page_size!r} is not allowed; give a multiple of 4096 bytes")
         # torch's constructor checks the settings shared with AdamW and gives the groups the keys its state_dict has
         reference = torch.optim.AdamW([torch.empty(0)], lr, betas, eps, weight_decay, maximize=maximize)
@@ -86,7 +85,7 @@ class PagedAdamW(torch.optim.Optimizer):
         device = tensors[0].device
         fixed = device_budget if isinstance(device_budget, int) else None
         wanted = [p for p in tensors if p.requires_grad]
-        self._layout.page_size = page_size or _page_size(self._layout.bytes_of(wanted), fixed)
+        self._layout.page_size = page_size or page_size_for(self._layout.bytes_of(wanted), fixed)
         if host_budget is None and device.type != "cuda":
             host_budget = 0
         self._auto = device_budget == "auto"
@@ -170,7 +169,7 @@ class PagedAdamW(torch.optim.Optimizer):
             p: state_dict["state"][key] for p, key in zip(tensors, saved, strict=False) if key in state_dict["state"]
         }
         for index, p in enumerate(tensors):
-            _check_state(index, p, given.get(p))
+            check_state(index, p, given.get(p))
         if any(group.get("amsgrad") for group in state_dict["param_groups"]):
             raise ValueError("PagedAdamW knows no amsgrad; this state was made with it")
         super().load_state_dict({**state_dict, "state": {}})
@@ -181,7 +180,7 @@ class PagedAdamW(torch.optim.Optimizer):
             record.step = 0
             if p in given:
                 record.step = int(given[p]["step"])
-                self.state[p] = _Moments(self, record)
+                self.state[p] = Moments(self, record)
                 flat[record] = {
                     name: record.in_order(given[p][name], record.state_dtype) for name in ("exp_avg", "exp_avg_sq")
                 }
@@ -238,7 +237,7 @@ class PagedAdamW(torch.optim.Optimizer):
         Raises:
             ValueError, PageFileError: as the constructor; nothing is changed then.
         """
-        if budget is not None and not _is_count(budget):
+        if budget is not None and not is_count(budget):
             raise ValueError(f"device_budget {budget!r} is not a number of bytes; give a whole number of 0 or more")
         self._auto = False
         self._store.resize(self._store.capacity_of(budget), budget == 0)
@@ -248,7 +247,7 @@ class PagedAdamW(torch.optim.Optimizer):
 
         The budget stays that small until `set_device_budget` raises it.
         """
-        if not _is_count(count):
+        if not is_count(count):
             raise ValueError(f"{count!r} is not a number of bytes; give a whole number of 0 or more")
         store, before = self._store, self._store.device_bytes
         if not count:
@@ -263,7 +262,7 @@ class PagedAdamW(torch.optim.Optimizer):
         To be called before a forward pass that needs much, or after one that ran out of memory. On a GPU "free"
         includes what torch's allocator holds and does not use.
         """
-        lacking = needed - (_free_bytes(self._store.device) - _margin(self._store.device))
+        lacking = needed - (free_bytes(self._store.device) - margin(self._store.device))
         return self.release(lacking) if lacking > 0 else 0
 
     def close(self) -> None:
@@ -295,7 +294,7 @@ class PagedAdamW(torch.optim.Optimizer):
                 record = self._layout.records[p]
                 record.check()
                 if p not in self.state:
-                    self.state[p] = _Moments(self, record)
+                    self.state[p] = Moments(self, record)
                 found.append((record, group))
         return found
 
@@ -341,7 +340,7 @@ class PagedAdamW(torch.optim.Optimizer):
 
     def _follow_free_memory(self) -> None:
         device = self._store.device
-        spare = _free_bytes(device) - _margin(device)
+        spare = free_bytes(device) - margin(device)
         if device.type == "cuda":  # what the step before took at its peak, it will take again
             spare -= torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
         slots = max(2, (self._store.device_bytes + spare) // self._store.page_size)
@@ -357,65 +356,6 @@ def _update_codes(segment: Segment, page: Page) -> None:
     if wide is not p:
         p.copy_(wide)
     segment.write(page.place.memory, m, v)
-
-
-class _Moments(Mapping):
-    """A parameter's state as `torch.optim.AdamW` keeps it; read from its pages, as a copy, when asked for."""
-
-    def __init__(self, optimizer: PagedAdamW, record: Record):
-        self._optimizer, self.record = weakref.ref(optimizer), record
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        if name == "step":
-            return torch.tensor(float(self.record.step))
-        if name not in ("exp_avg", "exp_avg_sq"):
-            raise KeyError(name)
-        optimizer = self._optimizer()
-        return optimizer._layout.gather([self.record], optimizer._store)[self.record][name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(("step", "exp_avg", "exp_avg_sq"))
-
-    def __len__(self) -> int:
-        return 3
-
-
-def _check_state(index: int, p: torch.Tensor, state: Mapping | None) -> None:
-    if state is None:
-        return
-    missing = [name for name in ("step", "exp_avg", "exp_avg_sq") if name not in state]
-    if missing:
-        raise ValueError(f"the state of parameter {index} lacks {', '.join(missing)}; it is no state of AdamW")
-    for name in ("exp_avg", "exp_avg_sq"):
-        if state[name].shape != p.shape:
-            raise ValueError(
-                f"{name} of parameter {index} has the shape {tuple(state[name].shape)}, the parameter {tuple(p.shape)}"
-            )
-
-
-def _page_size(state_bytes: int, device_budget: int | None) -> int:
-    """4 MB; less where that is over a sixteenth of the state or an eighth of the budget: a power of two from 4 kB."""
-    size = 2**22
-    while size > 4096 and (16 * size > max(state_bytes, 1) or (device_budget and 8 * size > device_budget)):
-        size //= 2
-    return size
-
-
-def _free_bytes(device: torch.device) -> int:
-    free = memory.free_memory(device)
-    if device.type != "cuda":
-        return free
-    allowed = torch.cuda.get_per_process_memory_fraction(device) * torch.cuda.mem_get_info(device)[1]
-    return min(free, int(allowed) - torch.cuda.memory_allocated(device))
-
-
-def _margin(device: torch.device) -> int:
-    total = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else _free_bytes(device)
-    return int(MEMORY_MARGIN * total)
-
-
-def _is_count(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 __all__ = ["PageEvent", "PagedAdamW"]
