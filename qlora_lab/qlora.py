@@ -189,12 +189,14 @@ def quantize_model(
 
 
 def _let_go_of_files(model: nn.Module) -> None:
-    """Copy what was not quantized, tensor by tensor, on a CPU.
+    """Copy what was not quantized just now, tensor by tensor, on a CPU.
 
     A model loaded just now lies in a file that is mapped into memory, and one tensor left there keeps all pages of it.
     """
-    tensors = [t for t in (*model.parameters(), *model.buffers()) if type(t) in (nn.Parameter, torch.Tensor)]
-    tensors = [t for t in tensors if t.device.type == "cpu" and t.layout == torch.strided]
+    others = [module for module in model.modules() if not isinstance(module, QLoRALinear)]
+    tensors = {t: None for module in others for t in (*module.parameters(False), *module.buffers(False))}
+    tensors = [t for t in tensors if type(t) in (nn.Parameter, torch.Tensor) and t.layout == torch.strided]
+    tensors = [t for t in tensors if t.device.type == "cpu"]
     shared = Counter(t.untyped_storage().data_ptr() for t in tensors)
     for tensor in tensors:
         if shared[tensor.untyped_storage().data_ptr()] == 1:  # else tensors tied to each other would come apart

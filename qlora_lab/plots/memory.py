@@ -38,7 +38,7 @@ def memory_bars(rows: Sequence[tuple[str, dict[str, float]]], title: str, unit: 
             values,
             left=left,
             height=0.6,
-            color=colours[k % 6],
+            color=CATEGORY_COLOURS.get(category, colours[k % 6]),
             hatch=hatches[k % 6],
             edgecolor="white",
             label=category,
@@ -190,15 +190,14 @@ def method_squares(
             amount = _amount(sizes[row], unit) if sizes[row] else "none"
             ax.text(middle + 0.56 * widest, y, f"{words}\n{amount}", va="center", fontsize=STYLE["size"] - 1.5)
         target = "adapters" if sizes["adapters"] else "base"
-        ends = [
-            (middle - math.sqrt(sizes[row]) / 2 - 0.02 * widest, bottom[row] + height[row] / 2)
+        between = rows[rows.index(target) : rows.index("gradients") + 1]
+        left = middle - max(math.sqrt(sizes[row]) for row in between) / 2 - 0.08 * widest
+        (x_end, y_end), (x_start, y_start) = (
+            (middle - math.sqrt(sizes[row]) / 2 - 0.015 * widest, bottom[row] + height[row] / 2)
             for row in (target, "gradients")
-        ]
-        ax.annotate(
-            "",
-            *ends,
-            arrowprops={"arrowstyle": "-|>", "color": INK, "linewidth": 1.3, "connectionstyle": "arc3,rad=0.35"},
         )
+        ax.plot([x_start, left, left], [y_start, y_start, y_end], color=INK, linewidth=1.3)
+        ax.annotate("", (x_end, y_end), (left, y_end), arrowprops={"arrowstyle": "-|>", "color": INK, "linewidth": 1.3})
         if k == len(merged) - 1:
             length = max(math.sqrt(sizes["optimizer state"]), 0.05 * widest)
             y, left = bottom["optimizer state"] + height["optimizer state"] / 2, middle - 0.62 * widest
@@ -226,7 +225,7 @@ def method_squares(
                     linewidth=1.2,
                 )
             )
-    ax.set_xlim(-0.05 * widest, column * len(merged))
+    ax.set_xlim(-0.1 * widest, column * len(merged))
     ax.set_ylim(-0.5 * gap - (0.1 * widest if limit else 0), at + gap)
     ax.axis("off")
     label(ax, title)
