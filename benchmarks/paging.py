@@ -55,10 +55,18 @@ def race(kind: str, count: int, rounds: int, directory: str, state_bits: int) ->
         optimizers[name] = PagedAdamW(
             copies[name], device_budget=budget, host_budget=0, directory=directory, state_bits=state_bits
         )
+    if paged := bitsandbytes_optimizer():
+        name = "bitsandbytes PagedAdamW32bit"
+        copies[name] = [torch.nn.Parameter(p.detach().clone()) for p in parameters]
+        for p, q in zip(copies[name], parameters, strict=True):
+            p.grad = q.grad
+        optimizers[name] = paged(copies[name])
     sides = {name: optimizer.step for name, optimizer in optimizers.items()}
     times = interleaved(sides, rounds)
     equal = {
-        name: all(torch.equal(p, q) for p, q in zip(parameters, copies[name], strict=True)) for name in list(sides)[1:]
+        name: all(torch.equal(p, q) for p, q in zip(parameters, copies[name], strict=True))
+        for name in sides
+        if name.startswith("paged")
     }
     if state_bits == 32:
         assert all(equal.values()), equal
@@ -78,6 +86,17 @@ def race(kind: str, count: int, rounds: int, directory: str, state_bits: int) ->
         result[name] = row
     disk = {"read bytes per second": round(read), "write bytes per second": round(write)}
     return {"tensors": len(parameters), "state bytes in 32 bits": state_bytes, "disk": disk, "sides": result}
+
+
+def bitsandbytes_optimizer():
+    """Its paged AdamW, on a GPU; on a CPU it is an ordinary one and would race against nothing new."""
+    if DEVICE.type != "cuda":
+        return None
+    try:
+        from bitsandbytes.optim import PagedAdamW32bit
+    except ImportError:
+        return None
+    return PagedAdamW32bit
 
 
 def interleaved(sides: dict, rounds: int, warmup: int = 3) -> dict[str, dict[str, float]]:

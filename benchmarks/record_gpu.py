@@ -1,4 +1,4 @@
-"""Record a GPU session: the CUDA tests, the races and the fine-tune, in one go, into one JSON.
+"""Record a GPU session: the CUDA tests, the races, the fine-tune and a 65B step, in one go, into one JSON.
 
     python benchmarks/record_gpu.py --gguf SmolLM2-135M-Instruct.Q4_1.gguf
 
@@ -81,12 +81,31 @@ out.write_text(json.dumps({
     return json.loads(out.read_text(encoding="utf-8"))
 
 
+def paging(folder: Path) -> dict:
+    """The paged optimizer's race."""
+    out = folder / "paging.json"
+    checked(call(str(ROOT / "benchmarks" / "paging.py"), "--directory", str(folder), "--out", str(out)))
+    return json.loads(out.read_text(encoding="utf-8"))["races"]
+
+
+def giant(folder: Path) -> dict:
+    """The step of 65 billion parameters. What was recorded before it was cut off counts."""
+    out = folder / "giant.json"
+    done = call(str(ROOT / "benchmarks" / "giant_step.py"), "--out", str(out))
+    if not out.exists():
+        checked(done)
+    result = json.loads(out.read_text(encoding="utf-8"))
+    return result if done.returncode == 0 else result | {"cut off by": done.stderr.strip()[-500:]}
+
+
 STAGES = {
     "tests": cuda_tests,
     "kernels": lambda folder: race(folder, "kernels"),
     "step": lambda folder: race(folder, "step"),
     "memory": lambda folder: race(folder, "memory"),
     "finetune": finetune,
+    "paging": paging,
+    "giant": giant,
 }
 
 

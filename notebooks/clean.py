@@ -26,6 +26,7 @@ def clean(notebook) -> None:
             cell.execution_count = count
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
             for output in cell.outputs:
+                output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)  # its state is not here
                 if "execution_count" in output:
                     output.execution_count = count
 

@@ -31,6 +31,10 @@ def figures():
         "memory_timeline": plots.memory_timeline(
             [{"base weights": 5.0, "gradients": 2.0 * i} for i in range(8)], [(0, "quantize"), (4, "-forward")], "T"
         ),
+        "codebook": plots.codebook([-1.0, -0.2, 0.1, 0.4], [-1.0, 0.0, 1.0], [0.25, 0.75, 0.0], 0.09, "T"),
+        "scale_and_error": plots.scale_and_error([0.3, -0.7], [0.25, -0.75], [(0.1, 0.2), (0.25, 0.05)], 0.25),
+        "parameters_of_rank": plots.parameters_of_rank([("q", 10**6, 10**4), (LONG[:25], 10**7, 10**5)], "T"),
+        "fit": plots.fit({"quantized base": 33.4, "adapters": 1.6}, 24, "35.0 GB: it does not fit"),
         "method_squares": plots.method_squares(
             [("full", {"base weights": 130.0, "gradients": 130.0, "optimizer state": 520.0}), ("QLoRA", SMALL)],
             "T", limit=("one GPU of 48 GB", 48.0),

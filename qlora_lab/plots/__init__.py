@@ -4,6 +4,7 @@ Each function takes numbers, returns a matplotlib figure and sets an alternative
 there is to see. `png` renders a figure to bytes, `show` displays it in a notebook with that text.
 """
 
+from qlora_lab.plots.explorers import codebook, fit, parameters_of_rank, scale_and_error
 from qlora_lab.plots.memory import memory_bars, memory_timeline, method_squares, predicted_and_measured
 from qlora_lab.plots.paging import TIERS, memory_and_pages, page_timeline
 from qlora_lab.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY, figure, label, png, show
@@ -18,7 +19,9 @@ __all__ = [
     "PINK",
     "SKY",
     "TIERS",
+    "codebook",
     "figure",
+    "fit",
     "label",
     "loss_curve",
     "match_bars",
@@ -27,8 +30,10 @@ __all__ = [
     "memory_timeline",
     "method_squares",
     "page_timeline",
+    "parameters_of_rank",
     "png",
     "predicted_and_measured",
+    "scale_and_error",
     "show",
     "smooth",
 ]

@@ -1,0 +1,199 @@
+"""Interactive explorers for the notebooks: move a control, and the figure answers.
+
+Each function makes one and returns it; `show` displays it with a static figure of its first state beside it in the
+output, which is what a page that runs no widgets (a repository's preview, a printed book) shows. Figures come from
+`plots`; the alternative text of what is drawn now is the image's.
+"""
+
+import base64
+import html
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+
+import ipywidgets
+import torch
+from matplotlib.figure import Figure
+
+from qlora_lab import plots
+from qlora_lab.budget import ModelShape, predict_training
+from qlora_lab.datatypes import DATATYPES, get_datatype
+from qlora_lab.plans import METHODS, PRESETS, find_config
+from qlora_lab.quantization import quantize
+from qlora_lab.verdicts import verdict
+
+
+class Explorer(ipywidgets.VBox):
+    """Controls above a figure that is drawn again when one changes.
+
+    Args:
+        controls: name -> widget with a `value`; `draw` is called with these names.
+        draw: returns the figure.
+    """
+
+    def __init__(self, controls: Mapping[str, ipywidgets.Widget], draw: Callable[..., Figure]):
+        self.controls, self._draw = dict(controls), draw
+        self.figure = None
+        self.picture = ipywidgets.HTML()
+        for control in self.controls.values():
+            control.style.description_width = "9em"
+            control.observe(self._update, "value")
+        super().__init__([*self.controls.values(), self.picture])
+        self._update()
+
+    def _update(self, _change=None) -> None:
+        self.figure = self._draw(**{name: control.value for name, control in self.controls.items()})
+        encoded = base64.b64encode(plots.png(self.figure)).decode()
+        words = html.escape(self.figure.alt_text, quote=True)
+        self.picture.value = f'<img alt="{words}" src="data:image/png;base64,{encoded}" style="max-width: 100%">'
+
+
+def show(explorer: Explorer) -> None:
+    """Display an explorer, and its figure as it is now for pages that run no widgets."""
+    from IPython.display import display
+
+    words = explorer.figure.alt_text
+    data = explorer._repr_mimebundle_() | {"image/png": plots.png(explorer.figure), "text/plain": f"Figure: {words}"}
+    display(data, metadata={"image/png": {"alt": words}}, raw=True)
+
+
+def _choice(description: str, options, value) -> ipywidgets.SelectionSlider:
+    return ipywidgets.SelectionSlider(description=description, options=options, value=value, continuous_update=False)
+
+
+def explore_codebook() -> Explorer:
+    """Data type and block size: where the levels lie, how often each is used, and the error on Gaussian weights."""
+    # fewer than what kernels are compiled for: each data type would compile for seconds
+    weights = torch.randn(2**15, generator=torch.Generator().manual_seed(0))
+
+    def draw(datatype: str, block_size: int) -> Figure:
+        kind = get_datatype(datatype)
+        q = quantize(weights, datatype, block_size)
+        scales = q.scales.repeat_interleave(block_size)
+        normalized = (
+            weights / scales if q.offsets is None else (weights - q.offsets.repeat_interleave(block_size)) / scales
+        )
+        codes = torch.stack((q.codes >> 4, q.codes & 15), 1).view(-1)
+        shares = torch.bincount(codes.int(), minlength=16) / len(codes)
+        error = ((q.dequantize() - weights).norm() / weights.norm()).item()
+        title = f"{datatype}, blocks of {block_size}: {q.bits_per_parameter:.3f} bits a weight, error {error:.1%}"
+        return plots.codebook(normalized.numpy(), kind.levels, shares.tolist(), error, title)
+
+    controls = {
+        "datatype": ipywidgets.ToggleButtons(description="data type", options=list(DATATYPES), value="nf4"),
+        "block_size": _choice("block size", [16, 32, 64, 128, 256, 512, 1024, 2048, 4096], 64),
+    }
+    return Explorer(controls, draw)
+
+
+def explore_scale() -> Explorer:
+    """A block of weights in signed 4-bit integers: the error as the scale changes."""
+    weights = torch.randn(16, generator=torch.Generator().manual_seed(3)) * 0.4
+
+    def decoded(scale: float) -> torch.Tensor:
+        return (weights / scale).round().clamp(-7, 7) * scale
+
+    def error(scale: float) -> float:
+        return (decoded(scale) - weights).square().mean().sqrt().item()
+
+    grid = [0.02 + 0.002 * i for i in range(116)]
+    curve = [(scale, error(scale)) for scale in grid]
+    control = ipywidgets.FloatSlider(
+        description="scale", min=0.02, max=0.25, step=0.005, value=0.125, readout_format=".3f", continuous_update=False
+    )
+    return Explorer(
+        {"scale": control},
+        lambda scale: plots.scale_and_error(weights.tolist(), decoded(scale).tolist(), curve, scale),
+    )
+
+
+def explore_rank() -> Explorer:
+    """Model and rank: parameters of each layer's adapter beside its weight's, and in all."""
+
+    def draw(model: str, rank: int) -> Figure:
+        shape = ModelShape.of(find_config(model))
+        kinds = {}
+        for name, (n_in, n_out) in shape.linears.items():
+            kinds.setdefault((n_in, n_out), []).append(name.removesuffix("_proj"))
+        rows = [(", ".join(names), i * o, rank * (i + o)) for (i, o), names in kinds.items()]
+        trained = shape.layers * rank * sum(i + o for i, o in shape.linears.values())
+        title = f"{model}, rank {rank}: {trained:,} trained of {shape.parameters:,}, {trained / shape.parameters:.2%}"
+        return plots.parameters_of_rank(rows, title)
+
+    controls = {
+        "model": ipywidgets.Dropdown(description="model", options=list(PRESETS), value="llama-7b"),
+        "rank": _choice("rank", [1, 2, 4, 8, 16, 32, 64, 128, 256, 512], 16),
+    }
+    return Explorer(controls, draw)
+
+
+def explore_pages(pages: int = 24, steps: int = 6) -> Explorer:
+    """Room on the device and the order of the sweep: where each page is, if the least recently used leaves first."""
+
+    def draw(room: int, order: str) -> Figure:
+        forth = list(range(pages))
+        sweeps = [forth if order == "always forward" or step % 2 == 0 else forth[::-1] for step in range(steps)]
+        moves, fetched = least_recently_used([page for sweep in sweeps for page in sweep], room)
+        last = sum(use >= pages * (steps - 1) for use in fetched)
+        title = f"{order}, room for {room} of {pages}: {last} pages fetched in the last step"
+        ends = [pages * step for step in range(1, steps)]
+        return plots.page_timeline([(title, moves)], pages, pages * steps, "pages used so far", ends)
+
+    controls = {
+        "room": ipywidgets.IntSlider(
+            description="room (pages)", min=1, max=pages, value=pages // 2, continuous_update=False
+        ),
+        "order": ipywidgets.ToggleButtons(description="sweep", options=["always forward", "to and fro"]),
+    }
+    return Explorer(controls, draw)
+
+
+def least_recently_used(order: list[int], room: int) -> tuple[list[tuple[int, int, str]], list[int]]:
+    """Moves (use, page, tier) and the uses at which a page had to be fetched, for pages used in this order."""
+    there: OrderedDict[int, None] = OrderedDict()
+    moves, fetched = [], []
+    for use, page in enumerate(order):
+        if page in there:
+            there.move_to_end(page)
+            continue
+        if len(there) == room:
+            moves.append((use, there.popitem(last=False)[0], "disk"))
+        there[page] = None
+        moves.append((use, page, "device"))
+        fetched.append(use)
+    return moves, fetched
+
+
+def explore_fit() -> Explorer:
+    """Model, method, rank, batch, length and card: the budget of a training step, and whether it fits."""
+
+    def draw(model, method, rank, batch_size, sequence_length, checkpointing, gpu) -> Figure:
+        most = min(min(pair) for pair in ModelShape.of(find_config(model)).linears.values())
+        mode = "non-reentrant" if checkpointing else "none"
+        budget = predict_training(model, method, min(rank, most), batch_size, sequence_length, checkpointing=mode)
+        found = verdict(budget, gpu)
+        title = f"{budget.peak / 1e9:,.1f} GB: " + ("it fits" if found.fits else "it does not fit")
+        if not found.fits:
+            title += f"; cheapest change: {found.change}" if found.change else ", whatever is changed"
+        sizes = {name: size / 1e9 for name, size in budget.by_category.items() if size >= 5e6}
+        return plots.fit(sizes, gpu, _wrapped(title))
+
+    controls = {
+        "model": ipywidgets.Dropdown(description="model", options=list(PRESETS), value="llama-65b"),
+        "method": ipywidgets.ToggleButtons(description="method", options=list(METHODS), value="qlora"),
+        "rank": _choice("rank", [4, 8, 16, 32, 64, 128, 256], 64),
+        "batch_size": _choice("batch size", [1, 2, 4, 8, 16, 32], 1),
+        "sequence_length": _choice("sequence length", [128, 256, 512, 1024, 2048, 4096, 8192], 512),
+        "checkpointing": ipywidgets.Checkbox(description="gradient checkpointing", value=True),
+        "gpu": _choice("GPU (GB)", [8, 12, 16, 24, 32, 40, 48, 80, 141], 48),
+    }
+    return Explorer(controls, draw)
+
+
+def _wrapped(title: str, width: int = 78) -> str:
+    """At most two lines, so that the figure keeps its size."""
+    if len(title) <= width:
+        return title
+    cut = title.rfind(" ", 0, width)
+    rest = title[cut + 1 :]
+    return title[:cut] + "\n" + (rest if len(rest) <= width else rest[: math.floor(width - 1)] + "…")
