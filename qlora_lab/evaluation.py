@@ -147,7 +147,7 @@ def _greedy(model, input_ids, attention_mask, max_new_tokens: int, ends: set[int
 
 
 def _end_tokens(model, tokenizer) -> set[int]:
-    """The tokenizer's end of text, and those that the model's generation settings add (some end a turn with another)."""
+    """The tokenizer's end of text, and those of the model's generation settings: some end a turn with another."""
     more = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     more = more if isinstance(more, list | tuple) else [more]
     return {token for token in (tokenizer.eos_token_id, *more) if token is not None}
