@@ -44,13 +44,13 @@ def codes_of_a_number(number: float, ranges: Sequence[tuple[float, float]]) -> F
         small = {"fontsize": STYLE["size"] - 2, "color": INK}
         ax.text(values[0], row + 0.34, "0", ha="center", va="center", **small)
         ax.text(values[15], row + 0.34, "15", ha="center", va="center", **small)
-        words = f"code {code} = {values[code]:.4g}"
-        ax.text(
-            values[code], row - 0.36, words, ha="center", va="center", fontsize=STYLE["size"] - 1, fontweight="bold"
-        )
+        words = {"fontsize": STYLE["size"] - 1, "fontweight": "bold", "bbox": {"color": "white", "pad": 1}}
+        ax.text(values[code], row - 0.36, f"code {code}: {values[code]:.4g}", ha="center", va="center", **words)
         told.append(f"from {low:g} to {high:g} code {code}, which decodes to {values[code]:.4g}")
     ax.axvline(number, color=BLUE, linewidth=1.4, linestyle="--", zorder=0)
-    ax.set_yticks(range(len(ranges)), [f"{low:g} to {high:g}" for low, high in ranges], fontsize=STYLE["size"])
+    ax.set_yticks(
+        range(len(ranges)), [f"{low:g} to {high:g}".replace("-", "−") for low, high in ranges], fontsize=STYLE["size"]
+    )
     ax.set_ylim(len(ranges) - 0.45, -0.75)
     ax.grid(axis="y", visible=False)
     label(ax, f"{number:g} (dashed) in {len(ranges)} ranges of sixteen equal steps", "value", "range")
@@ -64,7 +64,7 @@ def levels(rows: Sequence[tuple[str, Sequence[float]]], title: str) -> Figure:
     Args:
         rows: (name, levels), a block's scale being 1.
     """
-    fig, axes = figure(height=0.7 + 1.15 * len(rows), rows=len(rows), sharex=True)
+    fig, axes = figure(height=0.8 + 1.2 * len(rows), rows=len(rows), sharex=True)
     told = []
     for ax, (name, table) in zip(axes, rows, strict=True):
         table = np.unique(np.asarray(table, dtype=float))
@@ -75,14 +75,14 @@ def levels(rows: Sequence[tuple[str, Sequence[float]]], title: str) -> Figure:
         ax.fill_between(x, error, color=colour, alpha=0.35, linewidth=0)
         ax.plot(x, error, color=colour, linewidth=1.2)
         ax.plot(table, np.full(len(table), -0.022), "|", color=INK, markersize=9, clip_on=False)
-        ax.set_ylim(-0.045, 0.2)
+        ax.set_ylim(-0.045, 0.28)
         ax.set_yticks([0, 0.1, 0.2])
-        ax.text(-1.13, 0.235, name, fontsize=STYLE["size"], fontweight="bold", va="bottom", ha="left")
+        ax.text(-1.13, 0.275, name, fontsize=STYLE["size"], fontweight="bold", va="top", ha="left")
         told.append(
             f"{name} has {len(table)} different levels from {table[0]:.2f} to {table[-1]:.2f}, the widest gap "
             f"{np.diff(table).max():.3f}, the narrowest {np.diff(table).min():.3f}"
         )
-    axes[0].set_title(title, fontsize=STYLE["size"] + 1, loc="left", color=INK, pad=22)
+    label(axes[0], title)
     axes[-1].set_xlabel("weight / scale of its block (ticks: the levels)", fontsize=STYLE["size"])
     fig.supylabel("rounding error / scale", fontsize=STYLE["size"])
     axes[-1].set_xlim(-1.15, 1.05)

@@ -144,18 +144,18 @@ def error_by_bits(lines: Sequence[tuple[str, Sequence[tuple[float, float, int]]]
         mark: bits at which to compare.
     """
     fig, (ax,) = figure(height=4.0)
-    told = []
+    told, small = [], {"fontsize": STYLE["size"] - 2}
+    at_mark = {name: e for name, points in lines for b, e, _ in points if b == mark}
     for name, points in lines:
         bits, errors, _ = zip(*points, strict=True)
         ax.plot(bits, [100 * e for e in errors], linewidth=1.6, markersize=5, label=name, **style_of(name))
         for b, e, size in points:
             if b == mark:
                 told.append(f"{name} {100 * e:.2f} % (block {size})")
-                ax.annotate(f"{name}, block {size}", (b, 100 * e), (8, 6), textcoords="offset points",
-                            fontsize=STYLE["size"] - 2)  # fmt: skip
+                words, below = f"{name}, block {size}", name == min(at_mark, key=at_mark.get)
+                ax.annotate(words, (b, 100 * e), (7, -14 if below else 5), textcoords="offset points", **small)
     ax.axvline(mark, color=GREY, linewidth=1.2, linestyle="--", zorder=0)
-    ax.set_ylim(bottom=0)
-    ax.legend(frameon=False, fontsize=STYLE["size"] - 1, loc="lower right")
+    ax.legend(frameon=False, fontsize=STYLE["size"] - 1, loc="upper right")
     label(ax, title, "bits a weight, constants included", "RMSE, % of the weights' RMS")
     fig.alt_text = f"{title}. At {mark:g} bits a weight: " + ", ".join(told) + "."
     return fig
