@@ -62,28 +62,43 @@ def _choice(description: str, options, value) -> ipywidgets.SelectionSlider:
 
 
 def explore_codebook() -> Explorer:
-    """Data type and block size: where the levels lie, how often each is used, and the error on Gaussian weights."""
-    # fewer than what kernels are compiled for: each data type would compile for seconds
-    weights = torch.randn(2**15, generator=torch.Generator().manual_seed(0))
+    """Weights, data type and block size: where the levels lie, how often each is used, and the error."""
+    samples = _weights_to_explore()
 
-    def draw(datatype: str, block_size: int) -> Figure:
-        kind = get_datatype(datatype)
-        q = quantize(weights, datatype, block_size)
+    def draw(weights: str, datatype: str, block_size: int) -> Figure:
+        w, kind = samples[weights], get_datatype(datatype)
+        q = quantize(w, datatype, block_size)
         scales = q.scales.repeat_interleave(block_size)
-        normalized = (
-            weights / scales if q.offsets is None else (weights - q.offsets.repeat_interleave(block_size)) / scales
-        )
+        normalized = w / scales if q.offsets is None else (w - q.offsets.repeat_interleave(block_size)) / scales
         codes = torch.stack((q.codes >> 4, q.codes & 15), 1).view(-1)
         shares = torch.bincount(codes.int(), minlength=16) / len(codes)
-        error = ((q.dequantize() - weights).norm() / weights.norm()).item()
-        title = f"{datatype}, blocks of {block_size}: {q.bits_per_parameter:.3f} bits a weight, error {error:.1%}"
+        error = ((q.dequantize() - w).norm() / w.norm()).item()
+        entropy = -torch.special.xlogy(shares, shares).sum().item() / math.log(2)
+        title = f"{weights}, {datatype}, blocks of {block_size}: {q.bits_per_parameter:.3f} bits a weight\n"
+        title += f"error {error:.1%} of the weights' RMS, entropy of the codes {entropy:.2f} bits"
         return plots.codebook(normalized.numpy(), kind.levels, shares.tolist(), error, title)
 
     controls = {
+        "weights": ipywidgets.ToggleButtons(description="weights", options=list(samples), value="Gaussian"),
         "datatype": ipywidgets.ToggleButtons(description="data type", options=list(DATATYPES), value="nf4"),
         "block_size": _choice("block size", [16, 32, 64, 128, 256, 512, 1024, 2048, 4096], 64),
     }
     return Explorer(controls, draw)
+
+
+def _weights_to_explore() -> dict[str, torch.Tensor]:
+    """Four kinds of weights, fewer than what kernels are compiled for: each data type would compile for seconds."""
+    generator = torch.Generator().manual_seed(0)
+    gaussian, other = torch.randn(2, 2**15, generator=generator)
+    chi_squared = torch.randn(3, 2**15, generator=generator).square().sum(0)
+    with_outliers = gaussian.clone()
+    with_outliers[100::1024] = 20.0
+    return {
+        "Gaussian": gaussian,
+        "Student t, 3": other / (chi_squared / 3).sqrt(),
+        "uniform": 2 * torch.rand(2**15, generator=generator) - 1,
+        "outliers": with_outliers,
+    }
 
 
 def explore_scale() -> Explorer:

@@ -13,6 +13,8 @@ from qlora_lab import plots
 
 MOVES = [(0, 0, "device"), (0, 1, "device"), (3, 1, "disk"), (4, 2, "host"), (5, 1, "device")]
 SMALL = {"quantized base": 33.0, "base weights": 1.0, "adapters": 1.6, "gradients": 1.6, "optimizer state": 6.4}
+SHARES = {name: [0.5, 0.2, 0.3] for name in ("nf4", "fp4", "int4", "int4_affine")}
+HALVES = [i / 500 - 1 for i in range(1001)]
 LONG = "adapter beside a base in 4 bits, after a hundred steps"
 
 
@@ -32,6 +34,24 @@ def figures():
             [{"base weights": 5.0, "gradients": 2.0 * i} for i in range(8)], [(0, "quantize"), (4, "-forward")], "T"
         ),
         "codebook": plots.codebook([-1.0, -0.2, 0.1, 0.4], [-1.0, 0.0, 1.0], [0.25, 0.75, 0.0], 0.09, "T"),
+        "codes_of_a_number": plots.codes_of_a_number(0.65, [(0.0, 1.95), (0.0, 1.0), (-1.0, 1.0)]),
+        "levels": plots.levels([("nf4", [-1.0, -0.3, 0.0, 0.2, 1.0]), ("mine", [-1.0, 0.0, 0.5])], "T"),
+        "quantiles": plots.quantiles([-1.85, -0.6], [1.85, 1.0, 0.4], 0.968),
+        "absmax_and_normalized": plots.absmax_and_normalized(
+            [(16, [1.0, 2.0, 3.0], [0.1, 0.9, 0.1]), (64, [1.0, 2.5, 3.0], [0.1, 1.1, 0.1])], 1.848, HALVES, [-1.0, 1.0]
+        ),
+        "outlier_errors": plots.outlier_errors([0.3] * 64, [0.1] * 64, 16, 20),
+        "code_histograms": plots.code_histograms([("Gaussian", SHARES), ("Student t, 3 degrees", SHARES)]),
+        "error_by_weight": plots.error_by_weight(
+            [("Gaussian", [-1.0, 0.0, 1.0], SHARES), ("real", [-1.0, 0.0, 1.0], SHARES)]
+        ),
+        "error_by_block_size": plots.error_by_block_size(
+            [("Gaussian", [16, 64, 256], SHARES), ("real", [16, 64, 256], SHARES)]
+        ),
+        "error_by_bits": plots.error_by_bits(
+            [("nf4", [(4.5, 0.09, 64), (5.0, 0.08, 32)]), ("int4_affine", [(4.5, 0.1, 128)])], 4.5, "T"
+        ),
+        "layer_errors": plots.layer_errors([[0.1, 0.09], [0.11, 0.12]], ["q", "down"], "T"),
         "scale_and_error": plots.scale_and_error([0.3, -0.7], [0.25, -0.75], [(0.1, 0.2), (0.25, 0.05)], 0.25),
         "parameters_of_rank": plots.parameters_of_rank([("q", 10**6, 10**4), (LONG[:25], 10**7, 10**5)], "T"),
         "fit": plots.fit({"quantized base": 33.4, "adapters": 1.6}, 24, "35.0 GB: it does not fit"),

@@ -36,6 +36,8 @@ class Exercise:
         solution: the specification.
         misconceptions: what wrong answers are compared with, in this order.
         tolerance: largest difference allowed, relative to the largest number of the result; 0 for exact.
+        view: where many answers are right: makes what is compared from the arguments and a result (say, whether a
+            counter-example is one). None: the results themselves.
     """
 
     id: str
@@ -43,6 +45,11 @@ class Exercise:
     solution: Callable
     misconceptions: tuple[Misconception, ...] = ()
     tolerance: float = 0.0
+    view: Callable[[tuple, Any], Any] | None = None
+
+    def compared(self, arguments: tuple, result: Any) -> Any:
+        """What of a result is compared."""
+        return result if self.view is None else self.view(arguments, result)
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,8 @@ def judge(exercise: Exercise, function: Callable, seed: int = 0) -> Verdict:
         if not is_same(given, arguments, 0.0):
             error = "Your function changes its arguments in place; compute with copies of them."
             break
-        cases.append((arguments, result, exercise.solution(*_copied(arguments))))
+        expected = exercise.solution(*_copied(arguments))
+        cases.append((arguments, exercise.compared(arguments, result), exercise.compared(arguments, expected)))
     return _diagnose(exercise, cases, error)
 
 
@@ -88,7 +96,7 @@ def _diagnose(exercise: Exercise, cases: list[tuple], error: str | None) -> Verd
         return Verdict(exercise.id, "wrong", error)
     tolerance = exercise.tolerance or 1e-6
     for misconception in exercise.misconceptions:
-        wrong = [misconception.answer(*_copied(arguments)) for arguments, _, _ in cases]
+        wrong = [exercise.compared(arguments, misconception.answer(*_copied(arguments))) for arguments, _, _ in cases]
         if all(is_same(result, w, tolerance) for (_, result, _), w in zip(cases, wrong, strict=True)):
             return Verdict(exercise.id, "wrong", misconception.message)
     arguments, result, expected = off[0]

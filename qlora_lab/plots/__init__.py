@@ -7,6 +7,15 @@ there is to see. `png` renders a figure to bytes, `show` displays it in a notebo
 from qlora_lab.plots.explorers import codebook, fit, parameters_of_rank, scale_and_error
 from qlora_lab.plots.memory import memory_bars, memory_timeline, method_squares, predicted_and_measured
 from qlora_lab.plots.paging import TIERS, memory_and_pages, page_timeline
+from qlora_lab.plots.quantization import absmax_and_normalized, codes_of_a_number, levels, quantiles
+from qlora_lab.plots.quantization_error import (
+    code_histograms,
+    error_by_bits,
+    error_by_block_size,
+    error_by_weight,
+    layer_errors,
+    outlier_errors,
+)
 from qlora_lab.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY, figure, label, png, show
 from qlora_lab.plots.training import loss_curve, match_bars, smooth
 
@@ -19,20 +28,30 @@ __all__ = [
     "PINK",
     "SKY",
     "TIERS",
+    "absmax_and_normalized",
+    "code_histograms",
     "codebook",
+    "codes_of_a_number",
+    "error_by_bits",
+    "error_by_block_size",
+    "error_by_weight",
     "figure",
     "fit",
     "label",
+    "layer_errors",
+    "levels",
     "loss_curve",
     "match_bars",
     "memory_and_pages",
     "memory_bars",
     "memory_timeline",
     "method_squares",
+    "outlier_errors",
     "page_timeline",
     "parameters_of_rank",
     "png",
     "predicted_and_measured",
+    "quantiles",
     "scale_and_error",
     "show",
     "smooth",

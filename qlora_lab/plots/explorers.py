@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from qlora_lab.plots.memory import CATEGORY_COLOURS
@@ -19,16 +20,21 @@ def codebook(
         error: root mean square error of the decoded weights, relative to theirs.
     """
     fig, (ax, below) = figure(width=7.5, height=4.4, rows=2, sharex=True, height_ratios=(3, 2))
-    counts, _, _ = ax.hist(weights, bins=80, range=(-1.02, 1.02), color=SKY)
-    for level in levels:
-        ax.axvline(level, color=INK, linewidth=0.9)
+    counts, edges = np.histogram(weights, bins=80, range=(-1.02, 1.02))
+    top = 1.05 * max(counts)
+    # one collection each: eighty bars and sixteen lines of their own take most of the time to draw
+    ax.stairs(counts, edges, fill=True, color=SKY)
+    ax.vlines(levels, 0, top, color=INK, linewidth=0.9)
+    ax.set_ylim(0, top)
     ax.set_yticks([])
     label(ax, title, "", "weights")
-    below.bar(levels, [100 * share for share in shares], width=0.03, color=BLUE, edgecolor=INK, linewidth=0.5)
+    below.vlines(levels, 0, [100 * share for share in shares], color=BLUE, linewidth=6)
+    below.set_ylim(0, 105 * max(shares))
     label(below, "", "weight / scale of its block (lines: the sixteen levels)", "% of codes")
     used = sum(share > 0 for share in shares)
+    words = title.replace("\n", "; ")
     fig.alt_text = (
-        f"{title}. Histogram of {len(weights):,} weights divided by their scales, with the levels "
+        f"{words}. Histogram of {len(weights):,} weights divided by their scales, with the levels "
         f"{', '.join(f'{level:.2f}' for level in levels)}; below, how often each is used: {used} of {len(levels)} "
         f"codes occur, the most frequent {100 * max(shares):.1f} % of the time. Relative error {100 * error:.1f} %; "
         f"the highest bin holds {int(max(counts)):,} weights."

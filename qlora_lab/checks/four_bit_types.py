@@ -1,0 +1,284 @@
+"""More exercises of notebook 01: NF4 from quantiles, bits and errors predicted, and bugs that random tests miss."""
+
+import math
+
+import torch
+
+from qlora_lab.checks.exercise import Exercise, Misconception
+from qlora_lab.datatypes import get_datatype
+
+NF4 = get_datatype("nf4").table()
+
+
+def normal_float(bits: int) -> torch.Tensor:
+    count = 2**bits
+    edge = 1 - (1 / (2 * count) + 1 / (2 * (count - 1))) / 2
+    return _cut(edge, count // 2, count // 2 - 1)
+
+
+def _cut(edge: float, positive: int, negative: int, zero: bool = True, divide: bool = True) -> torch.Tensor:
+    def quantiles(n):
+        return torch.special.ndtri(torch.linspace(edge, 0.5, n + 1, dtype=torch.float64)[:-1])
+
+    parts = [-quantiles(negative), quantiles(positive)] + ([torch.zeros(1, dtype=torch.float64)] if zero else [])
+    levels = torch.cat(parts).sort().values
+    return (levels / levels.max() if divide else levels).float()
+
+
+def _edge(bits: int) -> float:
+    return 1 - (1 / 2 ** (bits + 1) + 1 / (2 * (2**bits - 1))) / 2
+
+
+def _symmetric(bits: int) -> torch.Tensor:
+    levels = torch.special.ndtri(torch.linspace(1 - _edge(bits), _edge(bits), 2**bits, dtype=torch.float64))
+    return (levels / levels.max()).float()
+
+
+def bits_per_weight(block_size: int, constants: int, double_quant: bool) -> float:
+    if double_quant:
+        return 4 + constants * (8 / block_size + 32 / (256 * block_size))
+    return 4 + constants * 32 / block_size
+
+
+def predict_and_measure(weight: torch.Tensor, block_size: int) -> tuple[float, float]:
+    blocks = weight.reshape(-1, block_size).double()
+    steps = blocks.abs().amax(1, keepdim=True) / 7
+    predicted = (steps.square().mean() / 12).sqrt().item()
+    decoded = (blocks / steps).round() * steps
+    return predicted, (decoded - blocks).square().mean().sqrt().item()
+
+
+def _mean_of_steps(weight: torch.Tensor, block_size: int) -> tuple[float, float]:
+    steps = weight.reshape(-1, block_size).double().abs().amax(1) / 7
+    return (steps.mean() / math.sqrt(12)).item(), predict_and_measure(weight, block_size)[1]
+
+
+def _scaled(first: float, second: float):
+    def answer(weight, block_size):
+        predicted, measured = predict_and_measure(weight, block_size)
+        return predicted * first, measured * second
+
+    return answer
+
+
+def _mean_absolute(weight: torch.Tensor, block_size: int) -> tuple[float, float]:
+    blocks = weight.reshape(-1, block_size).double()
+    steps = blocks.abs().amax(1, keepdim=True) / 7
+    return predict_and_measure(weight, block_size)[0], ((blocks / steps).round() * steps - blocks).abs().mean().item()
+
+
+def _blocks_case(generator: torch.Generator, number: int):
+    size = (16, 64, 32, 128)[number % 4]
+    return torch.randn(40 + 10 * number, size, generator=generator) * 10.0 ** (number % 3 - 1), size
+
+
+def _midpoints(levels: torch.Tensor) -> torch.Tensor:
+    return (levels[1:] + levels[:-1]) / 2
+
+
+def codes_of(block: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+    """The right version, of which each of the following has lost a part."""
+    scale = block.abs().max()
+    x = block / scale if scale > 0 else block
+    return (x[:, None] > _midpoints(levels)).sum(1)
+
+
+def _without_abs(block: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+    scale = block.max()
+    x = block / scale if scale > 0 else block
+    return (x[:, None] > _midpoints(levels)).sum(1)
+
+
+def _ties_upwards(block: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+    scale = block.abs().max()
+    x = block / scale if scale > 0 else block
+    return (x[:, None] >= _midpoints(levels)).sum(1)
+
+
+def _unguarded(block: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+    x = block / block.abs().max()
+    return (x[:, None] > _midpoints(levels)).sum(1)
+
+
+BUGS = (_without_abs, _ties_upwards, _unguarded)
+
+
+def counterexamples(levels: torch.Tensor) -> list[torch.Tensor]:
+    negative, tie, zero = torch.zeros(16), torch.zeros(16), torch.zeros(16)
+    negative[:2] = torch.tensor([0.5, -1.0])
+    tie[0], tie[1] = 1.0, _midpoints(levels)[9]
+    return [negative, tie, zero]
+
+
+def _exposed(arguments: tuple, result):
+    """For each bug whether its block exposes it; what is no list of three is returned as it is."""
+    (levels,) = arguments
+    if not isinstance(result, list | tuple) or len(result) != 3:
+        return result
+    return [_is_block(block) and not torch.equal(bug(block, levels), codes_of(block, levels))
+            for bug, block in zip(BUGS, result, strict=True)]  # fmt: skip
+
+
+def _is_block(block) -> bool:
+    good = isinstance(block, torch.Tensor) and block.shape == (16,) and block.dtype == torch.float32
+    return good and bool(block.isfinite().all())
+
+
+def _instead(place: int, block: torch.Tensor):
+    def answer(levels):
+        return [block if i == place else right for i, right in enumerate(counterexamples(levels))]
+
+    return answer
+
+
+def _levels_only(generator: torch.Generator, number: int):
+    """NF4's levels, and others from -1 over an exact 0 to 1."""
+    if number % 2 == 0:
+        return (NF4.clone(),)
+    low = -torch.rand(6, generator=generator) * 0.98 - 0.01
+    high = torch.rand(7, generator=generator) * 0.98 + 0.01
+    return (torch.cat((torch.tensor([-1.0, 0.0, 1.0]), low, high)).sort().values,)
+
+
+_RANDOM = torch.randn(16, generator=torch.Generator().manual_seed(1))
+_RANDOM_POSITIVE = torch.where(torch.arange(16) == 3, 3.0, _RANDOM)
+
+EXERCISES = (
+    Exercise(
+        "normal-float",
+        lambda generator, number: ((4, 3, 2, 5, 6, 4, 3, 8)[number],),
+        normal_float,
+        (
+            Misconception(
+                "There is no exact zero: you cut the bell curve symmetrically into an even number of levels. The two "
+                "sides are built apart, with a zero between. Open hint 1.",
+                _symmetric,
+            ),
+            Misconception(
+                "These are quantiles in standard deviations; divide by the largest, so that the levels end at 1. "
+                "Open hint 3.",
+                lambda bits: _cut(_edge(bits), 2 ** (bits - 1), 2 ** (bits - 1) - 1, divide=False),
+            ),
+            Misconception(
+                "The sides are swapped: the positive side has the level more. Open hint 2.",
+                lambda bits: -_cut(_edge(bits), 2 ** (bits - 1), 2 ** (bits - 1) - 1).flip(0),
+            ),
+            Misconception(
+                "Zero is in there twice or more: each side's probabilities end at 0.5, whose quantile is zero; leave "
+                "these out and add one zero. Open hint 2.",
+                lambda bits: (
+                    torch.cat((torch.zeros(2), _cut(_edge(bits), 2 ** (bits - 1), 2 ** (bits - 1) - 1))).sort().values
+                ),
+            ),
+            Misconception(
+                "These levels are equally spaced; the probabilities are, and the levels are their quantiles. "
+                "Open hint 1.",
+                lambda bits: torch.cat(
+                    (
+                        torch.linspace(-1, 0, 2 ** (bits - 1))[:-1],
+                        torch.linspace(0, 1, 2 ** (bits - 1) + 1),
+                    )
+                ),
+            ),
+            Misconception(
+                "The outermost probability is half a step short of 1, on average over 2^bits and 2^bits - 1 levels; "
+                "you took one of the two. Open hint 2.",
+                lambda bits: _cut(1 - 1 / 2 ** (bits + 1), 2 ** (bits - 1), 2 ** (bits - 1) - 1),
+            ),
+        ),
+        tolerance=1e-5,
+    ),
+    Exercise(
+        "bits-per-weight",
+        lambda generator, number: ((64, 32, 128, 64, 16, 256, 64, 4096)[number], 1 + number // 2 % 2, number % 2 == 1),
+        bits_per_weight,
+        (
+            Misconception(
+                "4 bits are the codes alone; a block's constants are shared by its weights. Open hint 1.",
+                lambda size, constants, double: 4.0,
+            ),
+            Misconception(
+                "That counts one constant for each block. With a zero point there are two. Open hint 1.",
+                lambda size, constants, double: bits_per_weight(size, 1, double),
+            ),
+            Misconception(
+                "8-bit constants need scales themselves: one of 32 bits for 256 of them. Open hint 2.",
+                lambda size, constants, double: 4 + constants * (8 if double else 32) / size,
+            ),
+            Misconception(
+                "These are bytes of constants added to bits of codes: a float32 has 32 bits. Open hint 1.",
+                lambda size, constants, double: 4 + (bits_per_weight(size, constants, double) - 4) / 8,
+            ),
+            Misconception(
+                "Double quantization is ignored: constants then have 8 bits instead of 32. Open hint 2.",
+                lambda size, constants, double: bits_per_weight(size, constants, False),
+            ),
+        ),
+        tolerance=1e-9,
+    ),
+    Exercise(
+        "predict-and-measure",
+        _blocks_case,
+        predict_and_measure,
+        (
+            Misconception(
+                "The prediction averages the steps; it is their squares that have to be averaged, as in the error. "
+                "Open hint 2.",
+                _mean_of_steps,
+            ),
+            Misconception(
+                "The prediction is a whole step; the error within a step is spread evenly, with a root mean square of "
+                "step / sqrt(12). Open hint 1.",
+                _scaled(math.sqrt(12), 1),
+            ),
+            Misconception(
+                "The prediction is half a step, which is the largest error and not the root mean square. Open hint 1.",
+                _scaled(math.sqrt(3), 1),
+            ),
+            Misconception(
+                "The step is absmax / 7: fourteen steps from -7 to 7. You took another number of steps. Open hint 1.",
+                _scaled(7 / 7.5, 1),
+            ),
+            Misconception(
+                "The measured number is a mean of magnitudes; take the root of the mean of squares. Open hint 3.",
+                _mean_absolute,
+            ),
+            Misconception(
+                "The two are swapped: predicted first, then measured.",
+                lambda w, size: predict_and_measure(w, size)[::-1],
+            ),
+        ),
+        tolerance=1e-4,
+    ),
+    Exercise(
+        "counterexamples",
+        _levels_only,
+        counterexamples,
+        (
+            Misconception(
+                "Your second block does not expose the tie. Random numbers never hit a midpoint: put one there. "
+                "Open hint 2.",
+                _instead(1, _RANDOM),
+            ),
+            Misconception(
+                "Your first block does not expose the missing abs(): its largest magnitude has to be negative. "
+                "Open hint 1.",
+                _instead(0, _RANDOM_POSITIVE),
+            ),
+            Misconception(
+                "Your third block does not expose the division: when does it have no result? Open hint 3.",
+                _instead(2, _RANDOM),
+            ),
+            Misconception(
+                "Your second and third block expose nothing: random numbers do not find these bugs. Open hints 2, 3.",
+                lambda levels: [counterexamples(levels)[0], _RANDOM, _RANDOM],
+            ),
+            Misconception(
+                "None of your blocks exposes its bug. Give three tensors of 16 finite float32 numbers, in the order of "
+                "the three versions. Open hint 1.",
+                lambda levels: [_RANDOM_POSITIVE] * 3,
+            ),
+        ),
+        view=_exposed,
+    ),
+)
