@@ -1,15 +1,17 @@
 """Checks for the workbook's exercises: `check("id", function)` says not attempted, right, or what looks wrong.
 
-One module a notebook holds its exercises; `exercise` judges, `differences` describes.
+One or two modules a notebook hold its exercises; `exercise` judges, `differences` describes.
 """
 
 from collections.abc import Callable
 
-from qlora_lab.checks import paged_optimizers, qlora_layer
+from qlora_lab.checks import double_quantization, paged_optimizers, qlora_layer, scale_factors
 from qlora_lab.checks.exercise import Exercise, Misconception, Verdict, judge
 
 EXERCISES: dict[str, Exercise] = {
-    exercise.id: exercise for module in (paged_optimizers, qlora_layer) for exercise in module.EXERCISES
+    exercise.id: exercise
+    for module in (scale_factors, double_quantization, paged_optimizers, qlora_layer)
+    for exercise in module.EXERCISES
 }
 
 

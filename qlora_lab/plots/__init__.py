@@ -7,6 +7,7 @@ there is to see. `png` renders a figure to bytes, `show` displays it in a notebo
 from qlora_lab.plots.explorers import codebook, fit, parameters_of_rank, scale_and_error
 from qlora_lab.plots.memory import memory_bars, memory_timeline, method_squares, predicted_and_measured
 from qlora_lab.plots.paging import TIERS, memory_and_pages, page_timeline
+from qlora_lab.plots.scales import bits_and_error, decoded_scales, error_against_scale, scale_map, throughput
 from qlora_lab.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY, figure, label, png, show
 from qlora_lab.plots.training import loss_curve, match_bars, smooth
 
@@ -19,7 +20,10 @@ __all__ = [
     "PINK",
     "SKY",
     "TIERS",
+    "bits_and_error",
     "codebook",
+    "decoded_scales",
+    "error_against_scale",
     "figure",
     "fit",
     "label",
@@ -34,6 +38,8 @@ __all__ = [
     "png",
     "predicted_and_measured",
     "scale_and_error",
+    "scale_map",
     "show",
     "smooth",
+    "throughput",
 ]
