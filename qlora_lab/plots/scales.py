@@ -138,7 +138,7 @@ def decoded_scales(
     right.plot(
         places, after, "X", color=ORANGE, markersize=6, markeredgecolor=INK, markeredgewidth=0.4, label="decoded"
     )
-    label(right, "The same block, before and after", f"{len(weights)} weights", "value")
+    label(right, "One of the negative ones", f"{len(weights)} weights", "value")
     right.set_xticks([])
     right.margins(y=0.2)
     right.legend(frameon=False, fontsize=SMALL, ncols=2, loc="upper center")
