@@ -102,7 +102,7 @@ def _weights_to_explore() -> dict[str, torch.Tensor]:
 
 
 def explore_scale() -> Explorer:
-    """A block of weights in signed 4-bit integers: the error as the scale changes."""
+    """A scale and a code: what the code decodes to, and the error of a block of weights in signed 4-bit integers."""
     weights = torch.randn(16, generator=torch.Generator().manual_seed(3)) * 0.4
 
     def decoded(scale: float) -> torch.Tensor:
@@ -111,14 +111,18 @@ def explore_scale() -> Explorer:
     def error(scale: float) -> float:
         return (decoded(scale) - weights).square().mean().sqrt().item()
 
-    grid = [0.02 + 0.002 * i for i in range(116)]
+    grid = [0.02 + 0.001 * i for i in range(231)]
     curve = [(scale, error(scale)) for scale in grid]
-    control = ipywidgets.FloatSlider(
-        description="scale", min=0.02, max=0.25, step=0.005, value=0.125, readout_format=".3f", continuous_update=False
-    )
+    controls = {
+        "scale": ipywidgets.FloatSlider(
+            description="scale s", min=0.02, max=0.25, step=0.001, value=0.125, readout_format=".3f",
+            continuous_update=False,
+        ),
+        "code": ipywidgets.IntSlider(description="code Q", min=-7, max=7, value=6, continuous_update=False),
+    }  # fmt: skip
     return Explorer(
-        {"scale": control},
-        lambda scale: plots.scale_and_error(weights.tolist(), decoded(scale).tolist(), curve, scale),
+        controls,
+        lambda scale, code: plots.scale_and_error(weights.tolist(), decoded(scale).tolist(), curve, scale, code),
     )
 
 

@@ -52,6 +52,15 @@ def figures():
             [("nf4", [(4.5, 0.09, 64), (5.0, 0.08, 32)]), ("int4_affine", [(4.5, 0.1, 128)])], 4.5, "T"
         ),
         "layer_errors": plots.layer_errors([[0.1, 0.09], [0.11, 0.12]], ["q", "down"], "T"),
+        "error_against_scale": plots.error_against_scale(
+            [("a", [(0.5, 0.1, 0.3), (1.0, 0.2, 0.0)]), (LONG[:30], [(0.5, 0.1, 0.3), (1.0, 0.5, 0.0)])], "T"
+        ),
+        "bits_and_error": plots.bits_and_error(
+            [("a", [(32, 5.0, 0.087), (64, 4.5, 0.092)]), (LONG, [(64, 4.1, 0.092)])], "T"
+        ),
+        "scale_map": plots.scale_map([-1.0, -0.1, 0.0, 0.01, 0.1, 1.0], [-0.2, 0.1, 1.0], "T"),
+        "decoded_scales": plots.decoded_scales([0.002, 2.0], [-0.01, 2.1], [0.001, -0.002], [-0.004, 0.01], "T"),
+        "throughput": plots.throughput([(LONG[:30], 0.002), ("b", 2.5)], 3.0, "T"),
         "scale_and_error": plots.scale_and_error([0.3, -0.7], [0.25, -0.75], [(0.1, 0.2), (0.25, 0.05)], 0.25),
         "parameters_of_rank": plots.parameters_of_rank([("q", 10**6, 10**4), (LONG[:25], 10**7, 10**5)], "T"),
         "fit": plots.fit({"quantized base": 33.4, "adapters": 1.6}, 24, "35.0 GB: it does not fit"),

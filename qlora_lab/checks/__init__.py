@@ -1,18 +1,29 @@
 """Checks for the workbook's exercises: `check("id", function)` says not attempted, right, or what looks wrong.
 
-One module a notebook holds its exercises; `exercise` judges, `differences` describes.
+One or two modules a notebook hold its exercises; `exercise` judges, `differences` describes.
 """
 
 from collections.abc import Callable
 
-from qlora_lab.checks import four_bit_types, four_bits, paged_optimizers, qlora_layer
+from qlora_lab.checks import (
+    double_quantization,
+    four_bit_types,
+    four_bits,
+    paged_optimizers,
+    qlora_layer,
+    scale_factors,
+)
 from qlora_lab.checks.exercise import Exercise, Misconception, Verdict, judge
 
-EXERCISES: dict[str, Exercise] = {
-    exercise.id: exercise
-    for module in (four_bits, four_bit_types, paged_optimizers, qlora_layer)
-    for exercise in module.EXERCISES
-}
+MODULES = (  # in the order of the notebooks
+    four_bits,
+    four_bit_types,
+    scale_factors,
+    double_quantization,
+    paged_optimizers,
+    qlora_layer,
+)
+EXERCISES: dict[str, Exercise] = {exercise.id: exercise for module in MODULES for exercise in module.EXERCISES}
 
 
 def check(exercise: str, function: Callable) -> None:

@@ -16,6 +16,7 @@ from qlora_lab.plots.quantization_error import (
     layer_errors,
     outlier_errors,
 )
+from qlora_lab.plots.scales import bits_and_error, decoded_scales, error_against_scale, scale_map, throughput
 from qlora_lab.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY, figure, label, png, show
 from qlora_lab.plots.training import loss_curve, match_bars, smooth
 
@@ -29,9 +30,12 @@ __all__ = [
     "SKY",
     "TIERS",
     "absmax_and_normalized",
+    "bits_and_error",
     "code_histograms",
     "codebook",
     "codes_of_a_number",
+    "decoded_scales",
+    "error_against_scale",
     "error_by_bits",
     "error_by_block_size",
     "error_by_weight",
@@ -53,6 +57,8 @@ __all__ = [
     "predicted_and_measured",
     "quantiles",
     "scale_and_error",
+    "scale_map",
     "show",
     "smooth",
+    "throughput",
 ]

@@ -43,30 +43,52 @@ def codebook(
 
 
 def scale_and_error(
-    weights: Sequence[float], decoded: Sequence[float], curve: Sequence[tuple[float, float]], scale: float
+    weights: Sequence[float],
+    decoded: Sequence[float],
+    curve: Sequence[tuple[float, float]],
+    scale: float,
+    code: int = 6,
+    reference: float = 0.125,
 ) -> Figure:
-    """Weights and what they decode to, on the left; the error against the scale, on the right, with the chosen one.
+    """Weights among the levels scale * Q, one of which is marked; and the error against the scale.
 
     Args:
+        decoded: what the weights decode to.
         curve: (scale, root mean square error), over the scales one can choose.
-        scale: the chosen one.
+        scale: the chosen one. code: the marked Q, from -7 to 7. reference: a scale to compare its value with.
     """
-    fig, (ax, right) = figure(width=7.8, height=3.4, columns=2)
-    places = range(len(weights))
+    fig, (ax, right) = figure(width=8.2, height=3.6, columns=2)
+    fig.set_layout_engine(None)  # finding a layout takes longer than drawing; this one is redrawn under a slider
+    fig.subplots_adjust(left=0.085, right=0.985, top=0.87, bottom=0.2, wspace=0.2)
+    places, value = range(len(weights)), scale * code
+    ax.grid(axis="y", visible=False)
+    ax.hlines([scale * q for q in range(-7, 8)], -0.7, len(weights) - 0.3, color=STYLE["grid"], linewidth=0.9)
+    ax.hlines(value, -0.7, len(weights) - 0.3, color=BLUE, linewidth=2.2)
+    ax.text(len(weights), value, f"Q = {code}", va="center", fontsize=STYLE["size"] - 2, color=INK)
     ax.vlines(places, weights, decoded, color=ORANGE, linewidth=2, label="error")
     ax.plot(places, weights, "o", color=INK, markersize=4, label="weight")
     ax.plot(places, decoded, "_", color=BLUE, markersize=9, markeredgewidth=2.2, label="decoded")
-    label(ax, "A block of weights", "weight", "value")
-    ax.legend(frameon=False, fontsize=STYLE["size"] - 2, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    ax.set_xlim(-0.7, len(weights) + 2.6)
+    ax.set_xticks([])
+    change = value - reference * code
+    beside = f" ({reference:g} gives {reference * code:g}: off by {change:+.3f})" if abs(change) > 1e-9 else ""
+    words = f"Q = {code}: {scale:g} x {code} = {value:.6g}{beside}"
+    ax.set_title(words.replace(" (", "\n("), fontsize=STYLE["size"], loc="left", color=INK)
+    ax.set_xlabel(f"{len(weights)} weights (lines: the levels scale x Q)", fontsize=STYLE["size"])
+    ax.set_ylabel("value", fontsize=STYLE["size"])
+    ax.legend(frameon=False, fontsize=STYLE["size"] - 2, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1))
     scales, errors = zip(*curve, strict=True)
     right.plot(scales, errors, color=BLUE)
     error = (sum((w - d) ** 2 for w, d in zip(weights, decoded, strict=True)) / len(weights)) ** 0.5
     right.plot([scale], [error], "o", color=ORANGE, markeredgecolor=INK, markersize=9)
     right.set_ylim(bottom=0)
+    for each in (ax, right):
+        each.locator_params(nbins=5, axis="y")
+    right.locator_params(nbins=4, axis="x")
     label(right, f"scale {scale:.3f}: error {error:.4f}", "scale", "root mean square error")
     best = min(curve, key=lambda point: point[1])
     fig.alt_text = (
-        f"{len(weights)} weights and what they decode to with a scale of {scale:.3f}: root mean square error "
+        f"{words}. {len(weights)} weights and what they decode to with a scale of {scale:.3f}: root mean square error "
         f"{error:.4f}. Over all scales from {min(scales):.3f} to {max(scales):.3f} the smallest error is "
         f"{best[1]:.4f}, at {best[0]:.3f}."
     )

@@ -1,0 +1,236 @@
+"""Wrong answers to the exercises of notebook 02."""
+
+import math
+from itertools import pairwise
+
+import torch
+
+from wrong_answers import wrong
+
+
+@wrong("scale-from-example", says="divided by the code itself")
+def by_the_code(weight, code, levels):
+    return weight / code
+
+
+@wrong("scale-from-example", says="one over the scale")
+def upside_down(weight, code, levels):
+    return levels[code] / weight
+
+
+@wrong("scale-from-example", says="decoded once more")
+def multiplied(weight, code, levels):
+    return levels[code] * weight
+
+
+@wrong("scale-from-example", says="A scale here is positive")
+def magnitude_of_the_level(weight, code, levels):
+    return weight / abs(levels[code])
+
+
+@wrong("weights-of-a-code", says="the border lies half-way")
+def neighbours(code, absmax, levels):
+    padded = [levels[0], *levels, levels[-1]]
+    return padded[code] * absmax, padded[code + 2] * absmax
+
+
+@wrong("weights-of-a-code", says="before scaling")
+def unscaled_range(code, absmax, levels):
+    middles = [(a + b) / 2 for a, b in pairwise(levels)]
+    borders = [-1.0, *middles, 1.0]
+    return borders[code], borders[code + 1]
+
+
+@wrong("weights-of-a-code", says="beyond its absmax")
+def open_ends(code, absmax, levels):
+    borders = [-math.inf, *((a + b) / 2 for a, b in pairwise(levels)), math.inf]
+    return borders[code] * absmax, borders[code + 1] * absmax
+
+
+@wrong("weights-of-a-code", says="not equally far apart")
+def equal_parts(code, absmax, levels):
+    step = 2 * absmax / 16
+    return -absmax + code * step, -absmax + (code + 1) * step
+
+
+def unpacked(packed):
+    return torch.stack((packed >> 4, packed & 15), 1).flatten().long()
+
+
+@wrong("dequantize-packed", says="nibbles swapped")
+def low_nibble_first(packed, scales, table, block_size, n):
+    codes = torch.stack((packed & 15, packed >> 4), 1).flatten().long()[:n]
+    return table[codes] * scales[torch.arange(n) // block_size]
+
+
+@wrong("dequantize-packed", says="have to alternate")
+def halves(packed, scales, table, block_size, n):
+    codes = torch.cat((packed >> 4, packed & 15)).long()[:n]
+    return table[codes] * scales[torch.arange(n) // block_size]
+
+
+@wrong("dequantize-packed", says="dealt out in turn")
+def scales_in_turn(packed, scales, table, block_size, n):
+    return table[unpacked(packed)[:n]] * scales[torch.arange(n) % len(scales)]
+
+
+@wrong("dequantize-packed", says="two to a byte")
+def blocks_of_bytes(packed, scales, table, block_size, n):
+    per_byte = scales[torch.arange(len(packed)) // block_size]
+    return (table[unpacked(packed)] * per_byte.repeat_interleave(2))[:n]
+
+
+@wrong("dequantize-packed", says="as if they were numbers")
+def without_table(packed, scales, table, block_size, n):
+    return unpacked(packed)[:n].float() * scales[torch.arange(n) // block_size]
+
+
+@wrong("least-error-scale", says="mean of the quotients")
+def mean_of_quotients(w, q):
+    found = []
+    for weights, levels in zip(w, q, strict=True):
+        used = levels != 0
+        found.append((weights[used] / levels[used]).mean() if used.any() else torch.tensor(0.0))
+    return torch.stack(found)
+
+
+@wrong("least-error-scale", says="below the line")
+def weights_below(w, q):
+    return ((w * q).sum(1) / w.square().sum(1)).nan_to_num()
+
+
+@wrong("least-error-scale", says="as long as the weights")
+def same_norm(w, q):
+    return (w.norm(dim=1) / q.norm(dim=1)).nan_to_num()
+
+
+@wrong("least-error-scale", says="division by zero")
+def zeros_forgotten(w, q):
+    return (w * q).sum(1) / (q * q).sum(1)
+
+
+@wrong("least-error-scale", says="absmax")
+def absmax(w, q):
+    return w.abs().max(1).values
+
+
+def blocks_of_256(values):
+    return torch.nn.functional.pad(values, (0, -len(values) % 256)).view(-1, 256)
+
+
+def nearest(x, levels):
+    return (x[:, None] - levels).abs().argmin(1).to(torch.uint8)
+
+
+def coded(centred, levels):
+    absmax = blocks_of_256(centred).abs().amax(1)
+    each = absmax.repeat_interleave(256)[: len(centred)]
+    return nearest((centred / each.clamp(min=1e-38)), levels), absmax
+
+
+@wrong("double-quantize", says="was not subtracted first")
+def mean_not_subtracted(scales, levels):
+    return *coded(scales, levels), scales.mean()
+
+
+@wrong("double-quantize", says="There is no offset")
+def no_offset(scales, levels):
+    return *coded(scales, levels), torch.tensor(0.0)
+
+
+@wrong("double-quantize", says="each 256 of them have their own")
+def one_absmax(scales, levels):
+    centred = scales - scales.mean()
+    absmax = centred.abs().max()
+    return nearest(centred / absmax.clamp(min=1e-38), levels), absmax[None], scales.mean()
+
+
+@wrong("double-quantize", says="one number for the whole tensor")
+def a_mean_for_each(scales, levels):
+    parts = [(*coded(part - part.mean(), levels), part.mean()[None]) for part in scales.split(256)]
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+
+
+@wrong("double-quantize", says="equal steps")
+def linear(scales, levels):
+    centred = scales - scales.mean()
+    _, absmax = coded(centred, levels)
+    x = centred / absmax.repeat_interleave(256)[: len(scales)].clamp(min=1e-38)
+    return ((x + 1) * 127.5).round().to(torch.uint8), absmax, scales.mean()
+
+
+def with_places(scales):
+    return scales, torch.arange(len(scales))[scales < 0]
+
+
+@wrong("flipped-blocks", says="offset is missing")
+def without_offset(codes, absmax, offset, levels):
+    return with_places(levels[codes.long()] * absmax[torch.arange(len(codes)) // 256])
+
+
+@wrong("flipped-blocks", says="added last")
+def offset_first(codes, absmax, offset, levels):
+    return with_places((levels[codes.long()] + offset) * absmax[torch.arange(len(codes)) // 256])
+
+
+@wrong("flipped-blocks", says="dealt out in turn")
+def in_turn(codes, absmax, offset, levels):
+    return with_places(levels[codes.long()] * absmax[torch.arange(len(codes)) % len(absmax)] + offset)
+
+
+@wrong("flipped-blocks", says="a mask came back")
+def mask(codes, absmax, offset, levels):
+    scales = levels[codes.long()] * absmax[torch.arange(len(codes)) // 256] + offset
+    return scales, scales < 0
+
+
+@wrong("flipped-blocks", says="whose *level* is negative")
+def negative_levels(codes, absmax, offset, levels):
+    level = levels[codes.long()]
+    return level * absmax[torch.arange(len(codes)) // 256] + offset, torch.where(level < 0)[0]
+
+
+@wrong("double-quantized-bits", says="not 32")
+def single(block_size, scale_block):
+    return 4 + 32 / block_size
+
+
+@wrong("double-quantized-bits", says="scales of the scales")
+def first_level_only(block_size, scale_block):
+    return 4 + 8 / block_size
+
+
+@wrong("double-quantized-bits", says="divide by both")
+def second_level_for_weights(block_size, scale_block):
+    return 4 + 8 / block_size + 32 / scale_block
+
+
+@wrong("double-quantized-bits", says="price of the scales alone")
+def scales_alone(block_size, scale_block):
+    return (8 + 32 / scale_block) / block_size
+
+
+def parts(n, size):
+    blocks = -(-n // size)
+    return -(-n // 2), blocks, 4 * -(-blocks // 256)
+
+
+@wrong("model-bytes", says="for all tensors together")
+def all_together(shapes, block_size):
+    return sum(parts(sum(math.prod(shape) for shape in shapes), block_size)) + 4
+
+
+@wrong("model-bytes", says="The offset")
+def offset_forgotten(shapes, block_size):
+    return sum(sum(parts(math.prod(shape), block_size)) for shape in shapes)
+
+
+@wrong("model-bytes", says="second-level scales")
+def second_level_forgotten(shapes, block_size):
+    return sum(sum(parts(math.prod(shape), block_size)[:2]) + 4 for shape in shapes)
+
+
+@wrong("model-bytes", says="the formula's bits per weight")
+def rounded_at_the_end(shapes, block_size):
+    bits = 4 + 8 / block_size + 32 / (256 * block_size)
+    return int(bits / 8 * sum(math.prod(shape) for shape in shapes))
