@@ -1,8 +1,8 @@
 """Interactive explorers for the notebooks: move a control or ask a question, and the picture or the answer changes.
 
 Each `explore_...` function makes one; `show` displays it, with a static picture of its first state beside it in the
-output, which is what a page that runs no widgets (a repository's preview, a printed book) shows. `explorers` are controls
-above a figure, `answers` is a box to ask a model in.
+output, which is what a page that runs no widgets (a repository's preview, a printed book) shows. `explorers` are
+controls above a figure, `answers` is a box to ask a model in.
 """
 
 from qlora_lab.widgets.answers import AnswerBox, explore_answers
