@@ -1,15 +1,18 @@
 """Checks for the workbook's exercises: `check("id", function)` says not attempted, right, or what looks wrong.
 
-One module a notebook holds its exercises; `exercise` judges, `differences` describes.
+Modules named after the notebooks hold their exercises (06 has a second one, `training_step`); `exercise` judges,
+`differences` describes.
 """
 
 from collections.abc import Callable
 
-from qlora_lab.checks import paged_optimizers, qlora_layer
+from qlora_lab.checks import fine_tuning, paged_optimizers, qlora_layer, start_here, training_step
 from qlora_lab.checks.exercise import Exercise, Misconception, Verdict, judge
 
 EXERCISES: dict[str, Exercise] = {
-    exercise.id: exercise for module in (paged_optimizers, qlora_layer) for exercise in module.EXERCISES
+    exercise.id: exercise
+    for module in (start_here, paged_optimizers, qlora_layer, fine_tuning, training_step)
+    for exercise in module.EXERCISES
 }
 
 
