@@ -1,22 +1,52 @@
 """Tidy executed notebooks before they are committed: python notebooks/clean.py notebooks/*.ipynb
 
 Numbers the code cells from 1, drops what belongs to one machine or one run (execution times, widget state, stderr), and
-writes each notebook whole. Outputs stay: nbval compares them.
+writes each notebook whole. Outputs stay: nbval compares them. How long all cells took together is kept, with the device
+and the date, so that a test can compare it with the minutes that the notebook's first cell promises.
 """
 
 import sys
+from datetime import date, datetime
 from pathlib import Path
 
 import nbformat
 
+from qlora_lab.environment import default_device, device_name
 from qlora_lab.files import write_text
 
 
+def seconds(cell) -> float | None:
+    """How long a cell took when it was executed; None if it was not executed just now."""
+    times = cell.metadata.get("execution", {})
+    if "shell.execute_reply" not in times:
+        return None
+    start, end = (
+        datetime.fromisoformat(times[name].replace("Z", "+00:00"))
+        for name in ("iopub.execute_input", "shell.execute_reply")
+    )
+    return (end - start).total_seconds()
+
+
+def measure(notebook) -> dict | None:
+    """Seconds of all cells together, the cells of more than a minute by number, device and date."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    times = [seconds(cell) for cell in cells]
+    if None in times:
+        return None
+    return {
+        "seconds": round(sum(times)),
+        "long cells": [number for number, time in enumerate(times, 1) if time > 60],
+        "device": device_name(default_device()),
+        "date": date.today().isoformat(),
+    }
+
+
 def clean(notebook) -> None:
-    notebook.metadata.pop("widgets", None)
+    measured = measure(notebook) or notebook.metadata.get("measured", {})
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
+        "measured": measured,
     }
     count = 0
     for cell in notebook.cells:

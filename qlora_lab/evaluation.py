@@ -75,6 +75,9 @@ def generate(
 ) -> list[str]:
     """Greedy continuations of `prompts`, in their order, in batches of similar length with a key-value cache.
 
+    Equal to transformers' `generate(do_sample=False)`. An answer that has ended leaves its batch at once, with its part
+    of the cache: on a CPU a batch takes as long as it has rows, and the longest answer is often twice the mean.
+
     Args:
         max_new_tokens: where an answer is cut that does not end by itself.
         batch_size: prompts decoded together.
@@ -86,6 +89,7 @@ def generate(
     device = next(model.parameters()).device
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     texts = [""] * len(prompts)
+    ends = _end_tokens(model, tokenizer)
     training = model.training
     model.eval()
     try:
@@ -100,23 +104,53 @@ def generate(
                     add_special_tokens=False,
                     return_token_type_ids=False,
                 ).to(device)
-                out = model.generate(
-                    **ids,
-                    max_new_tokens=max_new_tokens,
-                    do_sample=False,
-                    num_beams=1,
-                    use_cache=True,
-                    pad_token_id=tokenizer.pad_token_id,
-                    eos_token_id=tokenizer.eos_token_id,
-                )
-                decoded = tokenizer.batch_decode(out[:, ids["input_ids"].shape[1] :], skip_special_tokens=True)
-                for i, text in zip(part, decoded, strict=True):
-                    texts[i] = text
+                answers = _greedy(model, ids["input_ids"], ids["attention_mask"], max_new_tokens, ends)
+                for i, answer in zip(part, answers, strict=True):
+                    texts[i] = tokenizer.decode(answer, skip_special_tokens=True)
                 if progress is not None:
                     progress(start + len(part), len(prompts))
     finally:
         model.train(training)
     return texts
+
+
+def _greedy(model, input_ids, attention_mask, max_new_tokens: int, ends: set[int]) -> list[list[int]]:
+    """New tokens of each row, without the one that ended it. input_ids, attention_mask: (rows, length), padded left."""
+    answers = [[] for _ in input_ids]
+    rows = list(range(len(answers)))  # the answers still growing
+    positions = (attention_mask.cumsum(-1) - 1).clamp_(min=0)
+    cache = None
+    for _ in range(max_new_tokens):
+        out = model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        cache = out.past_key_values
+        tokens = out.logits[:, -1].argmax(-1)  # (rows,)
+        going = [n for n, token in enumerate(tokens.tolist()) if token not in ends]
+        for n in going:
+            answers[rows[n]].append(int(tokens[n]))
+        if not going:
+            break
+        if len(going) < len(rows):
+            kept = torch.tensor(going, device=tokens.device)
+            cache.batch_select_indices(kept)
+            tokens, positions, attention_mask = tokens[kept], positions[kept], attention_mask[kept]
+            rows = [rows[n] for n in going]
+        input_ids, positions = tokens[:, None], positions[:, -1:] + 1
+        attention_mask = torch.nn.functional.pad(attention_mask, (0, 1), value=1)
+    return answers
+
+
+def _end_tokens(model, tokenizer) -> set[int]:
+    """The tokenizer's end of text, and those that the model's generation settings add (some end a turn with another)."""
+    more = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    more = more if isinstance(more, list | tuple) else [more]
+    return {token for token in (tokenizer.eos_token_id, *more) if token is not None}
 
 
 def evaluate(

@@ -35,6 +35,31 @@ def test_generation_is_greedy():
     assert generate(model, tokenizer, ["red"], 6)[0] == tokenizer.decode(ids[0, 3:], skip_special_tokens=True)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_answers_are_those_of_transformers(seed):
+    torch.manual_seed(seed)
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    for parameter in model.parameters():  # spread logits, so that some answers end early and others do not
+        parameter.data = torch.randn(parameter.shape) * 0.3
+    ids = tokenizer(PROMPTS, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+    ends = torch.randint(0, model.config.vocab_size, (model.config.vocab_size // 8,)).tolist()
+    model.generation_config.eos_token_id = ends
+    out = model.generate(
+        input_ids=ids["input_ids"],
+        attention_mask=ids["attention_mask"],
+        max_new_tokens=20,
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=[*ends, tokenizer.eos_token_id],
+    )[:, ids["input_ids"].shape[1] :]
+    wanted = []
+    for row in out.tolist():
+        end = next((n for n, token in enumerate(row) if token in {*ends, tokenizer.eos_token_id}), len(row))
+        wanted.append(tokenizer.decode(row[:end], skip_special_tokens=True))
+    assert generate(model, tokenizer, PROMPTS, 20, batch_size=6) == wanted
+    assert len({len(text) for text in wanted}) > 1
+
+
 def test_counts_and_kinds_of_errors(monkeypatch):
     examples = commands(3)
     good = examples[0].target.split("<|im_end|>")[0]

@@ -6,6 +6,26 @@ from pathlib import Path
 import nbformat
 import pytest
 
+# Where each claim of the chapter that the workbook grew from is computed, in cells tagged with its number.
+CLAIMS = {
+    "C1": ("05", "08"),  # 65B: full fine-tuning above 780 GB, QLoRA under 48 GB
+    "C2": ("01", "02"),  # a code means nothing without its scale; 4.5 and 4.127 bits a weight
+    "C3": ("01",),  # NF4 and the normal distribution
+    "C4": ("03",),  # 1024 x 1024 at rank 8
+    "C5": ("03",),  # W0 + BA, with its factor and B = 0
+    "C6": ("03",),  # the theorem on the number of parameters
+    "C7": ("03",),  # the table of ranks, and real models
+    "C8": ("07",),  # ranks too small and too large
+    "C9": ("04",),  # what paged optimizers move, and when
+    "C10": ("05", "06"),  # the four steps
+    "C11": ("02",),  # W' = s Q
+    "C12": ("05", "07"),  # memory, quality, speed
+    "C13": ("07",),  # limits
+    "C14": ("03",),  # figure: LoRA beside a frozen weight
+    "C15": ("05",),  # figure: the three methods side by side
+    "C16": ("00", "05"),  # what the Q stands for
+}
+NUMBERS = {"a": 1, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
@@ -64,6 +84,56 @@ def test_it_begins_with_a_title_and_a_claim_and_says_its_limits(book):
     headings = [line for cell in book.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
     assert any(line.startswith("## What this does not show") for line in headings)
     assert any(line.startswith("## References") for line in headings)
+
+
+def test_its_cells_take_the_minutes_it_promises(book):
+    """Within a factor of two of what its last execution took (`make notebooks` measures it)."""
+    first = book.cells[0].source
+    assert re.search(r"\*\*Time\.\*\* About \d+ minutes to read; ", first)
+    promise = re.search(r"the cells run for (about|under) (\w+) minutes? on two CPU cores", first)
+    minutes = NUMBERS.get(promise[2]) or int(promise[2])
+    measured = book.metadata["measured"]
+    assert measured["seconds"] > 0 and measured["device"] and measured["date"]
+    if promise[1] == "under":
+        assert measured["seconds"] <= 60 * minutes
+    else:
+        assert 30 * minutes <= measured["seconds"] <= 120 * minutes
+
+
+def test_cells_of_more_than_a_minute_say_so_beforehand(book):
+    for number in book.metadata["measured"]["long cells"]:
+        place = book.cells.index(code_cells(book)[number - 1])
+        before = next(cell for cell in reversed(book.cells[:place]) if cell.cell_type == "markdown")
+        assert "minute" in before.source, f"cell {number}"
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_claim_is_computed_where_it_belongs(claim):
+    for path in NOTEBOOKS:
+        if path.stem[:2] in CLAIMS[claim]:
+            cells = code_cells(nbformat.read(path, as_version=4))
+            tagged = [cell for cell in cells if claim in cell.metadata.get("tags", [])]
+            assert tagged, f"no cell of {path.stem} carries the tag {claim}"
+
+
+def test_tags_are_known(book):
+    tags = {tag for cell in book.cells for tag in cell.metadata.get("tags", [])}
+    assert tags <= {*CLAIMS, "solution", "bootstrap"}
+
+
+def test_links_lead_somewhere(book):
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            for target in re.findall(r"\]\(([^)\s]+)\)", cell.source):
+                if target.startswith("#"):
+                    continue  # Jupyter makes an anchor of each heading in its own way
+                assert target.startswith("https://") or (FOLDER / target.partition("#")[0]).exists(), target
+
+
+def test_readme_maps_every_notebook():
+    text = (FOLDER.parent / "README.md").read_text()
+    for path in NOTEBOOKS:
+        assert f"(notebooks/{path.name})" in text
 
 
 def test_it_is_small_enough_to_be_shown(book):
