@@ -9,6 +9,7 @@ PEFT's format and can be loaded by either side.
 Sources: LoRA (Hu et al. 2021), section 4.1; rsLoRA (Kalajdzievski 2023): alpha / sqrt(r); initialization as in PEFT.
 """
 
+import contextlib
 import math
 import re
 from collections import Counter
@@ -132,6 +133,29 @@ def merge_and_unload(model: nn.Module, dtype: torch.dtype | None = None) -> nn.M
     for name, layer in layers.items():
         replace_module(model, name, layer.merged_linear(dtype).train(layer.training))
     return model
+
+
+@contextlib.contextmanager
+def disabled(model: nn.Module) -> Iterator[nn.Module]:
+    """Inside, every adapter of `model` is switched off: it computes what its base alone would, to the bit.
+
+    One model in memory is then both, base and tuned. Nothing is copied or changed; also after an exception the adapters
+    are as they were. May be nested.
+
+    Raises:
+        ValueError: an adapter is merged into its base, which therefore is no longer there; `unmerge` first.
+    """
+    layers = [layer for _, layer in adapted_layers(model)]
+    if any(getattr(layer, "merged", False) for layer in layers):
+        raise ValueError("an adapter is merged into its base weight and cannot be switched off; call unmerge first")
+    before = [layer.switched_off for layer in layers]
+    try:
+        for layer in layers:
+            layer.switched_off = True
+        yield model
+    finally:
+        for layer, was in zip(layers, before, strict=True):
+            layer.switched_off = was
 
 
 def adapted_layers(model: nn.Module) -> Iterator[tuple[str, LoRALayer]]:

@@ -28,6 +28,7 @@ class LoRALayer(nn.Module):
     def __init__(self, in_features, out_features, rank, alpha, dropout=0.0, use_rslora=False, device=None):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
+        self.switched_off = False  # inside `lora.disabled`: forward computes the base alone
         self.reset_adapter(rank, alpha, dropout, use_rslora, device)
 
     def reset_adapter(self, rank, alpha, dropout=0.0, use_rslora=False, device=None) -> None:
@@ -102,7 +103,7 @@ class LoRALinear(LoRALayer):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (..., in) -> (..., out)
         y = self.base(x)
-        if self.merged or not self.rank:
+        if self.merged or self.switched_off or not self.rank:
             return y
         h = F.linear(F.dropout(x, self.dropout, self.training), self.lora_A.to(x.dtype))  # (..., in) -> (..., r)
         return y + self.scaling * F.linear(h, self.lora_B.to(x.dtype))

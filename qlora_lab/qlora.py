@@ -94,13 +94,12 @@ class QLoRALinear(LoRALayer):
         if self.compute_dtype is None and (autocast := autocast_dtype(x.device.type)):
             flat = flat.to(autocast)
         dtype = self.compute_dtype or flat.dtype
+        a, b = (None, None) if self.switched_off else (self.lora_A, self.lora_B)
         dropped = None
-        if self.rank and self.dropout and self.training:
+        if a is not None and self.dropout and self.training:
             dropped = nn.functional.dropout(flat, self.dropout)
         merge = self.training and self.kept is None and dropped is None
-        y = QLoRAFunction.apply(
-            flat, dropped, self.lora_A, self.lora_B, self.bias, self.kept or self.quantized, self.scaling, dtype, merge
-        )
+        y = QLoRAFunction.apply(flat, dropped, a, b, self.bias, self.kept or self.quantized, self.scaling, dtype, merge)
         if dtype == torch.float16:
             check_finite(y.detach(), self.path)
         return y.view(*x.shape[:-1], self.out_features)

@@ -148,6 +148,42 @@ def test_every_control_of_an_explorer_changes_its_figure(page, lab, name):
         page.locator(".jp-OutputArea").first.screenshot(path=f"{SCREENSHOTS}/explorer-{name}.png")
 
 
+ASK = """
+import time
+from qlora_lab import widgets
+
+def loud(command):
+    time.sleep(1)
+    if command == "fail":
+        raise ValueError("no <such> command")
+    return command.upper()
+
+widgets.show(widgets.explore_answers(loud, lambda command: '[{"name":"weather","arguments":{}}]', ["hello"]))
+"""
+
+
+def test_the_box_asks_both_models_and_is_disabled_while_they_answer(page, lab):
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(ASK)])
+    book.metadata.kernelspec = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook = lab[1] / "answers.ipynb"
+    nbformat.write(book, notebook)
+
+    open_and_run(page, lab, notebook)
+    box = page.locator(".jp-OutputArea .widget-vbox")
+    box.get_by_text("HELLO").wait_for(timeout=120_000)
+    button, field = box.get_by_role("button", name="Ask", exact=True), box.locator(".widget-text input")
+    for command, answer in (("lights on", "LIGHTS ON"), ("fail", "ValueError: no <such> command")):
+        field.fill(command)
+        button.click()
+        page.wait_for_function("() => document.querySelector('.jp-OutputArea .widget-button').disabled")
+        assert field.is_disabled()
+        box.get_by_text(answer).wait_for(timeout=30_000)
+        page.wait_for_function("() => !document.querySelector('.jp-OutputArea .widget-button').disabled")
+        assert box.get_by_text("parses as 1 call").count() == 1
+    if SCREENSHOTS:
+        page.locator(".jp-OutputArea").first.screenshot(path=f"{SCREENSHOTS}/answers.png")
+
+
 def test_a_notebook_runs_from_top_to_bottom(page, lab):
     source = sorted(FOLDER.glob("0[2-4]_*.ipynb"))[0]
     notebook = lab[1] / source.name

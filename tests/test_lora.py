@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from qlora_lab import LoRALinear, count_parameters, inject_lora, merge, merge_and_unload, quantize_model, unmerge
-from qlora_lab.lora import adapted_layers, find_targets, output_head
+from qlora_lab.lora import adapted_layers, disabled, find_targets, output_head
 
 devices = pytest.mark.parametrize(
     "device", [pytest.param(name, marks=pytest.mark.cuda if name == "cuda" else ()) for name in DEVICES]
@@ -533,3 +533,60 @@ def test_a_layer_without_an_adapter_has_no_delta():
         layer.delta()
     x = torch.randn(3, 4)
     assert torch.equal(layer(x), layer.base(x))
+
+
+# --- adapters switched off
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("kind", ["lora", "qlora"])
+def test_switched_off_the_model_is_its_base_to_the_bit_and_on_again_it_is_itself(kind, mode):
+    def make(rank):
+        if kind == "qlora":
+            return quantize_model(tiny_llama(), rank=rank, alpha=8, dropout=0.0)
+        return inject_lora(tiny_llama(), rank, 8) if rank else tiny_llama()
+
+    base, model = make(0), randomize_adapters(make(4))
+    getattr(base, mode)(), getattr(model, mode)()
+    tokens = token_batch(0, (3, 11))
+    before, values = model(tokens).logits, snapshot(model)
+    with disabled(model) as same:
+        assert same is model
+        assert torch.equal(model(tokens).logits, base(tokens).logits)
+    assert torch.equal(model(tokens).logits, before) and not torch.equal(before, base(tokens).logits)
+    assert_unchanged(model, values)
+
+
+def test_switched_off_nothing_is_dropped_and_no_adapter_gets_a_gradient():
+    model = randomize_adapters(quantize_model(tiny_llama(), rank=4, alpha=8, dropout=0.5)).train()
+    model.model.embed_tokens.weight.requires_grad_(True)  # something that does get one
+    with disabled(model):
+        one, other = model(token_batch()).logits, model(token_batch()).logits
+        one.sum().backward()
+    assert torch.equal(one, other)
+    assert all(layer.lora_A.grad is None and layer.lora_B.grad is None for _, layer in adapted_layers(model))
+    assert model.model.embed_tokens.weight.grad.abs().max() > 0
+
+
+def test_they_are_on_again_after_an_error_and_after_the_outermost_of_two():
+    model = randomize_adapters(inject_lora(tiny_llama(), 4, 8))
+    tokens = token_batch()
+    tuned = model(tokens).logits
+    with pytest.raises(RuntimeError, match="stop"), disabled(model):
+        raise RuntimeError("stop")
+    assert torch.equal(model(tokens).logits, tuned)
+    with disabled(model):
+        with disabled(model):
+            base = model(tokens).logits
+        assert torch.equal(model(tokens).logits, base) and not torch.equal(base, tuned)
+    assert torch.equal(model(tokens).logits, tuned)
+
+
+def test_what_is_merged_cannot_be_switched_off():
+    model = merge(randomize_adapters(inject_lora(tiny_llama(), 4, 8)))
+    with pytest.raises(ValueError, match="call unmerge first"), disabled(model):
+        pass
+    with disabled(unmerge(model)):
+        assert_close(model(token_batch()).logits, tiny_llama()(token_batch()).logits, FLOAT32)
+    with disabled(tiny_llama()):  # no adapters: nothing to switch
+        pass

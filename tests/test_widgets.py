@@ -1,5 +1,6 @@
-"""Explorers: every control changes what is drawn, and what is drawn is what was asked for."""
+"""Explorers: every control changes what is drawn, and what is drawn is what was asked for; the box asks and tells."""
 
+import inspect
 import re
 
 import pytest
@@ -8,6 +9,8 @@ from qlora_lab import widgets
 from qlora_lab.budget import predict_training
 
 MAKERS = {name: getattr(widgets, name) for name in dir(widgets) if name.startswith("explore_")}
+ASKING = [name for name, make in MAKERS.items() if "base_answer" in inspect.signature(make).parameters]
+MAKERS = {name: make for name, make in MAKERS.items() if name not in ASKING}
 
 
 def another(control):
@@ -64,3 +67,95 @@ def test_room_for_half_under_lru():
     assert widgets.least_recently_used(order, 2)[1] == list(range(12))  # a loop: nothing is ever there
     moves, fetched = widgets.least_recently_used([0, 1, 2, 3, 3, 2, 1, 0], 2)
     assert fetched == [0, 1, 2, 3, 6, 7] and moves[2] == (2, 0, "disk")
+
+
+CALL = '[{"name":"timer","arguments":{"minutes":12}}]'
+
+
+def test_the_box_asks_both_and_says_whether_a_program_could_use_it():
+    asked = []
+    box = widgets.explore_answers(
+        lambda command: asked.append(("base", command)) or "Sure!",
+        lambda command: asked.append(("tuned", command)) or CALL,
+    )
+    del asked[:]
+    box.command.value = "  a timer of 12 minutes "
+    box.button.click()
+    assert asked == [("base", "a timer of 12 minutes"), ("tuned", "a timer of 12 minutes")]
+    assert box.answers == {"base model": "Sure!", "tuned model": CALL}
+    assert "Sure!" in box.columns["base model"].value and "does not parse as calls" in box.columns["base model"].value
+    assert "parses as 1 call" in box.columns["tuned model"].value and box.status.value == ""
+
+
+def test_its_controls_are_disabled_while_it_computes():
+    seen = []
+    box = widgets.explore_answers(str, str, examples=())
+
+    def answer(command):
+        seen.append((box.button.disabled, box.command.disabled, box.status.value))
+        return CALL
+
+    box._answerers = {"base model": answer, "tuned model": answer}
+    box.ask("lights on")
+    assert [state[:2] for state in seen] == [(True, True)] * 2
+    assert "base model is answering (1 of 2)" in seen[0][2] and "tuned model is answering (2 of 2)" in seen[1][2]
+    assert not box.button.disabled and not box.command.disabled
+
+
+def test_errors_are_told_in_the_box_and_the_other_model_still_answers():
+    def fails(command):
+        raise ValueError("a command must not contain <|im_end|>")
+
+    box = widgets.explore_answers(fails, lambda command: CALL, examples=["x"])
+    assert "ValueError: a command must not contain &lt;|im_end|&gt;" in box.columns["base model"].value
+    assert box.answers == {"tuned model": CALL} and not box.button.disabled
+    assert "ValueError" in box.fallback()[0]["text/html"]
+    box.ask("   ")
+    assert box.status.value == "Type a command first." and box.answers == {} and not box.button.disabled
+
+
+def test_an_interrupt_leaves_the_box_in_working_order():
+    box = widgets.explore_answers(str, str, examples=())
+
+    def interrupted(command):
+        raise KeyboardInterrupt
+
+    box._answerers = {"base model": interrupted, "tuned model": str}
+    with pytest.raises(KeyboardInterrupt):
+        box.ask("x")
+    assert not box.button.disabled and not box.command.disabled
+
+
+def test_what_a_model_says_is_text_and_no_markup():
+    box = widgets.explore_answers(lambda command: "<script>alert(1)</script>", str, examples=["<b>on</b>"])
+    page = box.fallback()[0]["text/html"] + "".join(column.value for column in box.columns.values())
+    assert "<script>" not in page and "&lt;script&gt;" in page and "<b>on</b>" not in page
+
+
+def test_the_box_is_shown_with_a_table_of_its_examples(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **options: shown.append(data))
+    examples = ["one", "two", "three"]
+    box = widgets.explore_answers(lambda command: command * 100, lambda command: CALL, examples)
+    widgets.show(box)
+    data = shown[0]
+    assert "application/vnd.jupyter.widget-view+json" in data and "image/png" not in data
+    assert data["text/html"].count("<tr>") == 4 and data["text/html"].count("does not parse as calls") == 3
+    places = [data["text/plain"].index(f"{example}\n    base model: {example}") for example in examples]
+    assert places == sorted(places) and box.command.value == "one" and "one" in box.answers["base model"]
+    assert max(map(len, data["text/plain"].splitlines())) < 220
+
+
+@pytest.mark.parametrize(
+    ("text", "usable", "words"),
+    [
+        (CALL, True, "parses as 1 call"),
+        (f"[{CALL[1:-1]},{CALL[1:-1]}]", True, "parses as 2 calls"),
+        ("[]", False, "expected a list of one or two calls"),
+        ('[{"name":"oven","arguments":{}}]', False, "no function 'oven'"),
+        ("Of course! " + CALL, False, "does not parse"),
+    ],
+)
+def test_the_verdict_on_an_answer(text, usable, words):
+    found, said = widgets.answers.judge_calls(text)
+    assert found is usable and words in said

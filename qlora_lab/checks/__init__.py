@@ -7,11 +7,14 @@ from collections.abc import Callable
 
 from qlora_lab.checks import (
     double_quantization,
+    fine_tuning,
     four_bit_types,
     four_bits,
     paged_optimizers,
     qlora_layer,
     scale_factors,
+    start_here,
+    training_step,
 )
 from qlora_lab.checks.exercise import Exercise, Misconception, Verdict, judge
 
@@ -22,6 +25,17 @@ MODULES = (  # in the order of the notebooks
     double_quantization,
     paged_optimizers,
     qlora_layer,
+)
+MODULES = (  # in the order of the notebooks
+    start_here,
+    four_bits,
+    four_bit_types,
+    scale_factors,
+    double_quantization,
+    paged_optimizers,
+    qlora_layer,
+    fine_tuning,
+    training_step,
 )
 EXERCISES: dict[str, Exercise] = {exercise.id: exercise for module in MODULES for exercise in module.EXERCISES}
 

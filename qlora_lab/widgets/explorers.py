@@ -1,8 +1,6 @@
-"""Interactive explorers for the notebooks: move a control, and the figure answers.
+"""Controls above a figure: move one, and the figure answers.
 
-Each function makes one and returns it; `show` displays it with a static figure of its first state beside it in the
-output, which is what a page that runs no widgets (a repository's preview, a printed book) shows. Figures come from
-`plots`; the alternative text of what is drawn now is the image's.
+Figures come from `plots`; the alternative text of what is drawn now is the image's.
 """
 
 import base64
@@ -47,14 +45,11 @@ class Explorer(ipywidgets.VBox):
         words = html.escape(self.figure.alt_text, quote=True)
         self.picture.value = f'<img alt="{words}" src="data:image/png;base64,{encoded}" style="max-width: 100%">'
 
-
-def show(explorer: Explorer) -> None:
-    """Display an explorer, and its figure as it is now for pages that run no widgets."""
-    from IPython.display import display
-
-    words = explorer.figure.alt_text
-    data = explorer._repr_mimebundle_() | {"image/png": plots.png(explorer.figure), "text/plain": f"Figure: {words}"}
-    display(data, metadata={"image/png": {"alt": words}}, raw=True)
+    def fallback(self) -> tuple[dict, dict]:
+        """The figure as it is now."""
+        words = self.figure.alt_text
+        data = {"image/png": plots.png(self.figure), "text/plain": f"Figure: {words}"}
+        return data, {"image/png": {"alt": words}}
 
 
 def _choice(description: str, options, value) -> ipywidgets.SelectionSlider:

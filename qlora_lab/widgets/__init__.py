@@ -1,0 +1,31 @@
+"""Interactive explorers for the notebooks: move a control or ask a question, and the picture or the answer changes.
+
+Each `explore_...` function makes one; `show` displays it, with a static picture of its first state beside it in the
+output, which is what a page that runs no widgets (a repository's preview, a printed book) shows. `explorers` are
+controls above a figure, `answers` is a box to ask a model in.
+"""
+
+from qlora_lab.widgets.answers import AnswerBox, explore_answers
+from qlora_lab.widgets.display import show
+from qlora_lab.widgets.explorers import (
+    Explorer,
+    explore_codebook,
+    explore_fit,
+    explore_pages,
+    explore_rank,
+    explore_scale,
+    least_recently_used,
+)
+
+__all__ = [
+    "AnswerBox",
+    "Explorer",
+    "explore_answers",
+    "explore_codebook",
+    "explore_fit",
+    "explore_pages",
+    "explore_rank",
+    "explore_scale",
+    "least_recently_used",
+    "show",
+]

@@ -1,0 +1,181 @@
+"""Wrong answers to the exercises of notebook 06."""
+
+import math
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from wrong_answers import wrong
+
+
+@wrong("guessing-loss", says="These are bits")
+def in_bits(vocabulary):
+    return math.log(vocabulary) / math.log(2)
+
+
+@wrong("guessing-loss", says="minus its logarithm")
+def probability(vocabulary):
+    return 1.0 / vocabulary
+
+
+@wrong("guessing-loss", says="sign is turned")
+def negative(vocabulary):
+    return math.log(1 / vocabulary)
+
+
+@wrong("guessing-loss", says="perplexity")
+def perplexity(vocabulary):
+    return math.exp(math.log(vocabulary))
+
+
+@wrong("build-labels", says="The prompt has labels too")
+def everything(input_ids, prompt_lengths, lengths):
+    labels = input_ids.clone()
+    for row, length in enumerate(lengths.tolist()):
+        labels[row, length:] = -100
+    return labels
+
+
+@wrong("build-labels", says="padding has labels")
+def with_padding(input_ids, prompt_lengths, lengths):
+    labels = input_ids.clone()
+    for row, length in enumerate(prompt_lengths.tolist()):
+        labels[row, :length] = -100
+    return labels
+
+
+@wrong("build-labels", says="never learns to stop")
+def padding_by_its_id(input_ids, prompt_lengths, lengths):
+    labels = with_padding(input_ids, prompt_lengths, lengths)
+    labels[labels == 2] = -100
+    return labels
+
+
+@wrong("build-labels", says="shifted by one already")
+def shifted(input_ids, prompt_lengths, lengths):
+    labels = torch.full_like(input_ids, -100)
+    for row, (prompt, length) in enumerate(zip(prompt_lengths.tolist(), lengths.tolist(), strict=True)):
+        labels[row, prompt - 1 : length - 1] = input_ids[row, prompt:length]
+    return labels
+
+
+@wrong("build-labels", says="0 instead of -100")
+def zeros(input_ids, prompt_lengths, lengths):
+    labels = torch.zeros_like(input_ids)
+    for row, (prompt, length) in enumerate(zip(prompt_lengths.tolist(), lengths.tolist(), strict=True)):
+        labels[row, prompt:length] = input_ids[row, prompt:length]
+    return labels
+
+
+@wrong("supervised-loss", says="their own position")
+def not_shifted(logits, labels):
+    return cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+
+@wrong("supervised-loss", says="wrong way")
+def shifted_back(logits, labels):
+    return cross_entropy(logits[:, 1:].flatten(0, 1), labels[:, :-1].flatten())
+
+
+@wrong("supervised-loss", says="divided by all positions")
+def mean_over_all(logits, labels):
+    wanted = labels[:, 1:]
+    return cross_entropy(logits[:, :-1].flatten(0, 1), wanted.flatten(), reduction="sum") / wanted.numel()
+
+
+@wrong("supervised-loss", says="mean of the examples' means")
+def mean_of_means(logits, labels):
+    return sum(cross_entropy(z[:-1], y[1:]) for z, y in zip(logits, labels, strict=True)) / len(logits)
+
+
+@wrong("supervised-loss", says="RuntimeError")
+def picks_with_minus_100(logits, labels):
+    chosen = logits.log_softmax(-1)[:, :-1].gather(-1, labels[:, 1:, None])
+    return -chosen.mean()
+
+
+@wrong("accumulate", says="mean of the means")
+def averages_means(gradients, tokens):
+    return torch.stack(gradients).mean(0)
+
+
+@wrong("accumulate", says="sum of the means")
+def sums_means(gradients, tokens):
+    return torch.stack(gradients).sum(0)
+
+
+@wrong("accumulate", says="divided by the tokens of the whole step")
+def divides_by_batches(gradients, tokens):
+    return sum(g * n for g, n in zip(gradients, tokens, strict=True)) / len(gradients)
+
+
+@wrong("accumulate", says="summed loss")
+def does_not_divide(gradients, tokens):
+    return sum(n * g for g, n in zip(gradients, tokens, strict=True))
+
+
+@wrong("learning-rate", says="falls to zero")
+def to_zero(step, steps, peak, warmup):
+    if step <= warmup:
+        return peak * step / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
+@wrong("learning-rate", says="no warm-up")
+def no_warmup(step, steps, peak, warmup):
+    progress = max(0.0, (step - warmup) / (steps - warmup))
+    return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
+
+
+@wrong("learning-rate", says="straight line")
+def linear(step, steps, peak, warmup):
+    if step <= warmup:
+        return peak * step / warmup
+    return peak * (1 - 0.9 * (step - warmup) / (steps - warmup))
+
+
+@wrong("learning-rate", says="jumps")
+def cosine_from_the_first_step(step, steps, peak, warmup):
+    if step <= warmup:
+        return peak * step / warmup
+    return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * step / steps)))
+
+
+@wrong("learning-rate", says="Steps count from 1")
+def counts_from_zero(step, steps, peak, warmup):
+    if step <= warmup:
+        return peak * (step - 1) / warmup
+    return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))))
+
+
+@wrong("calls-match", says="`True == 1`")
+def plain_equality(said, wanted):
+    return wanted == said
+
+
+@wrong("calls-match", says="Compared as texts")
+def as_texts(said, wanted):
+    return repr(said) == repr(wanted)
+
+
+@wrong("calls-match", says="order of calls is ignored")
+def any_order(said, wanted):
+    return said is not None and len(said) == len(wanted) and all(call in wanted for call in said)
+
+
+@wrong("calls-match", says="`zip` stops")
+def wanted_is_there(said, wanted):
+    if said is None:
+        return False
+    for one, other in zip(said, wanted, strict=False):
+        if one["name"] != other["name"]:
+            return False
+        for key, value in other["arguments"].items():
+            if one["arguments"].get(key) != value:
+                return False
+    return True
+
+
+@wrong("calls-match", says="TypeError")
+def forgets_none(said, wanted):
+    return len(said) == len(wanted) and all(a == b for a, b in zip(said, wanted, strict=True))
