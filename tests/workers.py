@@ -23,9 +23,8 @@ FAST = {"steps": 6, "batch_size": 8, "learning_rate": 1e-2}
 _context = multiprocessing.get_context("forkserver") if os.name == "posix" else multiprocessing.get_context("spawn")
 if os.name == "posix":
     # what takes long to import; names that the server finds without pytest's search path
-    _context.set_forkserver_preload(
-        ["qlora_lab.evaluation", "transformers.models.llama.modeling_llama", "torch._dynamo"]
-    )
+    slow = ("qlora_lab.evaluation", "transformers.models.llama.modeling_llama", "torch._dynamo")
+    _context.set_forkserver_preload([*slow, "torch.distributed.checkpoint"])
 
 
 def together(count: int, function, *arguments, timeout: float = 120) -> list:

@@ -7,6 +7,7 @@ there is to see. `png` renders a figure to bytes, `show` displays it in a notebo
 from qlora_lab.plots.explorers import codebook, fit, parameters_of_rank, scale_and_error
 from qlora_lab.plots.memory import memory_bars, memory_timeline, method_squares, predicted_and_measured
 from qlora_lab.plots.paging import TIERS, memory_and_pages, page_timeline
+from qlora_lab.plots.sharding import gathered_over_step, per_gpu
 from qlora_lab.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY, figure, label, png, show
 from qlora_lab.plots.training import loss_curve, match_bars, smooth
 
@@ -22,6 +23,7 @@ __all__ = [
     "codebook",
     "figure",
     "fit",
+    "gathered_over_step",
     "label",
     "loss_curve",
     "match_bars",
@@ -30,6 +32,7 @@ __all__ = [
     "memory_timeline",
     "method_squares",
     "page_timeline",
+    "per_gpu",
     "parameters_of_rank",
     "png",
     "predicted_and_measured",
