@@ -83,7 +83,9 @@ def test_traffic_is_what_is_predicted():
 
 
 def rows_of(batch):
-    return [tuple(ids[: int(mask.sum())].tolist()) for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)]
+    return [
+        tuple(ids[: int(mask.sum())].tolist()) for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("of", [1, 2, 3, 4, 8])

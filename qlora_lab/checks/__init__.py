@@ -5,11 +5,11 @@ One module a notebook holds its exercises; `exercise` judges, `differences` desc
 
 from collections.abc import Callable
 
-from qlora_lab.checks import paged_optimizers, qlora_layer
+from qlora_lab.checks import beyond_one_gpu, paged_optimizers, qlora_layer
 from qlora_lab.checks.exercise import Exercise, Misconception, Verdict, judge
 
 EXERCISES: dict[str, Exercise] = {
-    exercise.id: exercise for module in (paged_optimizers, qlora_layer) for exercise in module.EXERCISES
+    exercise.id: exercise for module in (paged_optimizers, qlora_layer, beyond_one_gpu) for exercise in module.EXERCISES
 }
 
 
