@@ -7,6 +7,9 @@ codes and scales are parameters, of bytes and of float32, so they are cut as the
     backward    the same from the last block to the first; then reduce-scatter the gradients of its adapters
     update      each process updates its part of the adapters, with its part of the optimizer's state
 
+What is frozen and in no block (embeddings, last norm, head) stays whole in every process: it is needed at the beginning
+and at the end of both passes, so it would be whole for all of the step, and a part would only come on top of it.
+
 Each process takes its own rows of the step's batch. Its loss is the sum over its tokens divided by the tokens of the
 *whole* batch, and gradients are added up, not averaged: that is the one-process step, whatever the rows' lengths.
 
@@ -32,8 +35,8 @@ from qlora_lab.settings import Settings
 def shard(model: nn.Module, device: torch.device | str | None = None) -> nn.Module:
     """Cut the model's parameters into one part for each connected process, in place.
 
-    Every block of the model is gathered and dropped on its own; embeddings, last norm and head form one more group,
-    which stays gathered from the forward pass to the end of the backward pass.
+    Every block of the model is gathered and dropped on its own. What is in no block stays whole if it is frozen; if
+    it is trained (a full fine-tune) it is cut too, and gathered from the forward pass to the end of the backward pass.
 
     Args:
         model: the same in all processes, with its adapters; on the CPU, or on `device` already.
@@ -58,7 +61,11 @@ def shard(model: nn.Module, device: torch.device | str | None = None) -> nn.Modu
     mesh = init_device_mesh(device.type, (processes.count(),))
     for block in blocks(model):
         fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    root = [p for p in model.parameters() if not processes.is_sharded(p)]
+    frozen = {p for p in root if not p.requires_grad}
+    for parameter in frozen:
+        parameter.data = parameter.data.to(device)
+    fully_shard(model, mesh=mesh, ignored_params=frozen)
     for group in _groups(model):
         group.set_gradient_divide_factor(1.0)  # a sum: each loss is divided by the tokens of all processes already
         group.set_force_sum_reduction_for_comms(True)  # gloo knows no other

@@ -1,9 +1,10 @@
 """The closed form for several GPUs: bytes of a training step on each, where every one keeps a part of the model.
 
-With n of them, weights, adapters, gradients and optimizer state are cut into n parts. Whole are, at the peak:
+With n of them, the blocks' weights, adapters, gradients and optimizer state are cut into n parts. Whole on each are:
 
-    gathered      embeddings, last norm and head, through forward and backward pass; the block that computes now; the
-                  next one, which is on its way; and the gradients of one block, before they are cut
+    root          embeddings, last norm and head: where they are frozen they are not cut, and count as base weights
+    gathered      at the peak: the block that computes now; the next one, which is on its way; the gradients of one
+                  block, before they are cut; and the root where it is trained, and so cut too
     activations, temporary    of the GPU's own rows: they are not shared, and n GPUs compute n times as many rows
 
 The moment is the first block's backward pass, when nearly all gradients are there: what the one-GPU budget calls
@@ -63,13 +64,15 @@ def predict_per_process(
         name: -(-alone.by_category[name] // processes)
         for name in ("quantized base", "base weights", "adapters", "optimizer state")
     }
+    if method != "full":
+        kept["base weights"] = root + -(-(alone.by_category["base weights"] - root) // processes)
     return ShardedBudget(
         plan,
         processes,
         kept
         | {
             "gradients": -(-gradients // processes),
-            "gathered": root + 2 * block + of_block,
+            "gathered": 2 * block + of_block + (root if method == "full" else 0),
             "activations": activations,
             "temporary": temporary,
         },
@@ -90,15 +93,15 @@ def group_bytes(plan: Plan) -> tuple[int, int]:
 def step_traffic(plan: Plan) -> dict[str, int]:
     """Bytes of a step's collectives: {"all-gather", "reduce-scatter"}; (n - 1) / n of them reach each of n GPUs.
 
-    Blocks are gathered twice (three times with reentrant checkpointing, which computes each once more), the rest once;
-    gradients are scattered once.
+    Blocks are gathered twice (three times with reentrant checkpointing, which computes each once more), the root once
+    where it is trained, and else never; gradients are scattered once.
     """
     shape = _shape(plan)
     block, root = group_bytes(plan)
     trained = shape.parameters if plan.method == "full" else _adapter_elements(plan, shape, _adapted(plan, shape))
     times = 3 if plan.checkpointing == "reentrant" else 2
     return {
-        "all-gather": times * shape.layers * block + root,
+        "all-gather": times * shape.layers * block + (root if plan.method == "full" else 0),
         "reduce-scatter": plan.trained_dtype.itemsize * trained,
     }
 

@@ -114,8 +114,6 @@ def memory():
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
     before = {name: distributed.part_bytes([p]) for name, p in model.named_parameters()}
     groups = [list(block.parameters()) for block in distributed.blocks(model)]
-    inside = {id(p) for group in groups for p in group}
-    root = [p for p in model.parameters() if id(p) not in inside]
     batch = first_batch()
     own = distributed.share_of_batch(batch)
     traffic = []
@@ -137,7 +135,7 @@ def memory():
         "gradients": gradients,
         "state": distributed.part_bytes(state),
         "traffic": traffic,
-        "predicted": (2 * blocks + distributed.gathered_bytes(root), trained),
+        "predicted": (2 * blocks, trained),
     }
 
 

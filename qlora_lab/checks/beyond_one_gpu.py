@@ -35,12 +35,12 @@ def _cut(generator: torch.Generator, number: int):
     return torch.randn(rows, 3, generator=generator), process, processes
 
 
-def bytes_on_the_wire(blocks, root, gradients, processes):
-    return (processes - 1) / processes * (2 * blocks + root + gradients)
+def bytes_on_the_wire(blocks, gradients, processes):
+    return (processes - 1) / processes * (2 * blocks + gradients)
 
 
-def gpu_bytes(sharded, root, block, own, gpus):
-    return sharded + own if gpus == 1 else sharded / gpus + root + 2 * block + own
+def gpu_bytes(sharded, block, own, gpus):
+    return sharded + own if gpus == 1 else sharded / gpus + 2 * block + own
 
 
 def smallest_node(sharded, gathered, own, card):
@@ -162,65 +162,59 @@ EXERCISES = (
     ),
     Exercise(
         "bytes-on-the-wire",
-        lambda generator, number: (
-            *_numbers(generator, 10**3, 10 ** (4 + number), 3),
-            (2, 4, 8, 3)[number % 4],
-        ),
+        lambda generator, number: (*_numbers(generator, 10**3, 10 ** (4 + number), 2), (2, 4, 8, 3)[number % 4]),
         bytes_on_the_wire,
         (
             Misconception(
                 "These are the whole tensors; a process has one n-th of each already. Open hint 1.",
-                lambda b, r, g, n: 2 * b + r + g,
+                lambda b, g, n: 2 * b + g,
             ),
             Misconception(
                 "Blocks are dropped after the forward pass, so they are gathered again in the backward pass. Open "
                 "hint 2.",
-                lambda b, r, g, n: bytes_on_the_wire(b / 2, r, g, n),
-            ),
-            Misconception(
-                "The root is not dropped after the forward pass, so it is gathered once only. Open hint 2.",
-                lambda b, r, g, n: bytes_on_the_wire(b, 2 * r, g, n),
+                lambda b, g, n: bytes_on_the_wire(b / 2, g, n),
             ),
             Misconception(
                 "The gradients are missing: they are added up, each part by the process that keeps it. Open hint 3.",
-                lambda b, r, g, n: bytes_on_the_wire(b, r, 0, n),
+                lambda b, g, n: bytes_on_the_wire(b, 0, n),
             ),
             Misconception(
                 "Gradients cross once: nobody needs all of them, so they are scattered, not gathered again. Twice is "
                 "an all-reduce. Open hint 3.",
-                lambda b, r, g, n: bytes_on_the_wire(b, r, 2 * g, n),
+                lambda b, g, n: bytes_on_the_wire(b, 2 * g, n),
             ),
             Misconception(
                 "One n-th is what a process has already; what reaches it is the rest, (n - 1) / n. Open hint 1.",
-                lambda b, r, g, n: (2 * b + r + g) / n,
+                lambda b, g, n: (2 * b + g) / n,
             ),
         ),
         tolerance=1e-9,
     ),
     Exercise(
         "gpu-bytes",
-        lambda generator, number: (*_numbers(generator, 100, 10 ** (4 + number), 4), (2, 1, 4, 8)[number % 4]),
+        lambda generator, number: (*_numbers(generator, 100, 10 ** (4 + number), 3), (2, 1, 4, 8)[number % 4]),
         gpu_bytes,
         (
             Misconception(
-                "Activations belong to a GPU's own rows: they are not divided. Open hint 1.",
-                lambda s, r, b, own, n: s + own if n == 1 else (s + own) / n + r + 2 * b,
+                "Embeddings and head are not cut, and activations belong to a GPU's own rows: neither is divided. Open "
+                "hint 1.",
+                lambda s, b, own, n: s + own if n == 1 else (s + own) / n + 2 * b,
             ),
             Misconception(
-                "What is gathered is missing: the root, and two blocks, are whole while they are used. Open hint 2.",
-                lambda s, r, b, own, n: s / n + own,
+                "What is gathered is missing: two blocks are whole while they are used. Open hint 2.",
+                lambda s, b, own, n: s / n + own,
             ),
             Misconception(
                 "Two blocks are whole at a time: the one that computes, and the next, on its way. Open hint 2.",
-                lambda s, r, b, own, n: gpu_bytes(s, r, b, own, n) - (b if n > 1 else 0),
+                lambda s, b, own, n: gpu_bytes(s, b, own, n) - (b if n > 1 else 0),
             ),
             Misconception(
                 "A single GPU has everything: nothing is gathered there, and nothing is there twice. Open hint 3.",
-                lambda s, r, b, own, n: s / n + r + 2 * b + own,
+                lambda s, b, own, n: s / n + 2 * b + own,
             ),
             Misconception(
                 "Everything is divided, but what is whole for a moment is whole on each GPU. Open hint 2.",
-                lambda s, r, b, own, n: (s + own) / n,
+                lambda s, b, own, n: (s + own) / n,
             ),
         ),
         tolerance=1e-9,

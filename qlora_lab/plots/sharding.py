@@ -55,11 +55,11 @@ def per_gpu(
 def gathered_over_step(
     moments: Sequence[float], held: float, whole: float, marks: Sequence[tuple[int, str]], title: str
 ) -> Figure:
-    """Parameters that a process has in memory, moment by moment of a step, between its own part and the whole model.
+    """Parameters of blocks that a process has in memory, moment by moment of a step, between its part and all.
 
     Args:
         moments: MB at each moment.
-        held, whole: MB of its own part, and of the whole model: lines.
+        held, whole: MB of its own part, and of all blocks: lines.
         marks: (moment, name of the phase that begins there).
     """
     fig, (ax,) = figure(height=3.9)
@@ -67,17 +67,17 @@ def gathered_over_step(
     ax.fill_between(range(len(moments)), held, 0, step="post", color=GREY, linewidth=0)
     ax.step(range(len(moments)), moments, where="post", color=INK, linewidth=0.8)
     end = len(moments) - 1
-    for value, words in ((whole, f"whole model: {whole:,.0f} MB"), (held, f"own part: {held:,.0f} MB")):
+    for value, words in ((whole, f"all blocks: {whole:,.1f} MB"), (held, f"own part: {held:,.1f} MB")):
         ax.axhline(value, color=INK, linewidth=1.2, linestyle="--")
         ax.text(end, value - 0.02 * whole, words, ha="right", va="top", fontsize=STYLE["size"] - 1, color=INK)
     ax.set_xlim(0, end)
-    ax.set_ylim(0, 1.12 * whole)
+    ax.set_ylim(0, 1.12 * max(whole, *moments))
     ax.set_xticks([position for position, _ in marks], [name for _, name in marks], ha="left")
     for position, _ in marks:
         ax.axvline(position, color=INK, linewidth=0.8)
-    label(ax, title, "moments of a step: before and after each block", "MB of parameters")
+    label(ax, title, "moments of a step: before and after each block", "MB of blocks' parameters")
     fig.alt_text = (
-        f"{title}. Parameters in a process's memory over a step, in MB: its own part is {held:,.0f}, the whole model "
-        f"{whole:,.0f}; the most at one moment is {max(moments):,.0f}, the least {min(moments):,.0f}."
+        f"{title}. Blocks' parameters in a process's memory over a step, in MB: own part {held:,.1f}, all blocks "
+        f"{whole:,.1f}; the most at one moment is {max(moments):,.1f}, the least {min(moments):,.1f}."
     )
     return fig

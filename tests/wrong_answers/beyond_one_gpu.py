@@ -50,43 +50,43 @@ def strided(tensor, process, processes):
 
 
 @wrong("bytes-on-the-wire", says="has one n-th of each already")
-def all_of_it(blocks, root, gradients, processes):
-    return 2 * blocks + root + gradients
+def all_of_it(blocks, gradients, processes):
+    return 2 * blocks + gradients
 
 
 @wrong("bytes-on-the-wire", says="gathered again in the backward pass")
-def forward_only(blocks, root, gradients, processes):
-    return (blocks + root + gradients) * (1 - 1 / processes)
+def forward_only(blocks, gradients, processes):
+    return (blocks + gradients) * (1 - 1 / processes)
 
 
-@wrong("bytes-on-the-wire", says="gathered once only")
-def root_twice(blocks, root, gradients, processes):
-    return (2 * (blocks + root) + gradients) * (1 - 1 / processes)
+@wrong("bytes-on-the-wire", says="gradients are missing")
+def no_gradients(blocks, gradients, processes):
+    return 2 * blocks * (1 - 1 / processes)
 
 
 @wrong("bytes-on-the-wire", says="Twice is an all-reduce")
-def all_reduced(blocks, root, gradients, processes):
-    return (2 * blocks + root + 2 * gradients) * (processes - 1) / processes
+def all_reduced(blocks, gradients, processes):
+    return (2 * blocks + 2 * gradients) * (processes - 1) / processes
 
 
-@wrong("gpu-bytes", says="not divided")
-def activations_divided(sharded, root, block, own, gpus):
-    return sharded + own if gpus == 1 else (sharded + own) / gpus + root + 2 * block
+@wrong("gpu-bytes", says="neither is divided")
+def activations_divided(sharded, block, own, gpus):
+    return sharded + own if gpus == 1 else (sharded + own) / gpus + 2 * block
 
 
 @wrong("gpu-bytes", says="What is gathered is missing")
-def nothing_gathered(sharded, root, block, own, gpus):
+def nothing_gathered(sharded, block, own, gpus):
     return sharded / gpus + own
 
 
 @wrong("gpu-bytes", says="Two blocks are whole")
-def one_block(sharded, root, block, own, gpus):
-    return sharded + own if gpus == 1 else sharded / gpus + root + block + own
+def one_block(sharded, block, own, gpus):
+    return sharded + own if gpus == 1 else sharded / gpus + block + own
 
 
 @wrong("gpu-bytes", says="single GPU has everything")
-def also_alone(sharded, root, block, own, gpus):
-    return sharded / gpus + root + 2 * block + own
+def also_alone(sharded, block, own, gpus):
+    return sharded / gpus + 2 * block + own
 
 
 @wrong("smallest-node", says="subtract both")
