@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from qlora_lab import processes
 from qlora_lab.files import load_tensors, save_tensors, write_json
 from qlora_lab.lora import LoRALayer, LoRALinear, adapted_layers, check_adapter_arguments, replace_module
 
@@ -39,6 +40,8 @@ _BASE_CHANGING = ("pissa", "corda", "olora", "loftq", "lora_ga")
 def save_adapter(model: nn.Module, directory: str | os.PathLike) -> Path:
     """Write the model's adapters into `directory` (made if missing), in PEFT's format; each file whole or not at all.
 
+    Of a sharded model (`distributed.shard`) every process must call it, and the main one writes the whole adapters.
+
     Returns:
         the directory.
 
@@ -53,10 +56,11 @@ def save_adapter(model: nn.Module, directory: str | os.PathLike) -> Path:
     if any(getattr(layer, "merged", False) for layer in layers.values()):
         raise ValueError("the adapters are merged into the base weights; call unmerge(model) before saving them")
     config = _config(model, layers)
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    save_tensors(directory / WEIGHTS, adapter_tensors(model), {"format": "pt"})
-    write_json(directory / CONFIG, config)
+    directory, tensors = Path(directory), adapter_tensors(model)
+    if processes.is_main() or not any(processes.is_sharded(layer.lora_A) for layer in layers.values()):
+        directory.mkdir(parents=True, exist_ok=True)
+        save_tensors(directory / WEIGHTS, tensors, {"format": "pt"})
+        write_json(directory / CONFIG, config)
     return directory
 
 
@@ -109,8 +113,8 @@ def adapter_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     tensors = {}
     for path, layer in adapted_layers(model):
         if layer.rank:
-            tensors[f"{_PREFIX}{path}.lora_A.weight"] = layer.lora_A
-            tensors[f"{_PREFIX}{path}.lora_B.weight"] = layer.lora_B
+            tensors[f"{_PREFIX}{path}.lora_A.weight"] = processes.whole(layer.lora_A)
+            tensors[f"{_PREFIX}{path}.lora_B.weight"] = processes.whole(layer.lora_B)
     return tensors
 
 

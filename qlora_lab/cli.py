@@ -1,5 +1,6 @@
 """The command line: `qlora-lab finetune`, `ask`, `memory`, `fetch`, `doctor`."""
 
+import contextlib
 import sys
 import time
 from datetime import datetime
@@ -71,7 +72,11 @@ def finetune(
     Leaves `runs/NAME/` with the adapter in PEFT's format, `metrics.jsonl`, `loss.png`, `report.html` and its numbers,
     `result.json`. A run that was killed goes on with `--resume` and, on a CPU, ends with the same weights as one that
     was not.
+
+    Under torchrun several processes, each with a GPU where there are any, share one run and its memory:
+    `torchrun --nproc-per-node 2 -m qlora_lab.cli finetune`. A run may go on with another number of them.
     """
+    from qlora_lab import processes
     from qlora_lab import runs as running
 
     began = time.perf_counter()
@@ -85,11 +90,16 @@ def finetune(
         "state_bits": state_bits,
     }
     paging = None if page_budget is None else {"device_budget": round(1e6 * page_budget)}
-    with told_errors():
+
+    def begin(plan: running.Plan) -> tuple[Path, running.Plan]:
         if resume:
             folder = runs / name if name else running.unfinished(runs)
         else:
             folder = runs / (name or datetime.now().strftime("%Y-%m-%d-%H%M%S"))
+        running.check(plan)
+        return folder, running.begin(folder, plan, resume)
+
+    with told_errors(), processes.connected(device) as device:
         plan = running.Plan(
             model=model,
             datatype=datatype,
@@ -106,11 +116,12 @@ def finetune(
             paraphrase_examples=paraphrase_examples,
             settings=settings,
         )
-        running.check(plan)
-        plan = running.begin(folder, plan, resume)
-        with Bars() as bars:
-            result = running.execute(folder, plan, resume, device, bars, checkpoint_every, paging)
-    print_result(folder, result, time.perf_counter() - began)
+        folder, plan = processes.from_main(lambda: begin(plan))
+        with Bars() if processes.is_main() else contextlib.nullcontext(running.Listener()) as listener:
+            result = running.execute(folder, plan, resume, device, listener, checkpoint_every, paging)
+        main = processes.is_main()
+    if main:
+        print_result(folder, result, time.perf_counter() - began)
 
 
 @app.command()

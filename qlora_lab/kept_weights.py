@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from qlora_lab import processes
 from qlora_lab.memory import free_memory
 from qlora_lab.qlora import QLoRALinear
 
@@ -21,9 +22,11 @@ SHARE = 0.5  # of the free memory, which the decoded weights may take; the rest 
 def keep_decoded(model: nn.Module) -> Iterator[bool]:
     """Inside, the 4-bit layers of `model` keep their weights decoded; yields whether there was memory for it.
 
-    The weights must not change inside. Decoded weights are given back at the end, also after an exception.
+    The weights must not change inside. Decoded weights are given back at the end, also after an exception. Layers that
+    are sharded between processes at this moment decode as ever.
     """
     layers = [module for module in model.modules() if isinstance(module, QLoRALinear) and module.kept is None]
+    layers = [layer for layer in layers if not processes.is_sharded(layer.codes)]
     wanted: dict[torch.device, int] = {}
     for layer in layers:
         size = (layer.compute_dtype or layer.base_dtype).itemsize

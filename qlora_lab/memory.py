@@ -11,6 +11,7 @@ import psutil
 import torch
 from torch import nn
 
+from qlora_lab import processes
 from qlora_lab.budget import ModelShape, adapter_activations, layer_activations, logit_bytes
 from qlora_lab.ledger import MemoryTrace
 from qlora_lab.lora import adapted_layers, output_head
@@ -53,6 +54,8 @@ def predict_step(
     The formulas are `budget`'s, for a batch with padding; the model says what is trained and how it is stored. With
     checkpointing one layer's activations are alive at a time, and a layer's input is kept for all of them.
 
+    Of a model sharded between processes, this process's parts count, and its rows of the batch.
+
     Gradients, activations and logits count as if all were alive at once: with accumulation they are, without it the
     peak is somewhat lower.
 
@@ -60,11 +63,11 @@ def predict_step(
         supervised_tokens: tokens of the batch that have a label; only they get logits.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
-    trained_bytes = sum(p.numel() * p.element_size() for p in trained)
+    trained_bytes = sum(map(_nbytes, trained))
     layers = [layer for _, layer in adapted_layers(model) if layer.rank]
-    adapters = sum(t.numel() * t.element_size() for layer in layers for t in (layer.lora_A, layer.lora_B))
+    adapters = sum(_nbytes(t) for layer in layers for t in (layer.lora_A, layer.lora_B))
     seen = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    weights = sum(t.numel() * t.element_size() for t in seen.values()) - adapters
+    weights = sum(map(_nbytes, seen.values())) - adapters
 
     shape, size = ModelShape.of(getattr(model, "config", None)), _compute_size(model)
     norms = sum(p.numel() for p in trained if p.ndim == 1)  # a trained norm keeps its normalized input too
@@ -137,6 +140,11 @@ def check_fits(
         f"but {_gb(free)} are free on {device}. Use "
         + (" or ".join(advice) if advice else "shorter examples or a smaller model")
     )
+
+
+def _nbytes(tensor: torch.Tensor) -> int:
+    part = processes.local(tensor)
+    return part.numel() * part.element_size()
 
 
 def _compute_size(model: nn.Module) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from qlora_lab import processes
 from qlora_lab.paging import PagedAdamW
 from qlora_lab.settings import Settings
 
@@ -53,6 +54,6 @@ def close(optimizer: torch.optim.Optimizer) -> None:
 
 def device_bytes(parameters: Iterable[torch.nn.Parameter], settings: Settings, paging: dict | None) -> int:
     """Bytes of the moments that stay beside the model; with the budget "auto", which gives way, none are certain."""
-    state = sum(2 * p.numel() * p.element_size() for p in parameters) * settings.state_bits // 32
+    state = sum(2 * p.numel() * p.element_size() for p in map(processes.local, parameters)) * settings.state_bits // 32
     budget = (paging or {}).get("device_budget")
     return state if budget is None else 0 if budget == "auto" else min(state, budget)

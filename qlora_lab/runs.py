@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 
+from qlora_lab import distributed, processes
 from qlora_lab.environment import device_name
 from qlora_lab.evaluation import Answer, Evaluation, evaluate
 from qlora_lab.files import write_json
 from qlora_lab.lora import ParameterCount, check_adapter_arguments, count_parameters
-from qlora_lab.models import DEFAULT, default_compute_dtype, load_model, load_tokenizer
+from qlora_lab.models import DEFAULT, default_compute_dtype, default_dtype, load_model, load_tokenizer
 from qlora_lab.qlora import quantize_model
 from qlora_lab.quantization import FLOAT_DTYPES, quantize
 from qlora_lab.report import write_report
@@ -82,7 +83,7 @@ def check(plan: Plan) -> None:
 
 
 def begin(folder: Path, plan: Plan, resume: bool) -> Plan:
-    """Make the run's folder, or find it for a resume; returns the plan to follow.
+    """Make the run's folder, or find it for a resume; returns the plan to follow. Of several processes the main one's.
 
     Raises:
         ValueError: the folder holds a run already, or there is none to resume.
@@ -130,13 +131,15 @@ def execute(
 ) -> RunResult:
     """Carry out a plan in `folder` (after `begin`). `paging` is `training.finetune`'s; it changes no result.
 
+    Where several processes are connected, all call this: they train one model together, answer a share of the questions
+    each, and the main one writes. `listener` is the process's own.
+
     Raises: as `load_model`, `quantize_model` and `finetune`.
     """
     say = listener or Listener()
     say.stage("loading the base model")
     tokenizer = load_tokenizer(plan.model)
-    model = load_model(plan.model, device=device)
-    device = next(model.parameters()).device
+    model, device = _load(plan, device)
     compute_dtype = default_compute_dtype(device) if plan.compute_dtype == "auto" else FLOAT_DTYPES[plan.compute_dtype]
     splits = {name: load_examples(name) for name in ("train", "test", "paraphrases")}
     train = splits["train"][: plan.train_examples or None]
@@ -158,7 +161,8 @@ def execute(
         progress=lambda done, of: say.done("quantizing", done, of),
     )
     parameters = count_parameters(model)
-    say.stage("training")
+    distributed.shard(model, device)
+    say.stage("training" + (f", in {processes.count()} processes" if processes.count() > 1 else ""))
 
     def on_step(record: StepRecord) -> None:
         say.step(record, steps)
@@ -176,11 +180,10 @@ def execute(
         **plan.settings,
     )
     evaluations = {f"base model ({len(before.answers)} of test)": before} if before is not None else {}
-    for name, examples in (("test", test), ("paraphrases", paraphrases)):
-        say.stage(f"answering {name}")
-        evaluations[name] = evaluate(
-            model, tokenizer, examples, MAX_NEW_TOKENS, progress=lambda done, of: say.done("answering", done, of)
-        )
+    with distributed.whole_model(model):
+        for name, examples in (("test", test), ("paraphrases", paraphrases)):
+            say.stage(f"answering {name}")
+            evaluations[name] = _evaluate(model, tokenizer, examples, say)
     samples = _samples(before, evaluations["test"])
     facts = {
         "run": folder.name,
@@ -192,8 +195,39 @@ def execute(
         "products in": str(compute_dtype or model.dtype).removeprefix("torch."),
         "finished": datetime.now().astimezone().isoformat(timespec="minutes"),
     }
-    report = write_report(folder, training, evaluations, samples, facts)
+    if processes.count() > 1:
+        facts["processes"] = str(processes.count())
+    report = processes.from_main(lambda: write_report(folder, training, evaluations, samples, facts))
     return RunResult(training, parameters, evaluations, samples, report)
+
+
+def _load(plan: Plan, device) -> tuple[torch.nn.Module, torch.device]:
+    """The base model, and the device it will be trained on.
+
+    Several processes without questions to the base model leave it on the CPU, from where `distributed.shard` takes it
+    block by block; and they do without float16, whose gradients have to be scaled.
+    """
+    if processes.count() < 2:
+        model = load_model(plan.model, device=device)
+        return model, next(model.parameters()).device
+    dtype = default_dtype(device)
+    dtype = torch.float32 if dtype == torch.float16 else dtype
+    model = load_model(plan.model, dtype=dtype, device=device if plan.baseline_examples else "cpu")
+    return model, torch.device(device)
+
+
+def _evaluate(model, tokenizer, examples: list[Example], say: Listener) -> Evaluation:
+    """`evaluate`, each process on its share of the examples; all get all answers."""
+    own = processes.share(examples)
+    found = Evaluation([], 0.0)
+    if own:
+        found = evaluate(
+            model, tokenizer, own, MAX_NEW_TOKENS, progress=lambda done, of: say.done("answering", done, of)
+        )
+    if processes.count() < 2:
+        return found
+    shares = processes.gathered((found.answers, found.seconds))
+    return Evaluation(processes.interleaved([s for s, _ in shares]), max(seconds for _, seconds in shares))
 
 
 def _before(folder: Path, model, tokenizer, examples: list[Example], say: Listener) -> Evaluation | None:
@@ -201,17 +235,14 @@ def _before(folder: Path, model, tokenizer, examples: list[Example], say: Listen
     if not examples:
         return None
     path = folder / "before.json"
-    if path.exists():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if [k["command"] for k in kept["answers"]] == [e.command for e in examples]:
-            pairs = zip(examples, kept["answers"], strict=True)
-            return Evaluation([Answer(e, k["text"], diagnose(k["text"], e)) for e, k in pairs], kept["seconds"])
+    kept = processes.from_main(lambda: json.loads(path.read_text(encoding="utf-8")) if path.exists() else None)
+    if kept is not None and [k["command"] for k in kept["answers"]] == [e.command for e in examples]:
+        pairs = zip(examples, kept["answers"], strict=True)
+        return Evaluation([Answer(e, k["text"], diagnose(k["text"], e)) for e, k in pairs], kept["seconds"])
     say.stage("asking the base model")
-    result = evaluate(
-        model, tokenizer, examples, MAX_NEW_TOKENS, progress=lambda done, of: say.done("answering", done, of)
-    )
+    result = _evaluate(model, tokenizer, examples, say)
     answers = [{"command": a.example.command, "text": a.text} for a in result.answers]
-    write_json(path, {"answers": answers, "seconds": result.seconds})
+    processes.from_main(lambda: write_json(path, {"answers": answers, "seconds": result.seconds}))
     return result
 
 

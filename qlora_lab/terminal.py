@@ -8,13 +8,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from qlora_lab import processes
 from qlora_lab.memory import DoesNotFit
 from qlora_lab.models import ModelUnavailable
 from qlora_lab.page_file import PageFileError
 
 console = Console(highlight=False)
 EXPECTED = (ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError, FloatingPointError)
-EXPECTED += (DoesNotFit, ModelUnavailable, PageFileError)
+EXPECTED += (DoesNotFit, ModelUnavailable, PageFileError, processes.LostProcess)
 
 
 def print_result(folder: Path, result, seconds: float) -> None:
@@ -57,7 +58,9 @@ class told_errors:
 
     def __exit__(self, kind, error, traceback):
         if isinstance(error, EXPECTED):
-            Console(stderr=True, highlight=False).print(f"[bold red]error[/bold red] {error}", soft_wrap=True)
+            if not getattr(error, "told_by_main", False):
+                who = "" if processes.is_main() else f"process {processes.rank()}: "
+                Console(stderr=True, highlight=False).print(f"[bold red]error[/bold red] {who}{error}", soft_wrap=True)
             raise typer.Exit(1) from error
         if isinstance(error, KeyboardInterrupt):
             console.print("interrupted; `qlora-lab finetune --resume` goes on from the last checkpoint")

@@ -4,6 +4,9 @@ One optimizer step: the mean cross-entropy over all supervised tokens of `batch_
 gradient clipped, AdamW with linear warm-up and cosine decay. Logits are computed only where there is a label: with a
 vocabulary of 49,152 and one token in two supervised, that is half of the largest matrix product of the step.
 
+A model that is sharded between processes (see `distributed`) is trained as it would be by one: each computes its rows
+of every batch, and the main one writes.
+
 A run writes into its folder: `metrics.jsonl` (one line a step), `checkpoints/`, and at the end `adapter/` in PEFT's
 format. Killed at any moment it resumes from the newest checkpoint and, on a CPU, ends with the same bits.
 """
@@ -19,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from qlora_lab import checkpoints, memory, optimizers
+from qlora_lab import checkpoints, distributed, memory, optimizers, processes
 from qlora_lab.adapters import save_adapter
 from qlora_lab.batching import Batch, Batches
 from qlora_lab.checkpoints import Checkpoint
@@ -74,7 +77,7 @@ def finetune(
         out: the run's folder, made if missing. None keeps the run in memory: no metrics, checkpoints or adapter.
         resume: go on from the newest checkpoint in `out`; begin anew if there is none yet.
         checkpoint_every: steps between checkpoints; the last step always makes one.
-        on_step: called after every step with its `StepRecord`.
+        on_step: called after every step with its `StepRecord`, in every process.
         paging: keep the optimizer's state in pages: `PagedAdamW`'s device_budget, host_budget, directory, page_size.
             They decide where it lies, not the result: a run may be resumed with others, or without. No directory: the
             page file lies in `out`.
@@ -82,6 +85,9 @@ def finetune(
 
     Returns:
         `FinetuneResult`; the model is trained in place and left in eval mode.
+
+    Where several processes are connected the model must be sharded (`distributed.shard`); a checkpoint of any number of
+    processes may be resumed by any other.
 
     Bitwise equality of a resumed run with one never interrupted holds on a CPU with the same number of threads and the
     same versions. torch's global random state is as before afterwards.
@@ -98,6 +104,8 @@ def finetune(
     if isinstance(checkpoint_every, bool) or not isinstance(checkpoint_every, int) or checkpoint_every < 1:
         raise ValueError(f"checkpoint_every {checkpoint_every!r} is not allowed; give a whole number of at least 1")
     out = Path(out) if out is not None else None
+    together = distributed.is_sharded(model)
+    distributed.check_processes(model, chosen, paging)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not parameters:
         raise ValueError("nothing in this model is trainable; call quantize_model or inject_lora first")
@@ -107,20 +115,25 @@ def finetune(
     encoded = [encode(example, tokenizer) for example in examples]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0  # padding is masked: any token will do
     batches = Batches(encoded, chosen.batch_size, pad, chosen.seed)
+    rows = batches.batch_size
+    if together:
+        distributed.share_of_batch(batches[0])  # refuses fewer rows than processes
+        rows = -(-rows // processes.count())
     identity = checkpoints.identity(asdict(chosen), encoded, model, parameters)
-    check_folder(out, resume)
+    processes.from_main(lambda: check_folder(out, resume))
     paging = optimizers.checked_paging(paging, out)
     length, supervised = batches.longest()
     predicted = memory.check_fits(
         model,
-        batches.batch_size,
+        rows,
         length,
-        supervised * batches.batch_size,
+        supervised * rows,
         chosen.checkpointing != "none",
         chosen.accumulation,
         optimizer_bytes=optimizers.device_bytes(parameters.values(), chosen, paging),
     )
-    with alone_in(out):
+    advice = "" if out is None else f"; start all again with resume=True (--resume): {out} has its checkpoints"
+    with alone_in(out if processes.is_main() else None), processes.watched(advice):
         run = _Run(model, parameters, batches, chosen, out, identity, paging)
         try:
             records, start = run.train(resume, checkpoint_every, on_step)
@@ -136,6 +149,7 @@ class _Run:
     def __init__(self, model, parameters: dict[str, nn.Parameter], batches, chosen: Settings, out, identity, paging):
         self.model, self.parameters, self.batches, self.chosen = model, parameters, batches, chosen
         self.out, self.identity = out, identity
+        self.together = distributed.is_sharded(model)  # with other processes, each with a part of the model
         self.device = next(iter(parameters.values())).device
         self.optimizer = optimizers.make_optimizer(parameters.values(), chosen, paging)
         # float16 gradients underflow unless the loss is scaled up first; other dtypes pass through unscaled
@@ -144,10 +158,10 @@ class _Run:
 
     def train(self, resume: bool, checkpoint_every: int, on_step) -> tuple[list[StepRecord], int]:
         """All steps that are left; returns the records of all steps and the step that was resumed from."""
-        metrics = self.out / "metrics.jsonl" if self.out is not None else None
+        metrics = self.out / "metrics.jsonl" if self.out is not None and processes.is_main() else None
         checkpoint = self._load() if resume else None  # refuses other settings before anything is changed
         start = checkpoint.step if checkpoint is not None else 0
-        records = read_records(metrics, start) if start else []
+        records = processes.from_main(lambda: read_records(metrics, start)) if start else []
         with checkpoints.own_randomness(self.chosen.seed, self.device), self._training_mode():
             if checkpoint is not None:
                 self._restore(checkpoint)
@@ -158,9 +172,10 @@ class _Run:
                 records.append(record)
                 if metrics is not None:
                     append_record(metrics, record)
-                    if step % checkpoint_every == 0 or step == self.chosen.steps:
+                if self.out is not None and (step % checkpoint_every == 0 or step == self.chosen.steps):
+                    if metrics is not None:
                         sync_records(metrics)
-                        self._save(step)
+                    self._save(step)
                 if on_step is not None:
                     on_step(record)
         return records, start
@@ -172,14 +187,17 @@ class _Run:
         parts = [self.batches[(step - 1) * count + i] for i in range(count)]
         supervised = sum(part.supervised for part in parts)
         total = torch.zeros((), device=self.device)
+        if self.together:
+            checkpoints.seed_step(chosen.seed, step, processes.rank())
         try:
             for part in parts:
-                total += self._backward(part.to(self.device), supervised)
+                own = distributed.share_of_batch(part) if self.together else part
+                total += self._backward(own.to(self.device), supervised)
         except FloatingPointError as error:  # a layer that computes in float16 left its range
             raise self._non_finite(step, str(error)) from error
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), chosen.max_grad_norm)
-        loss, grad_norm = total.item(), norm.item()
+        loss, grad_norm = processes.summed(total).item(), processes.whole(norm).item()
         if not math.isfinite(loss):
             raise self._non_finite(step, f"the loss is {loss}")
         # too large a scale makes float16 gradients infinite: the scaler leaves out the update and halves the scale
@@ -232,10 +250,11 @@ class _Run:
         tensors = {name: parameter.detach() for name, parameter in self.parameters.items()}
         state, random = checkpoints.optimizer_tensors(self.optimizer), checkpoints.random_states(self.device)
         checkpoint = Checkpoint(step, tensors, state, random, self.identity, scaler=self.scaler.state_dict())
-        checkpoints.save_checkpoint(self.out / "checkpoints", checkpoint)
+        save = checkpoints.save_sharded_checkpoint if self.together else checkpoints.save_checkpoint
+        save(self.out / "checkpoints", checkpoint)
 
     def _load(self) -> Checkpoint | None:
-        checkpoint = checkpoints.load_checkpoint(self.out / "checkpoints")
+        checkpoint = checkpoints.load_checkpoint(self.out / "checkpoints", self.parameters)
         if checkpoint is None:
             return None
         different = checkpoints.differences({**asdict(Settings()), **checkpoint.settings}, self.identity)
@@ -248,7 +267,7 @@ class _Run:
     def _restore(self, checkpoint: Checkpoint) -> None:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(checkpoint.parameters[name])
+                parameter.copy_(checkpoints.cut_alike(checkpoint.parameters[name], parameter))
         checkpoints.restore_optimizer(self.optimizer, checkpoint.optimizer)
         checkpoints.restore_random(checkpoint.random, self.device)
         if checkpoint.scaler and self.scaler.is_enabled():

@@ -64,6 +64,13 @@ def figures():
         "scale_and_error": plots.scale_and_error([0.3, -0.7], [0.25, -0.75], [(0.1, 0.2), (0.25, 0.05)], 0.25),
         "parameters_of_rank": plots.parameters_of_rank([("q", 10**6, 10**4), (LONG[:25], 10**7, 10**5)], "T"),
         "fit": plots.fit({"quantized base": 33.4, "adapters": 1.6}, 24, "35.0 GB: it does not fit"),
+        "per_gpu": plots.per_gpu(
+            [("full", [(1, 784.5), (2, 398.0), (8, 104.0)]), ("QLoRA", [(1, 41.4), (2, 23.0), (8, 7.6)])],
+            [("24 GB", 25.8), ("80 GB", 85.9)], "T",
+        ),
+        "gathered_over_step": plots.gathered_over_step(
+            [50.0, 110.0, 112.0, 110.0, 112.0, 50.0], 50.0, 190.0, [(1, "forward"), (3, "backward")], "T"
+        ),
         "method_squares": plots.method_squares(
             [("full", {"base weights": 130.0, "gradients": 130.0, "optimizer state": 520.0}), ("QLoRA", SMALL)],
             "T", limit=("one GPU of 48 GB", 48.0),

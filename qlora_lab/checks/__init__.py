@@ -6,6 +6,7 @@ One or two modules a notebook hold its exercises; `exercise` judges, `difference
 from collections.abc import Callable
 
 from qlora_lab.checks import (
+    beyond_one_gpu,
     double_quantization,
     fine_tuning,
     four_bit_types,
@@ -36,6 +37,18 @@ MODULES = (  # in the order of the notebooks
     qlora_layer,
     fine_tuning,
     training_step,
+)
+MODULES = (  # in the order of the notebooks
+    start_here,
+    four_bits,
+    four_bit_types,
+    scale_factors,
+    double_quantization,
+    paged_optimizers,
+    qlora_layer,
+    fine_tuning,
+    training_step,
+    beyond_one_gpu,
 )
 EXERCISES: dict[str, Exercise] = {exercise.id: exercise for module in MODULES for exercise in module.EXERCISES}
 

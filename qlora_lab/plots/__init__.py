@@ -17,6 +17,7 @@ from qlora_lab.plots.quantization_error import (
     outlier_errors,
 )
 from qlora_lab.plots.scales import bits_and_error, decoded_scales, error_against_scale, scale_map, throughput
+from qlora_lab.plots.sharding import gathered_over_step, per_gpu
 from qlora_lab.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY, figure, label, png, show
 from qlora_lab.plots.training import loss_curve, match_bars, smooth
 
@@ -41,6 +42,7 @@ __all__ = [
     "error_by_weight",
     "figure",
     "fit",
+    "gathered_over_step",
     "label",
     "layer_errors",
     "levels",
@@ -53,6 +55,7 @@ __all__ = [
     "outlier_errors",
     "page_timeline",
     "parameters_of_rank",
+    "per_gpu",
     "png",
     "predicted_and_measured",
     "quantiles",

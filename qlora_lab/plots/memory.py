@@ -17,6 +17,7 @@ CATEGORY_COLOURS = {
     "activations": GREEN,
     "temporary": SKY,
     "optimizer state": BLUE,
+    "gathered": "#F0E442",
 }
 
 

@@ -18,6 +18,7 @@ from qlora_lab.budget import ModelShape, predict_training
 from qlora_lab.datatypes import DATATYPES, get_datatype
 from qlora_lab.plans import METHODS, PRESETS, find_config
 from qlora_lab.quantization import quantize
+from qlora_lab.sharded_budget import predict_per_process
 from qlora_lab.verdicts import verdict
 
 
@@ -200,6 +201,28 @@ def explore_fit() -> Explorer:
         "sequence_length": _choice("sequence length", [128, 256, 512, 1024, 2048, 4096, 8192], 512),
         "checkpointing": ipywidgets.Checkbox(description="gradient checkpointing", value=True),
         "gpu": _choice("GPU (GB)", [8, 12, 16, 24, 32, 40, 48, 80, 141], 48),
+    }
+    return Explorer(controls, draw)
+
+
+def explore_gpus() -> Explorer:
+    """Model, method and number of GPUs: what is on each, and whether it fits."""
+
+    def draw(model, method, processes, batch_size, sequence_length, gpu) -> Figure:
+        shape = (batch_size, sequence_length)
+        budget = predict_per_process(model, method, processes, 64, *shape, checkpointing="non-reentrant")
+        fits = budget.peak <= gpu * 1e9
+        many = f"each of {processes} GPUs" if processes > 1 else "one GPU"
+        title = f"{method} of {model}: {budget.peak / 1e9:,.1f} GB on {many}: " + ("it fits" if fits else "too much")
+        return plots.fit({name: size / 1e9 for name, size in budget.by_category.items() if size >= 5e6}, gpu, title)
+
+    controls = {
+        "model": ipywidgets.Dropdown(description="model", options=list(PRESETS), value="llama-65b"),
+        "method": ipywidgets.ToggleButtons(description="method", options=list(METHODS), value="qlora"),
+        "processes": _choice("GPUs", [1, 2, 4, 8, 16, 32], 2),
+        "batch_size": _choice("rows per GPU", [1, 2, 4, 8, 16], 1),
+        "sequence_length": _choice("sequence length", [128, 256, 512, 1024, 2048, 4096, 8192], 512),
+        "gpu": _choice("GPU (GB)", [8, 12, 16, 24, 32, 40, 48, 80, 141], 24),
     }
     return Explorer(controls, draw)
 

@@ -1,0 +1,268 @@
+"""Exercises of notebook 08: adding gradients up, cutting tensors, bytes on the wire and on each GPU, and resharding."""
+
+import math
+
+import torch
+
+from qlora_lab.checks.exercise import Exercise, Misconception
+
+
+def _numbers(generator: torch.Generator, low: int, high: int, count: int) -> list[int]:
+    return torch.randint(low, high, (count,), generator=generator).tolist()
+
+
+def combine_gradients(gradients, tokens):
+    return sum(n * g for n, g in zip(tokens, gradients, strict=True)) / sum(tokens)
+
+
+def _gradients(generator: torch.Generator, number: int):
+    processes = (2, 3, 4)[number % 3]
+    shape = _numbers(generator, 2, 4 + number, 2)
+    tokens = [3 + 5 * i + n for i, n in enumerate(_numbers(generator, 0, 4, processes))]  # never all alike
+    return [torch.randn(shape, generator=generator) for _ in range(processes)], tokens
+
+
+def part_of(tensor, process, processes):
+    rows = -(-len(tensor) // processes)
+    return tensor[process * rows : (process + 1) * rows]
+
+
+def _cut(generator: torch.Generator, number: int):
+    rows, processes = ((7, 3), (10, 4), (1, 2), (9, 4), (13, 5), (6, 4), (5, 2), (16, 3))[number]
+    process = (2, 1, 1, 3, 4, 2, 1, 2)[number]
+    if number % 2:
+        return torch.randint(0, 256, (rows,), generator=generator).to(torch.uint8), process, processes
+    return torch.randn(rows, 3, generator=generator), process, processes
+
+
+def bytes_on_the_wire(blocks, gradients, processes):
+    return (processes - 1) / processes * (2 * blocks + gradients)
+
+
+def gpu_bytes(sharded, block, own, gpus):
+    return sharded + own if gpus == 1 else sharded / gpus + 2 * block + own
+
+
+def smallest_node(sharded, gathered, own, card):
+    if sharded + own <= card:
+        return 1
+    room = card - gathered - own
+    return None if room <= 0 else max(2, math.ceil(sharded / room))
+
+
+def _node(generator: torch.Generator, number: int):
+    """(sharded, gathered, own, card): one card is enough, two and a rest, never, more than divide evenly, ..."""
+    a, b, c = _numbers(generator, 1, 9, 3)
+    card = 40 + 8 * (number % 3)
+    gathered, own = (a, b) if number != 2 else (card - 3, 9)  # case 2: no number of cards is enough
+    room = card - gathered - own
+    if number == 0:
+        return card - own, gathered, own, card  # just fits one
+    if number == 4:
+        return card - own + 1, gathered, own, card  # just not
+    if number == 5:
+        return 4 * room, gathered, own, card  # exactly four
+    return (200 if number == 2 else max(3, number) * max(room, 10) + c), gathered, own, card
+
+
+def read_plan(rows, before, after, process):
+    size, wanted = -(-rows // before), -(-rows // after)
+    begin, end = process * wanted, min((process + 1) * wanted, rows)
+    plan = []
+    for part in range(before):
+        first, last = part * size, min((part + 1) * size, rows)
+        low, high = max(begin, first), min(end, last)
+        if low < high:
+            plan.append((part, low - first, high - first))
+    return plan
+
+
+def _resumed(generator: torch.Generator, number: int):
+    return ((12, 2, 4, 3), (12, 4, 2, 1), (10, 4, 3, 2), (7, 2, 3, 1), (9, 3, 1, 0), (11, 4, 4, 3), (5, 2, 4, 2),
+            (100, 8, 3, 2))[number]  # fmt: skip
+
+
+def _global_rows(rows, before, after, process):
+    size = -(-rows // before)
+    return [(part, part * size + a, part * size + b) for part, a, b in read_plan(rows, before, after, process)]
+
+
+def _all_parts(rows, before, after, process):
+    found = {part: (part, a, b) for part, a, b in read_plan(rows, before, after, process)}
+    return [found.get(part, (part, 0, 0)) for part in range(before)]
+
+
+def _rounded_down(rows, before, after, process):
+    size, wanted = rows // before, rows // after
+    begin, end = process * wanted, (process + 1) * wanted
+    plan = []
+    for part in range(before):
+        low, high = max(begin, part * size), min(end, (part + 1) * size)
+        if low < high:
+            plan.append((part, low - part * size, high - part * size))
+    return plan
+
+
+EXERCISES = (
+    Exercise(
+        "combine-gradients",
+        _gradients,
+        combine_gradients,
+        (
+            Misconception(
+                "That is the plain average over processes, in which a token counts more where there are few of them. "
+                "Weigh each gradient by its tokens. Open hint 1.",
+                lambda g, n: sum(g) / len(g),
+            ),
+            Misconception(
+                "That is the sum of the processes' gradients: each belongs to a mean over its own tokens, and the mean "
+                "over all of them is wanted. Open hint 1.",
+                lambda g, n: sum(g),
+            ),
+            Misconception(
+                "Each gradient is weighed by its tokens, but nothing is divided by the tokens of all. Open hint 2.",
+                lambda g, n: sum(t * x for t, x in zip(n, g, strict=True)),
+            ),
+            Misconception(
+                "It is divided by the tokens of all, and by the number of processes once more. Open hint 2.",
+                lambda g, n: combine_gradients(g, n) / len(g),
+            ),
+            Misconception(
+                "The weights are the wrong way round: many tokens must count more, not less. Open hint 1.",
+                lambda g, n: sum(x / t for t, x in zip(n, g, strict=True)) / sum(1 / t for t in n),
+            ),
+        ),
+        tolerance=1e-5,
+    ),
+    Exercise(
+        "part-of",
+        _cut,
+        part_of,
+        (
+            Misconception(
+                "Rounded down, the rows that are left over belong to nobody. Round the size of a part up. Open hint 1.",
+                lambda t, k, n: t[k * (len(t) // n) : (k + 1) * (len(t) // n)],
+            ),
+            Misconception(
+                "The last process takes all that is left over, so its part is the largest, and buffers of one size no "
+                "longer do. Round the size of a part up instead. Open hint 1.",
+                lambda t, k, n: t[k * (len(t) // n) : len(t) if k == n - 1 else (k + 1) * (len(t) // n)],
+            ),
+            Misconception(
+                "These parts differ by one row at most, which is fair, but FSDP's are not so: all but the last are "
+                "equally large, rounded up, and the last ones may be short or empty. Open hint 2.",
+                lambda t, k, n: t.tensor_split(n)[k],
+            ),
+            Misconception(
+                "That is every n-th row, which is how a batch is split. A part of a parameter is one piece, so that "
+                "the parts one after the other are the whole. Open hint 1.",
+                lambda t, k, n: t[k::n],
+            ),
+        ),
+    ),
+    Exercise(
+        "bytes-on-the-wire",
+        lambda generator, number: (*_numbers(generator, 10**3, 10 ** (4 + number), 2), (2, 4, 8, 3)[number % 4]),
+        bytes_on_the_wire,
+        (
+            Misconception(
+                "These are the whole tensors; a process has one n-th of each already. Open hint 1.",
+                lambda b, g, n: 2 * b + g,
+            ),
+            Misconception(
+                "Blocks are dropped after the forward pass, so they are gathered again in the backward pass. Open "
+                "hint 2.",
+                lambda b, g, n: bytes_on_the_wire(b / 2, g, n),
+            ),
+            Misconception(
+                "The gradients are missing: they are added up, each part by the process that keeps it. Open hint 3.",
+                lambda b, g, n: bytes_on_the_wire(b, 0, n),
+            ),
+            Misconception(
+                "Gradients cross once: nobody needs all of them, so they are scattered, not gathered again. Twice is "
+                "an all-reduce. Open hint 3.",
+                lambda b, g, n: bytes_on_the_wire(b, 2 * g, n),
+            ),
+            Misconception(
+                "One n-th is what a process has already; what reaches it is the rest, (n - 1) / n. Open hint 1.",
+                lambda b, g, n: (2 * b + g) / n,
+            ),
+        ),
+        tolerance=1e-9,
+    ),
+    Exercise(
+        "gpu-bytes",
+        lambda generator, number: (*_numbers(generator, 100, 10 ** (4 + number), 3), (2, 1, 4, 8)[number % 4]),
+        gpu_bytes,
+        (
+            Misconception(
+                "Embeddings and head are not cut, and activations belong to a GPU's own rows: neither is divided. Open "
+                "hint 1.",
+                lambda s, b, own, n: s + own if n == 1 else (s + own) / n + 2 * b,
+            ),
+            Misconception(
+                "What is gathered is missing: two blocks are whole while they are used. Open hint 2.",
+                lambda s, b, own, n: s / n + own,
+            ),
+            Misconception(
+                "Two blocks are whole at a time: the one that computes, and the next, on its way. Open hint 2.",
+                lambda s, b, own, n: gpu_bytes(s, b, own, n) - (b if n > 1 else 0),
+            ),
+            Misconception(
+                "A single GPU has everything: nothing is gathered there, and nothing is there twice. Open hint 3.",
+                lambda s, b, own, n: s / n + 2 * b + own,
+            ),
+            Misconception(
+                "Everything is divided, but what is whole for a moment is whole on each GPU. Open hint 2.",
+                lambda s, b, own, n: (s + own) / n,
+            ),
+        ),
+        tolerance=1e-9,
+    ),
+    Exercise(
+        "smallest-node",
+        _node,
+        smallest_node,
+        (
+            Misconception(
+                "What is gathered, and each GPU's own activations, take room on every card: subtract both from it "
+                "before you divide. Open hint 1.",
+                lambda s, g, own, card: math.ceil(s / card),
+            ),
+            Misconception(
+                "No number of cards helps where what is not cut fills one: return None there. Open hint 3.",
+                lambda s, g, own, card: (
+                    1 if s + own <= card else max(2, math.ceil(s / (card - g - own))) if card != g + own else 1
+                ),
+            ),
+            Misconception(
+                "On a single card nothing is gathered: try that one first, without it. Open hint 2.",
+                lambda s, g, own, card: None if card - g - own <= 0 else math.ceil(s / (card - g - own)),
+            ),
+            Misconception(
+                "Rounded down, the last piece has no place. Open hint 1.",
+                lambda s, g, own, card: (
+                    1 if s + own <= card else None if card - g - own <= 0 else max(2, s // (card - g - own))
+                ),
+            ),
+        ),
+    ),
+    Exercise(
+        "read-plan",
+        _resumed,
+        read_plan,
+        (
+            Misconception(
+                "These are rows of the whole tensor; each file begins with row 0 of its own part. Open hint 3.",
+                _global_rows,
+            ),
+            Misconception(
+                "Files that hold none of the rows need not be opened: leave them out. Open hint 2.", _all_parts
+            ),
+            Misconception(
+                "Parts are rounded up, before and after; rounded down, some rows are in none. Open hint 1.",
+                _rounded_down,
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,191 @@
+"""Sharded QLoRA: every process keeps a part of the model, and all work on one step together.
+
+torch's own FSDP (`torch.distributed.fsdp.fully_shard`) cuts each parameter along its first dimension. A QLoRA layer's
+codes and scales are parameters, of bytes and of float32, so they are cut as they are: nothing is decoded to be sent.
+
+    forward     block by block: all-gather the block's codes, scales and adapters; compute; drop what is not one's own
+    backward    the same from the last block to the first; then reduce-scatter the gradients of its adapters
+    update      each process updates its part of the adapters, with its part of the optimizer's state
+
+What is frozen and in no block (embeddings, last norm, head) stays whole in every process: it is needed at the beginning
+and at the end of both passes, so it would be whole for all of the step, and a part would only come on top of it.
+
+Each process takes its own rows of the step's batch. Its loss is the sum over its tokens divided by the tokens of the
+*whole* batch, and gradients are added up, not averaged: that is the one-process step, whatever the rows' lengths.
+
+Sources: ZeRO (Rajbhandari et al. 2020), stage 3; PyTorch FSDP (Zhao et al. 2023).
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from qlora_lab import processes
+from qlora_lab.batching import Batch
+from qlora_lab.settings import Settings
+
+
+def shard(model: nn.Module, device: torch.device | str | None = None) -> nn.Module:
+    """Cut the model's parameters into one part for each connected process, in place.
+
+    Every block of the model is gathered and dropped on its own. What is in no block stays whole if it is frozen; if
+    it is trained (a full fine-tune) it is cut too, and gathered from the forward pass to the end of the backward pass.
+
+    Args:
+        model: the same in all processes, with its adapters; on the CPU, or on `device` already.
+        device: where the parts are kept. From the CPU a block at a time is moved there and cut, so that a model may be
+            larger than a device. None: where the model is.
+
+    Returns:
+        the same model; as it was, where this process is alone.
+
+    Raises:
+        ValueError: the processes' trained parameters differ (another seed?), or the model is sharded already.
+    """
+    if processes.count() < 2:
+        return model
+    if is_sharded(model):
+        raise ValueError("this model is sharded already")
+    values = [(name, p.detach().double().sum().item()) for name, p in model.named_parameters() if p.requires_grad]
+    everyones = processes.gathered(values)
+    if any(other != everyones[0] for other in everyones):
+        raise ValueError("the processes' models differ; give all of them the same seed before adapters are added")
+    device = next(model.parameters()).device if device is None else torch.device(device)
+    mesh = init_device_mesh(device.type, (processes.count(),))
+    for block in blocks(model):
+        fully_shard(block, mesh=mesh)
+    root = [p for p in model.parameters() if not processes.is_sharded(p)]
+    frozen = {p for p in root if not p.requires_grad}
+    for parameter in frozen:
+        parameter.data = parameter.data.to(device)
+    fully_shard(model, mesh=mesh, ignored_params=frozen)
+    for group in _groups(model):
+        group.set_gradient_divide_factor(1.0)  # a sum: each loss is divided by the tokens of all processes already
+        group.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+    return model
+
+
+def check_processes(model: nn.Module, settings: Settings, paging: Mapping | None) -> None:
+    """Raise ValueError for a model that is not sharded among processes, or a training that cannot be."""
+    if not is_sharded(model):
+        if processes.count() > 1:
+            raise ValueError(
+                f"{processes.count()} processes are connected; call distributed.shard(model) in each first"
+            )
+        return
+    if settings.state_bits != 32 or paging is not None:
+        raise ValueError("8-bit and paged optimizer state are for one process; several keep a part of it each instead")
+    if any(p.dtype == torch.float16 for p in model.parameters()):
+        raise ValueError("several processes do not train in float16, whose gradients are scaled; load in float32")
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The layers that a model repeats: the members of its outermost `nn.ModuleList`s."""
+    lists = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
+    return [block for name in outer for block in model.get_submodule(name)]
+
+
+def is_sharded(model: nn.Module) -> bool:
+    return isinstance(model, FSDPModule)
+
+
+def share_of_batch(batch: Batch, number: int | None = None, of: int | None = None) -> Batch:
+    """The rows of `batch` that process `number` of `of` computes (None: this one), without columns of padding only.
+
+    Raises:
+        ValueError: fewer rows than processes.
+    """
+    of = processes.count() if of is None else of
+    if of == 1:
+        return batch
+    rows = len(batch.input_ids)
+    if rows < of:
+        raise ValueError(f"a batch of {rows} examples cannot be split between {of} processes; raise batch_size")
+    ids, mask, labels = (processes.share(t, number, of) for t in (batch.input_ids, batch.attention_mask, batch.labels))
+    length = int(mask.sum(1).max())
+    return Batch(ids[:, :length], mask[:, :length], labels[:, :length])
+
+
+@contextlib.contextmanager
+def whole_model(model: nn.Module) -> Iterator[None]:
+    """Inside, every process has the whole model (its 4-bit base: as codes), and may run it on its own inputs."""
+    groups = _groups(model)
+    try:
+        for group in groups:
+            group.set_reshard_after_forward(False, recurse=False)
+            group.unshard()
+        yield
+    finally:
+        for group in groups:
+            group.set_reshard_after_forward(group is not model, recurse=False)  # the root's stay, for the loss
+            group.reshard()
+
+
+def part_bytes(tensors) -> int:
+    """Bytes that this process holds of tensors (parameters, gradients, an optimizer's state), sharded or not."""
+    return sum(t.numel() * t.element_size() for t in map(processes.local, tensors))
+
+
+class Traffic(TorchDispatchMode):
+    """Inside, counts what this process exchanges with the others.
+
+    by_kind: {"all-gather": bytes, "reduce-scatter": bytes, "all-reduce": bytes}, of the whole tensors: of S bytes that
+    are gathered or scattered between n processes, (n - 1) / n cross the wire to each. calls: how often.
+    """
+
+    KINDS: ClassVar = {
+        "_allgather_base_": "all-gather",
+        "_reduce_scatter_base_": "reduce-scatter",
+        "allreduce_": "all-reduce",
+    }
+
+    def __init__(self):
+        super().__init__()
+        self.by_kind, self.calls = Counter(), Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function.namespace == "c10d":
+            name = function._schema.name.split("::")[1]
+            kind = self.KINDS.get(name, name)
+            given = args[0] if isinstance(args[0], torch.Tensor | list | tuple) else []
+            tensors = [given] if isinstance(given, torch.Tensor) else list(given)
+            if kind == "reduce-scatter":  # (output, input): the input is whole
+                tensors = [args[1]]
+            self.by_kind[kind] += sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))
+            self.calls[kind] += 1
+        return result
+
+
+def gathered_bytes(parameters, of: int | None = None) -> int:
+    """Bytes of one all-gather of these parameters: each is padded so that its first dimension divides by `of`."""
+    of = processes.count() if of is None else of
+    total = 0
+    for p in parameters:
+        rows = p.shape[0]
+        total += (p.numel() // rows if rows else 0) * of * -(-rows // of) * p.element_size()
+    return total
+
+
+def _groups(model: nn.Module) -> list[FSDPModule]:
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+__all__ = [
+    "Traffic",
+    "blocks",
+    "gathered_bytes",
+    "is_sharded",
+    "part_bytes",
+    "shard",
+    "share_of_batch",
+    "whole_model",
+]
