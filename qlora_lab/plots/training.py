@@ -54,7 +54,7 @@ def match_bars(rows: Sequence[tuple[str, float, tuple[float, float]]], title: st
     ax.grid(axis="y", visible=False)
     label(ax, title, "percent of commands answered exactly (line: 95 % interval)")
     fig.alt_text = (
-        title
+        title.replace("\n", " ")
         + ": "
         + "; ".join(f"{n} {100 * s:.0f} % (95 % interval {100 * lo:.0f} to {100 * hi:.0f})" for n, s, (lo, hi) in rows)
         + "."

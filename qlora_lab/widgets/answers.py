@@ -27,7 +27,7 @@ def judge_calls(text: str) -> tuple[bool, str]:
     try:
         validate_calls(calls)
     except ValueError as error:
-        return False, f"parses, but cannot be carried out: {error}"
+        return False, f"parses, but cannot be carried out: {str(error).partition(';')[0]}"
     return True, f"parses as {len(calls)} call{'s' if len(calls) > 1 else ''}"
 
 
