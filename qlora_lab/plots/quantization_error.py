@@ -144,7 +144,7 @@ def error_by_bits(lines: Sequence[tuple[str, Sequence[tuple[float, float, int]]]
         mark: bits at which to compare.
     """
     fig, (ax,) = figure(height=4.0)
-    told, small = [], {"fontsize": STYLE["size"] - 2}
+    told, small = [], {"fontsize": STYLE["size"] - 2, "bbox": {"color": "white", "pad": 0.5}}
     at_mark = {name: e for name, points in lines for b, e, _ in points if b == mark}
     for name, points in lines:
         bits, errors, _ = zip(*points, strict=True)
