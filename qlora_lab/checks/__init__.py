@@ -5,11 +5,13 @@ One module a notebook holds its exercises; `exercise` judges, `differences` desc
 
 from collections.abc import Callable
 
-from qlora_lab.checks import paged_optimizers, qlora_layer
+from qlora_lab.checks import adapter_counts, low_rank, paged_optimizers, qlora_layer
 from qlora_lab.checks.exercise import Exercise, Misconception, Verdict, judge
 
 EXERCISES: dict[str, Exercise] = {
-    exercise.id: exercise for module in (paged_optimizers, qlora_layer) for exercise in module.EXERCISES
+    exercise.id: exercise
+    for module in (adapter_counts, low_rank, paged_optimizers, qlora_layer)
+    for exercise in module.EXERCISES
 }
 
 
