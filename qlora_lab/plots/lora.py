@@ -1,6 +1,7 @@
 """Figures of low-rank updates: the layer drawn to scale, how low the rank is, and what a rank costs and changes."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -20,7 +21,7 @@ def adapted_layer(n_in: int, n_out: int, rank: int, alpha: float) -> Figure:
     gap, low = 0.16 * unit, 0.34 * unit
     top = low + max(n_out, rank + gap + n_out)
     left, right = 0.5 * n_in, 0.5 * n_in + max(n_in, 0.55 * unit) + 0.62 * unit  # the middles of the two columns
-    fig, (ax,) = figure(width=7.6, height=6.6)
+    fig, (ax,) = figure(width=7.6, height=7.6 * (top + 0.85 * unit) / (right + 1.0 * unit))
     ax.set_aspect("equal")
     ax.axis("off")
     boxes = {
@@ -31,16 +32,15 @@ def adapted_layer(n_in: int, n_out: int, rank: int, alpha: float) -> Figure:
     for name, (x, y, width, height) in boxes.items():
         frozen = name == "W"
         colour = CATEGORY_COLOURS["base weights" if frozen else "adapters"]
-        ax.add_patch(
-            Rectangle((x, y), width, height, facecolor=colour, edgecolor=INK, hatch="//" if frozen else "", linewidth=1)
-        )
+        edge = {"edgecolor": INK, "hatch": "//", "linewidth": 1} if frozen else {"edgecolor": "none"}
+        ax.add_patch(Rectangle((x, y), width, height, facecolor=colour, **edge))
     middle = (left + right) / 2
     ax.add_patch(Rectangle((middle - n_in / 2, 0), n_in, 0.025 * unit, facecolor=INK))  # x
     total = top + 1.15 * gap
     ax.add_patch(Rectangle((middle - n_out / 2, total + 0.9 * gap), n_out, 0.025 * unit, facecolor=INK))  # y
 
     def arrow(*points):
-        for start, end in zip(points[:-2], points[1:-1], strict=True):
+        for start, end in pairwise(points[:-1]):
             ax.plot(*zip(start, end, strict=True), color=INK, linewidth=1.2)
         style = {"arrowstyle": "-|>", "color": INK, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
         ax.annotate("", points[-1], points[-2], arrowprops=style)
@@ -70,11 +70,11 @@ def adapted_layer(n_in: int, n_out: int, rank: int, alpha: float) -> Figure:
     )
     ax.text(beside, low + rank + 0.35 * gap, f"h: {rank} numbers", va="bottom", **words)
     ax.text(
-        right + 0.02 * unit, low - 0.02 * unit, f"A  trained, starts at random\n{rank} × {n_in:,} = {rank * n_in:,}",
+        right + 0.04 * unit, low - 0.02 * unit, f"A  trained, starts at random\n{rank} × {n_in:,} = {rank * n_in:,}",
         va="top", **words,
     )  # fmt: skip
     ax.set_xlim(
-        min(0, middle - n_out / 2) - 0.05 * unit, max(right + n_in / 2, middle + n_out / 2, right + 0.85 * unit)
+        min(0, middle - n_out / 2) - 0.05 * unit, max(right + n_in / 2, middle + n_out / 2, right + 0.95 * unit)
     )
     ax.set_ylim(-0.12 * unit, total + 0.9 * gap + 0.14 * unit)
     both = rank * (n_in + n_out)
@@ -97,14 +97,14 @@ def singular_energy(curves: Sequence[tuple[str, Sequence[float]]], title: str, a
         at: the rank that is marked, and told in words to the nearest 5 %.
     """
     fig, (ax,) = figure(width=8.0, height=4.2)
-    for (name, shares), (colour, marker, line) in zip(curves, LINES, strict=False):
+    for (_, shares), (colour, marker, line) in zip(curves, LINES, strict=False):
         ranks = [r for r in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if r <= len(shares)]
         ax.plot(range(1, len(shares) + 1), [100 * s for s in shares], line, color=colour, linewidth=1.8)
         ax.plot(
             ranks, [100 * shares[r - 1] for r in ranks], marker, color=colour, markeredgecolor=INK, markersize=5.5,
             markeredgewidth=0.6,
         )  # fmt: skip
-    heights = _spread([100 * shares[0] for _, shares in curves], 8.0, 1.0)
+    heights = _spread([100 * shares[0] for _, shares in curves], 8.0, 4.0)
     for (name, shares), height, (colour, marker, _) in zip(curves, heights, LINES, strict=False):
         ax.plot([0.78, 0.97], [height, 100 * shares[0]], color=GREY, linewidth=0.7)
         ax.plot([0.72], [height], marker, color=colour, markeredgecolor=INK, markersize=5.5, markeredgewidth=0.6)
@@ -117,8 +117,7 @@ def singular_energy(curves: Sequence[tuple[str, Sequence[float]]], title: str, a
     ax.set_xlim(0.022, most * 1.1)
     ax.set_ylim(0, 104)
     ax.axvline(at, color=INK, linewidth=0.9, linestyle=":")
-    ax.text(at * 1.06, 2, f"r = {at}", fontsize=STYLE["size"] - 1)
-    label(ax, title, "first r singular directions (logarithmic)", "% of the energy")
+    label(ax, title, f"first r singular directions (logarithmic; dotted: r = {at})", "% of the energy")
     fig.alt_text = f"{title}. Share of the energy in the first {at} singular directions, to the nearest 5 %: " + (
         "; ".join(f"{name} {_nearest(100 * shares[at - 1])} %" for name, shares in curves) + "."
     )
@@ -165,9 +164,10 @@ def parameters_against_rank(n_in: int, n_out: int, ranks: Sequence[int]) -> Figu
     ax.axhline(whole, color=INK, linewidth=1.5, linestyle="--")
     ax.text(ranks[0], whole * 1.12, f"the weight itself: {whole:,}", va="bottom", fontsize=STYLE["size"] - 1)
     ax.plot([meet], [whole], "D", color=BLUE, markeredgecolor=INK, markersize=8, zorder=3)
-    ax.text(
-        meet * 0.9, whole * 0.72, f"break-even at r = {meet:,.1f}", ha="right", va="top", fontsize=STYLE["size"] - 1
-    )
+    ax.annotate(
+        f"break-even at r = {meet:,.1f}", (meet, whole), (1.4 * ranks[-1], 0.12 * whole), ha="right",
+        fontsize=STYLE["size"] - 1, arrowprops={"arrowstyle": "-", "color": GREY, "shrinkB": 5},
+    )  # fmt: skip
     ax.text(ranks[2] * 1.15, ranks[2] * (n_in + n_out) * 0.9, f"adapter: r × {n_in + n_out:,}", va="top",
             fontsize=STYLE["size"] - 1)  # fmt: skip
     ax.set_xscale("log", base=2)
@@ -200,8 +200,10 @@ def size_of_rank(
         for (name, points, slope), (colour, marker, line) in zip(lines, LINES, strict=False):
             ranks, sizes = zip(*points, strict=True)
             ax.plot(ranks, sizes, line, marker=marker, color=colour, markeredgecolor=INK, markersize=6)
-            ax.text(ranks[-1] * 1.25, sizes[-1], f"{name}\nslope {slope:+.1f}", va="center", fontsize=STYLE["size"] - 1)
-            text.append(f"{title}, {name}: slope {slope:+.1f}")
+            ax.text(
+                ranks[-1] * 1.25, sizes[-1], f"{name}\nslope {_signed(slope)}", va="center", fontsize=STYLE["size"] - 1
+            )
+            text.append(f"{title}, {name}: slope {_signed(slope)}")
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
         ax.minorticks_off()
@@ -215,6 +217,12 @@ def size_of_rank(
 
 def _nearest(percent: float, step: int = 5) -> int:
     return step * round(percent / step)
+
+
+def _signed(slope: float) -> str:
+    """To one decimal; zero without a sign."""
+    text = f"{slope:+.1f}"
+    return "0" if text in ("+0.0", "-0.0") else text
 
 
 def _spread(heights: Sequence[float], apart: float, low: float) -> list[float]:
