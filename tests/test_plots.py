@@ -63,6 +63,19 @@ def figures():
         "throughput": plots.throughput([(LONG[:30], 0.002), ("b", 2.5)], 3.0, "T"),
         "scale_and_error": plots.scale_and_error([0.3, -0.7], [0.25, -0.75], [(0.1, 0.2), (0.25, 0.05)], 0.25),
         "parameters_of_rank": plots.parameters_of_rank([("q", 10**6, 10**4), (LONG[:25], 10**7, 10**5)], "T"),
+        "adapted_layer": plots.adapted_layer(576, 1536, 16, 32),
+        "adapted_square": plots.adapted_layer(1024, 1024, 8, 8),
+        "adapted_wide": plots.adapted_layer(1536, 576, 64, 16),
+        "singular_energy": plots.singular_energy(
+            [("a", [0.5, 0.8] + [1.0] * 8), (LONG[:24], [0.1 * i for i in range(1, 11)])], "T"
+        ),
+        "loss_of_rank": plots.loss_of_rank(
+            [("a", [(1, 2.0), (16, 1.0)], 0.9), (LONG[:20], [(1, 2.5), (16, 2.2)], 2.1)], 3.0, "T"
+        ),
+        "parameters_against_rank": plots.parameters_against_rank(576, 1536, [1, 2, 4, 8, 64, 256, 1024]),
+        "size_of_rank": plots.size_of_rank(
+            [("one", [("a", [(4, 1.0), (64, 0.1)], -0.8)]), ("other", [("b", [(4, 2.0), (64, 2.0)], -0.01)])], "size"
+        ),
         "fit": plots.fit({"quantized base": 33.4, "adapters": 1.6}, 24, "35.0 GB: it does not fit"),
         "per_gpu": plots.per_gpu(
             [("full", [(1, 784.5), (2, 398.0), (8, 104.0)]), ("QLoRA", [(1, 41.4), (2, 23.0), (8, 7.6)])],

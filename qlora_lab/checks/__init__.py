@@ -6,11 +6,13 @@ One or two modules a notebook hold its exercises; `exercise` judges, `difference
 from collections.abc import Callable
 
 from qlora_lab.checks import (
+    adapter_counts,
     beyond_one_gpu,
     double_quantization,
     fine_tuning,
     four_bit_types,
     four_bits,
+    low_rank,
     paged_optimizers,
     qlora_layer,
     scale_factors,
@@ -44,6 +46,20 @@ MODULES = (  # in the order of the notebooks
     four_bit_types,
     scale_factors,
     double_quantization,
+    paged_optimizers,
+    qlora_layer,
+    fine_tuning,
+    training_step,
+    beyond_one_gpu,
+)
+MODULES = (  # in the order of the notebooks
+    start_here,
+    four_bits,
+    four_bit_types,
+    scale_factors,
+    double_quantization,
+    low_rank,
+    adapter_counts,
     paged_optimizers,
     qlora_layer,
     fine_tuning,

@@ -5,6 +5,7 @@ there is to see. `png` renders a figure to bytes, `show` displays it in a notebo
 """
 
 from qlora_lab.plots.explorers import codebook, fit, parameters_of_rank, scale_and_error
+from qlora_lab.plots.lora import adapted_layer, loss_of_rank, parameters_against_rank, singular_energy, size_of_rank
 from qlora_lab.plots.memory import memory_bars, memory_timeline, method_squares, predicted_and_measured
 from qlora_lab.plots.paging import TIERS, memory_and_pages, page_timeline
 from qlora_lab.plots.quantization import absmax_and_normalized, codes_of_a_number, levels, quantiles
@@ -31,6 +32,7 @@ __all__ = [
     "SKY",
     "TIERS",
     "absmax_and_normalized",
+    "adapted_layer",
     "bits_and_error",
     "code_histograms",
     "codebook",
@@ -47,6 +49,7 @@ __all__ = [
     "layer_errors",
     "levels",
     "loss_curve",
+    "loss_of_rank",
     "match_bars",
     "memory_and_pages",
     "memory_bars",
@@ -54,6 +57,7 @@ __all__ = [
     "method_squares",
     "outlier_errors",
     "page_timeline",
+    "parameters_against_rank",
     "parameters_of_rank",
     "per_gpu",
     "png",
@@ -62,6 +66,8 @@ __all__ = [
     "scale_and_error",
     "scale_map",
     "show",
+    "singular_energy",
+    "size_of_rank",
     "smooth",
     "throughput",
 ]
