@@ -64,3 +64,10 @@ def test_room_for_half_under_lru():
     assert widgets.least_recently_used(order, 2)[1] == list(range(12))  # a loop: nothing is ever there
     moves, fetched = widgets.least_recently_used([0, 1, 2, 3, 3, 2, 1, 0], 2)
     assert fetched == [0, 1, 2, 3, 6, 7] and moves[2] == (2, 0, "disk")
+
+
+def test_scale_shows_the_chapters_example():
+    explorer = widgets.explore_scale()
+    assert "Q = 6: 0.125 x 6 = 0.75." in explorer.figure.alt_text
+    explorer.controls["scale"].value = 0.12
+    assert "Q = 6: 0.12 x 6 = 0.72 (0.125 gives 0.75: off by -0.030)" in explorer.figure.alt_text
