@@ -159,3 +159,10 @@ def test_the_box_is_shown_with_a_table_of_its_examples(monkeypatch):
 def test_the_verdict_on_an_answer(text, usable, words):
     found, said = widgets.answers.judge_calls(text)
     assert found is usable and words in said
+
+
+def test_scale_shows_the_chapters_example():
+    explorer = widgets.explore_scale()
+    assert "Q = 6: 0.125 x 6 = 0.75." in explorer.figure.alt_text
+    explorer.controls["scale"].value = 0.12
+    assert "Q = 6: 0.12 x 6 = 0.72 (0.125 gives 0.75: off by -0.030)" in explorer.figure.alt_text
