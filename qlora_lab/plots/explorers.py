@@ -99,7 +99,7 @@ def parameters_of_rank(rows: Sequence[tuple[str, int, int]], title: str) -> Figu
     """For each kind of layer, the parameters of its weight and of its adapter, side by side on a logarithmic axis.
 
     Args:
-        rows: (name, parameters of the weight, parameters of the adapter).
+        rows: (name, parameters of the weight, parameters of the adapter, 0 for none).
     """
     fig, (ax,) = figure(height=1.5 + 0.42 * len(rows))
     y = list(range(len(rows)))
@@ -111,7 +111,10 @@ def parameters_of_rank(rows: Sequence[tuple[str, int, int]], title: str) -> Figu
     ax.minorticks_off()  # they take longer to draw than all the rest
     ax.set_xlim(100, max(max(full, lora) for _, full, lora in rows) * 30)
     for at, (_, full, lora) in zip(y, rows, strict=True):
-        ax.text(max(full, lora) * 1.3, at, f"{lora:,} = {lora / full:.2%}", va="center", fontsize=STYLE["size"] - 2)
+        words = f"{lora:,} = {lora / full:.2%}" if lora else "no adapter"
+        if lora >= full:
+            words += ", not fewer"
+        ax.text(max(full, lora) * 1.3, at, words, va="center", fontsize=STYLE["size"] - 2)
     ax.set_yticks(y, [name for name, _, _ in rows], fontsize=STYLE["size"] - 1)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)

@@ -123,21 +123,30 @@ def explore_scale() -> Explorer:
 
 
 def explore_rank() -> Explorer:
-    """Model and rank: parameters of each layer's adapter beside its weight's, and in all."""
+    """Model, rank and targets: parameters of each layer's adapter beside its weight's, and in all."""
+    targets = {
+        "all linear layers": ("q", "k", "v", "o", "gate", "up", "down"),
+        "attention": ("q", "k", "v", "o"),
+        "queries and values": ("q", "v"),
+        "MLP": ("gate", "up", "down"),
+    }
 
-    def draw(model: str, rank: int) -> Figure:
+    def draw(model: str, rank: int, adapted: str) -> Figure:
         shape = ModelShape.of(find_config(model))
-        kinds = {}
-        for name, (n_in, n_out) in shape.linears.items():
-            kinds.setdefault((n_in, n_out), []).append(name.removesuffix("_proj"))
-        rows = [(", ".join(names), i * o, rank * (i + o)) for (i, o), names in kinds.items()]
-        trained = shape.layers * rank * sum(i + o for i, o in shape.linears.values())
-        title = f"{model}, rank {rank}: {trained:,} trained of {shape.parameters:,}, {trained / shape.parameters:.2%}"
+        kinds, trained = {}, 0
+        for path, (n_in, n_out) in shape.linears.items():
+            name = path.removesuffix("_proj")
+            count = rank * (n_in + n_out) if name in targets[adapted] else 0
+            kinds.setdefault((n_in, n_out, count), []).append(name)
+            trained += shape.layers * count
+        rows = [(f"{', '.join(names)}: {o} × {i}", i * o, count) for (i, o, count), names in kinds.items()]
+        title = f"{model}, rank {rank}: {trained:,} trained, {trained / shape.parameters:.2%}"
         return plots.parameters_of_rank(rows, title)
 
     controls = {
-        "model": ipywidgets.Dropdown(description="model", options=list(PRESETS), value="llama-7b"),
+        "model": ipywidgets.Dropdown(description="model", options=list(PRESETS), value="SmolLM2-135M-Instruct"),
         "rank": _choice("rank", [1, 2, 4, 8, 16, 32, 64, 128, 256, 512], 16),
+        "adapted": ipywidgets.Dropdown(description="adapters on", options=list(targets), value="all linear layers"),
     }
     return Explorer(controls, draw)
 
