@@ -9,8 +9,9 @@ byte.
     double        the absmax values are themselves stored in 8 bits: minus their mean, in blocks of 256
 
 Codes, scales and decoded weights equal bitsandbytes' bit for bit. With double quantization the 8-bit codes of the
-scales are the exact nearest ones; a CPU build of bitsandbytes takes a neighbour for about 0.2 % of them. `blocks` holds the definitions of the arithmetic;
-`kernels` the same in a form that compiles to vector code, used for large tensors. Here they become a tensor type.
+scales are the exact nearest ones; a CPU build of bitsandbytes takes a neighbour for about 0.2 % of them. `blocks` holds
+the definitions of the arithmetic; `kernels` the same in a form that compiles to vector code, used for large tensors.
+Here they become a tensor type.
 
 Sources: QLoRA (Dettmers et al. 2023), sections 2 and 3; the layout of bytes and of nested scales is bitsandbytes'.
 """
