@@ -12,6 +12,7 @@ import ipywidgets
 
 from qlora_lab.tasks import parse_calls, validate_calls
 
+_LEFT = 'style="text-align: left"'  # Jupyter sets tables to the right, as for numbers
 EXAMPLES = (
     "Set a timer for twelve minutes.",
     "Turn off the kitchen lights, then wake me at half past six in the morning.",
@@ -90,14 +91,14 @@ class AnswerBox(ipywidgets.VBox):
 
     def fallback(self) -> tuple[dict, dict]:
         """The examples and their answers as a table."""
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in ("command", *self.columns))
+        head = "".join(f"<th {_LEFT}>{html.escape(name)}</th>" for name in ("command", *self.columns))
         rows, lines = [], []
         for command, told in self._beforehand:
             cells = "".join(
-                f"<td>{html.escape(_short(text))}<br><em>{html.escape(verdict)}</em></td>"
+                f"<td {_LEFT}>{html.escape(_short(text))}<br><em>{html.escape(verdict)}</em></td>"
                 for text, verdict in told.values()
             )
-            rows.append(f"<tr><td>{html.escape(command)}</td>{cells}</tr>")
+            rows.append(f"<tr><td {_LEFT}>{html.escape(command)}</td>{cells}</tr>")
             lines.append(command)
             lines += [f"    {name}: {_short(text)} ({verdict})" for name, (text, verdict) in told.items()]
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
