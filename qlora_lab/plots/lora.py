@@ -94,7 +94,7 @@ def singular_energy(curves: Sequence[tuple[str, Sequence[float]]], title: str, a
 
     Args:
         curves: (name, share of the energy (sum of squared singular values) in the first 1, 2, ... directions).
-        at: the rank that is marked, and told in words to the nearest 5 %.
+        at: the rank that is marked, and told in words to the nearest 2 %.
     """
     fig, (ax,) = figure(width=8.0, height=4.2)
     for (_, shares), (colour, marker, line) in zip(curves, LINES, strict=False):
@@ -118,7 +118,7 @@ def singular_energy(curves: Sequence[tuple[str, Sequence[float]]], title: str, a
     ax.set_ylim(0, 104)
     ax.axvline(at, color=INK, linewidth=0.9, linestyle=":")
     label(ax, title, f"first r singular directions (logarithmic; dotted: r = {at})", "% of the energy")
-    fig.alt_text = f"{title}. Share of the energy in the first {at} singular directions, to the nearest 5 %: " + (
+    fig.alt_text = f"{title}. Share of the energy in the first {at} singular directions, to the nearest 2 %: " + (
         "; ".join(f"{name} {_nearest(100 * shares[at - 1])} %" for name, shares in curves) + "."
     )
     return fig
@@ -215,7 +215,7 @@ def size_of_rank(
     return fig
 
 
-def _nearest(percent: float, step: int = 5) -> int:
+def _nearest(percent: float, step: int = 2) -> int:
     return step * round(percent / step)
 
 
