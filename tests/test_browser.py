@@ -107,8 +107,9 @@ def controls_of(page) -> list:
             control.locator(".noUi-handle").first.focus()
             return lambda: page.keyboard.press("ArrowRight")
         if control.locator("select").count():
-            options = control.locator("option")
-            return lambda: control.locator("select").select_option(index=options.count() - 1)
+            select, last = control.locator("select"), control.locator("option").count() - 1
+            other = 0 if select.evaluate("select => select.selectedIndex") == last else last
+            return lambda: select.select_option(index=other)
         if control.locator("input[type=checkbox]").count():
             return lambda: control.locator("input[type=checkbox]").click()
         return lambda: control.locator("button:not(.mod-active)").first.click()
