@@ -134,17 +134,19 @@ def loss_of_rank(runs: Sequence[tuple[str, Sequence[tuple[int, float]], float]],
     fig, (ax,) = figure(width=8.0, height=3.9)
     text = []
     most = max(rank for _, points, _ in runs for rank, _ in points)
-    for (name, points, whole), (colour, marker, line) in zip(runs, LINES, strict=False):
+    heights = _spread([whole for *_, whole in runs], 0.075 * base, 0.0)
+    for (name, points, whole), height, (colour, marker, line) in zip(runs, heights, LINES, strict=False):
         ranks, losses = zip(*points, strict=True)
         ax.plot(ranks, losses, line, marker=marker, color=colour, markeredgecolor=INK, markersize=6.5)
         ax.plot([most, most * 2.2], [losses[-1], whole], ":", color=colour)
         ax.plot([most * 2.2], [whole], marker, color=colour, markeredgecolor=INK, markersize=6.5)
-        ax.text(most * 2.5, whole, name, va="center", fontsize=STYLE["size"] - 1)
+        ax.plot([most * 2.3, most * 2.75], [whole, height], color=GREY, linewidth=0.7)
+        ax.text(most * 2.85, height, name, va="center", fontsize=STYLE["size"] - 1)
         text.append(
             f"{name}: " + ", ".join(f"{v:.1f} at rank {r}" for r, v in points) + f", {whole:.1f} with all of it"
         )
     ax.axhline(base, color=INK, linewidth=1, linestyle="--")
-    ax.text(most * 2.5, base, "no update", va="bottom", fontsize=STYLE["size"] - 1)
+    ax.text(most * 2.85, base, "no update", va="bottom", fontsize=STYLE["size"] - 1)
     ax.set_xscale("log", base=2)
     ax.minorticks_off()
     ticks = sorted({rank for _, points, _ in runs for rank, _ in points})
