@@ -22,37 +22,6 @@ from qlora_lab.checks import (
 from qlora_lab.checks.exercise import Exercise, Misconception, Verdict, judge
 
 MODULES = (  # in the order of the notebooks
-    four_bits,
-    four_bit_types,
-    scale_factors,
-    double_quantization,
-    paged_optimizers,
-    qlora_layer,
-)
-MODULES = (  # in the order of the notebooks
-    start_here,
-    four_bits,
-    four_bit_types,
-    scale_factors,
-    double_quantization,
-    paged_optimizers,
-    qlora_layer,
-    fine_tuning,
-    training_step,
-)
-MODULES = (  # in the order of the notebooks
-    start_here,
-    four_bits,
-    four_bit_types,
-    scale_factors,
-    double_quantization,
-    paged_optimizers,
-    qlora_layer,
-    fine_tuning,
-    training_step,
-    beyond_one_gpu,
-)
-MODULES = (  # in the order of the notebooks
     start_here,
     four_bits,
     four_bit_types,
