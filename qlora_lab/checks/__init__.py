@@ -8,6 +8,7 @@ from collections.abc import Callable
 from qlora_lab.checks import (
     adapter_counts,
     beyond_one_gpu,
+    costs,
     double_quantization,
     fine_tuning,
     four_bit_types,
@@ -33,6 +34,7 @@ MODULES = (  # in the order of the notebooks
     qlora_layer,
     fine_tuning,
     training_step,
+    costs,
     beyond_one_gpu,
 )
 EXERCISES: dict[str, Exercise] = {exercise.id: exercise for module in MODULES for exercise in module.EXERCISES}

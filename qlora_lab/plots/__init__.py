@@ -4,6 +4,7 @@ Each function takes numbers, returns a matplotlib figure and sets an alternative
 there is to see. `png` renders a figure to bytes, `show` displays it in a notebook with that text.
 """
 
+from qlora_lab.plots.costs import against_rank, decoding_share, quality_and_memory, results
 from qlora_lab.plots.explorers import codebook, fit, parameters_of_rank, scale_and_error
 from qlora_lab.plots.lora import adapted_layer, loss_of_rank, parameters_against_rank, singular_energy, size_of_rank
 from qlora_lab.plots.memory import memory_bars, memory_timeline, method_squares, predicted_and_measured
@@ -33,11 +34,13 @@ __all__ = [
     "TIERS",
     "absmax_and_normalized",
     "adapted_layer",
+    "against_rank",
     "bits_and_error",
     "code_histograms",
     "codebook",
     "codes_of_a_number",
     "decoded_scales",
+    "decoding_share",
     "error_against_scale",
     "error_by_bits",
     "error_by_block_size",
@@ -62,7 +65,9 @@ __all__ = [
     "per_gpu",
     "png",
     "predicted_and_measured",
+    "quality_and_memory",
     "quantiles",
+    "results",
     "scale_and_error",
     "scale_map",
     "show",

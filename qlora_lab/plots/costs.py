@@ -1,0 +1,140 @@
+"""Figures of what ranks, data types and methods cost and give: results over seeds with their intervals."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from qlora_lab.plots.style import BLUE, GREEN, GREY, INK, ORANGE, STYLE, figure, label
+
+Result = tuple[float, float, float, Sequence[float]]  # mean, low, high, the seeds' values
+
+
+def results(panels: Mapping[str, Mapping[str, Result]], title: str) -> Figure:
+    """A row for each condition, a panel for each measure: seeds as dots, their mean and its interval.
+
+    Args:
+        panels: {measure: {condition: (mean, low, high, values)}}, the same conditions in each.
+    """
+    names = list(next(iter(panels.values())))
+    fig, axes = figure(width=8.4, height=1.5 + 0.42 * len(names), columns=len(panels), sharey=True)
+    for ax, (measure, rows) in zip(axes, panels.items(), strict=True):
+        for y, (mean, low, high, values) in enumerate(rows.values()):
+            ax.plot([low, high], [y, y], color=INK, linewidth=1.6)
+            ax.plot(
+                values, [y] * len(values), "o", color=ORANGE, markeredgecolor=INK, markersize=5, markeredgewidth=0.6
+            )
+            ax.plot([mean], [y], "|", color=INK, markersize=13, markeredgewidth=2)
+        ax.grid(axis="y", visible=False)
+        ax.grid(axis="x", color=STYLE["grid"], linewidth=0.8)
+        label(ax, "", measure)
+    axes[0].set_yticks(range(len(names)), [textwrap.fill(name, 24) for name in names], fontsize=STYLE["size"] - 1)
+    axes[0].set_ylim(len(names) - 0.4, -0.6)
+    fig.suptitle(title, fontsize=STYLE["size"] + 1, color=INK, x=0.02, ha="left")
+    fig.alt_text = f"{title}. " + " ".join(
+        f"{measure.capitalize()}: " + "; ".join(f"{name} {_words(result)}" for name, result in rows.items()) + "."
+        for measure, rows in panels.items()
+    )
+    return fig
+
+
+def against_rank(points: Mapping[int, Result], megabytes: Mapping[int, float], title: str, measure: str) -> Figure:
+    """A result against the rank, with intervals, and the memory that training the adapters takes.
+
+    Args:
+        points: {rank: (mean, low, high, values)}.
+        megabytes: {rank: MB}.
+    """
+    fig, (left, right) = figure(width=8.4, height=3.8, columns=2)
+    ranks = sorted(points)
+    means, lows, highs = zip(*(points[rank][:3] for rank in ranks), strict=True)
+    left.fill_between(ranks, lows, highs, color=BLUE, alpha=0.18, linewidth=0)
+    left.plot(ranks, means, "-", color=BLUE, linewidth=1.8)
+    for rank in ranks:
+        values = points[rank][3]
+        left.plot(
+            [rank] * len(values), values, "o", color=ORANGE, markeredgecolor=INK, markersize=5, markeredgewidth=0.6
+        )
+        left.plot([rank], points[rank][0], "_", color=INK, markersize=13, markeredgewidth=2)
+    label(left, title, "rank", measure)
+    right.plot(
+        sorted(megabytes), [megabytes[rank] for rank in sorted(megabytes)], "s-", color=GREEN, markeredgecolor=INK
+    )
+    for rank in sorted(megabytes):
+        right.text(rank, 1.12 * megabytes[rank], f"{megabytes[rank]:,.0f}", fontsize=STYLE["size"] - 2, ha="right")
+    right.set_yscale("log")
+    right.set_ylim(min(megabytes.values()) / 1.5, max(megabytes.values()) * 1.6)
+    right.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
+    right.yaxis.set_minor_locator(NullLocator())
+    label(right, "adapters, their gradients and moments", "rank", "MB")
+    for ax in (left, right):
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xticks(ranks, [str(rank) for rank in ranks])
+    fig.alt_text = (
+        f"{title}, {measure} against the rank: "
+        + "; ".join(f"rank {rank} {_words(points[rank])}" for rank in ranks)
+        + ". Memory of adapters, gradients and moments: "
+        + "; ".join(f"rank {rank} {megabytes[rank]:,.1f} MB" for rank in sorted(megabytes))
+        + "."
+    )
+    return fig
+
+
+def decoding_share(rows: Sequence[tuple[int, float]], fitted: Sequence[tuple[float, float]], title: str) -> Figure:
+    """Share of a step that decoding the weights takes, against the tokens of a step.
+
+    Args:
+        rows: (tokens, share 0..1) as measured.
+        fitted: the same by a formula, as a curve.
+    """
+    fig, (ax,) = figure(height=3.9)
+    ax.plot(*zip(*((x, 100 * y) for x, y in fitted), strict=True), "--", color=BLUE, linewidth=1.8)
+    for tokens, share in rows:
+        ax.plot([tokens], [100 * share], "o", color=ORANGE, markeredgecolor=INK, markersize=7)
+        ax.text(tokens * 1.08, 100 * share, f"{100 * share:.0f} %", fontsize=STYLE["size"] - 1, va="bottom")
+    ax.set_xscale("log", base=2)
+    ax.set_xticks([tokens for tokens, _ in rows], [f"{tokens:,}" for tokens, _ in rows])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlim(rows[0][0] / 1.4, rows[-1][0] * 1.9)
+    ax.set_ylim(0, 1.18 * 100 * max(share for _, share in rows))
+    label(ax, title, "tokens in a step", "percent of the step's time")
+    measured = "; ".join(f"{tokens:,} tokens {100 * share:.0f} %" for tokens, share in rows)
+    fig.alt_text = f"{title}. Measured: {measured}. The dashed curve is decoding over (fixed + per token) seconds."
+    return fig
+
+
+def quality_and_memory(
+    points: Mapping[str, tuple[float, Result]], chosen: str | None, title: str, measure: str, at: float | None = None
+) -> Figure:
+    """Every condition as a dot, megabytes across and quality up, with one of them marked.
+
+    Args:
+        points: {condition: (MB, (mean, low, high, values))}.
+        chosen: the one to mark; None for one that has no quality, whose MB are `at`: a line.
+    """
+    fig, (ax,) = figure(width=7.5, height=4.2)
+    for name, (size, (mean, low, high, _)) in points.items():
+        mine = name == chosen
+        colour = ORANGE if mine else GREY
+        style = {"color": colour, "markeredgecolor": INK, "markersize": 9 if mine else 6, "zorder": 4 if mine else 3}
+        ax.plot([size, size], [low, high], color=INK if mine else GREY, linewidth=2 if mine else 1)
+        ax.plot([size], [mean], "D" if mine else "o", **style)
+    if chosen is None:
+        ax.axvline(at, color=ORANGE, linewidth=2, linestyle="--")
+    sizes = [size for size, _ in points.values()] + ([] if at is None else [at])
+    ticks = [tick for tick in (100, 200, 300, 500, 1000, 2000, 3000, 5000) if min(sizes) / 2 < tick < 2 * max(sizes)]
+    ax.set_xscale("log")
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    ax.set_xlim(min(sizes) / 1.2, max(sizes) * 1.2)
+    label(ax, title, "MB: weights, adapters, gradients and moments (logarithmic)", measure)
+    where = f"marked: {chosen}" if chosen else f"a line at {at:,.0f} MB"
+    fig.alt_text = f"{title}. {measure} against memory for {len(points)} conditions; {where}."
+    return fig
+
+
+def _words(result: Result) -> str:
+    mean, low, high, values = result
+    return f"{mean:.3f} ({low:.3f} to {high:.3f}, {len(values)} seeds)"
