@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lab bench record notebooks lint clean
+.PHONY: run test lab bench record links notebooks lint clean
 
 run: .venv/ready  ## fine-tune the default model; ends with a before/after table and runs/<name>/report.html
 	$(BIN)/qlora-lab finetune $(ARGS)
@@ -27,6 +27,9 @@ record: .venv/ready  ## the default run again, its numbers and picture for READM
 	mkdir -p data/recorded
 	cp "`ls -td runs/recorded/*/ | head -1`"result.json data/recorded/finetune-cpu.json
 	cp "`ls -td runs/recorded/*/ | head -1`"match.png data/recorded/finetune-cpu.png
+
+links: .venv/ready  ## first cells and "Open in Colab" links of the notebooks, from the address in pyproject.toml
+	$(BIN)/python notebooks/links.py notebooks/*.ipynb
 
 notebooks: .venv/ready  ## re-execute every notebook in place
 	$(BIN)/jupyter nbconvert --to notebook --inplace --execute notebooks/*.ipynb

@@ -1,0 +1,127 @@
+"""Write each notebook's bootstrap cell and its "Open in Colab" link: python notebooks/links.py notebooks/*.ipynb
+
+Both need one address, the repository's, which stands in pyproject.toml under `[tool.qlora-lab]`. A fork puts its own
+there and runs this again, and its notebooks point at itself. Where nothing has changed, nothing is written.
+"""
+
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+
+from qlora_lab.files import write_text
+
+FOLDER = Path(__file__).resolve().parent
+PYPROJECT = FOLDER.parent / "pyproject.toml"
+LABEL = "Open in Colab"
+
+# Up to the import it may use the standard library only. It has to stand in the notebook: it runs before the package.
+BOOTSTRAP = """\
+# Where the package is installed, this cell does nothing. Elsewhere (in Colab, say) it installs it from the checkout
+# around this notebook, or else from SOURCE: a repository's archive or a wheel, by its https:// or file:// address.
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+SOURCE = "{source}"
+try:
+    importlib.import_module("qlora_lab")
+except ModuleNotFoundError:
+    folders = (Path.cwd(), *Path.cwd().parents)
+    checkouts = [folder.as_uri() for folder in folders if (folder / "qlora_lab/__init__.py").exists()]
+    address = (checkouts or [SOURCE])[0]
+    if "/OWNER/" in address:
+        raise RuntimeError("SOURCE says OWNER: put the address of this workbook's repository or wheel there") from None
+    print(f"installing qlora-lab from {{address}}; this takes a minute or two")
+    owners = importlib.metadata.packages_distributions()
+    loaded = {{name for module in owners.keys() & {{*sys.modules, "torch", "numpy"}} for name in owners[module]}}
+    kept = sorted(f"{{name}}=={{importlib.metadata.version(name)}}" for name in loaded)  # then no restart is needed
+    wanted = [f"qlora-lab[reference,widgets] @ {{address}}", *kept]
+    pip = subprocess.run([sys.executable, "-m", "pip", "install", *wanted], capture_output=True, text=True)
+    if pip.returncode:
+        raise RuntimeError(f"pip could not install it beside what is loaded:\\n{{pip.stderr[-3000:]}}") from None
+    importlib.invalidate_caches()
+    print(pip.stdout.strip().splitlines()[-1])
+    print("left as they were:", *(pin for pin in kept if pin.startswith(("torch=", "numpy=", "ipython="))))"""
+
+
+def setting() -> tuple[str, str]:
+    """The repository's address without a slash at its end, and the branch that readers get.
+
+    Raises:
+        ValueError: the setting is missing, or is no address that notebooks can be opened from.
+    """
+    found = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"].get("qlora-lab", {})
+    repository, branch = found.get("repository", "").rstrip("/").removesuffix(".git"), found.get("branch", "main")
+    if not repository.startswith("https://github.com/") or repository.count("/") != 4:
+        raise ValueError(
+            f'[tool.qlora-lab] repository in {PYPROJECT.name} is {repository!r}; "https://github.com/owner/name" is '
+            "the form that Colab opens notebooks from"
+        )
+    return repository, branch
+
+
+def bootstrap(repository: str, branch: str) -> str:
+    """The source of the bootstrap cell."""
+    return BOOTSTRAP.format(source=f"{repository}/archive/{branch}.zip")
+
+
+def link(repository: str, branch: str, name: str) -> str:
+    """The line that opens the notebook called `name` in Colab."""
+    place = repository.removeprefix("https://github.com/")
+    return f"[{LABEL}](https://colab.research.google.com/github/{place}/blob/{branch}/notebooks/{name})"
+
+
+def write_cell(book, source: str) -> None:
+    """Put the bootstrap cell before the first code cell, or renew it where it stands."""
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    if "bootstrap" in code[0].metadata.get("tags", []):
+        if code[0].source != source:
+            code[0].source, code[0].outputs = source, []
+        return
+    # JupyterLab folds it away (it does nothing there); Colab, where it is needed, shows it.
+    metadata = {"tags": ["bootstrap"], "jupyter": {"source_hidden": True}}
+    cell = nbformat.v4.new_code_cell(source, id="bootstrap", metadata=metadata, execution_count=0)
+    book.cells.insert(book.cells.index(code[0]), cell)
+    # The cells are numbered from 1, also in what `make notebooks` wrote down about them.
+    for cell in (cell for cell in book.cells if cell.cell_type == "code" and cell.execution_count is not None):
+        cell.execution_count += 1
+        for output in cell.outputs:
+            if "execution_count" in output:
+                output.execution_count = cell.execution_count
+    measured = book.metadata.get("measured", {})
+    if "long cells" in measured:
+        measured["long cells"] = [number + 1 for number in measured["long cells"]]
+
+
+def write_link(book, line: str) -> None:
+    """Put the link under the title, or renew it where it stands."""
+    lines = book.cells[0].source.splitlines()
+    places = [number for number, text in enumerate(lines) if text.startswith(f"[{LABEL}](")]
+    if places:
+        lines[places[0]] = line
+    else:
+        lines[1:1] = ["", line]
+    book.cells[0].source = "\n".join(lines)
+
+
+def write(path: Path) -> bool:
+    """Bring one notebook up to date; whether anything had to be written."""
+    before = path.read_text(encoding="utf-8")
+    book = nbformat.reads(before, as_version=4)
+    repository, branch = setting()
+    write_cell(book, bootstrap(repository, branch))
+    write_link(book, link(repository, branch, path.name))
+    nbformat.validate(book)
+    after = nbformat.writes(book) + "\n"
+    if after != before:
+        write_text(path, after)
+    return after != before
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        if write(Path(name)):
+            print("written:", name)
