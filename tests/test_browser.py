@@ -20,7 +20,7 @@ from qlora_lab import widgets
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-quic", "--disable-sync"]
-EXPLORERS = ["codebook", "scale", "rank", "pages", "fit", "gpus"]
+EXPLORERS = ["codebook", "scale", "rank", "pages", "fit", "gpus", "costs"]
 SETTINGS = {
     "IdentityProvider": {"token": "browser-test"},
     "ServerApp": {"port_retries": 50},

@@ -1,5 +1,6 @@
 """Figures: each says in words what it shows, nothing is cut off, and colours differ in grey too."""
 
+import io
 import re
 from itertools import pairwise
 
@@ -8,6 +9,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
+from PIL import Image
 
 from qlora_lab import plots
 
@@ -122,6 +124,14 @@ def test_no_text_is_cut_off(name):
 def test_renders_to_a_png_that_is_the_same_every_time(name):
     one, other = plots.png(figures()[name]), plots.png(figures()[name])
     assert one.startswith(b"\x89PNG") and one == other
+
+
+def test_the_pixels_are_those_of_savefig():
+    for name in ("levels", "results", "memory_timeline"):
+        saved = io.BytesIO()
+        figures()[name].savefig(saved, format="png")
+        one, other = (np.asarray(Image.open(file)) for file in (saved, io.BytesIO(plots.png(figures()[name]))))
+        assert np.array_equal(one, other), name
 
 
 def test_a_page_is_drawn_where_it_was():

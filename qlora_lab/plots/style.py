@@ -5,7 +5,10 @@
 
 import io
 
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 # Okabe and Ito's colours, in an order whose lightness steps are visible in grey
 INK, BLUE, ORANGE, GREEN, PINK, SKY = "#1a1a1a", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9"
@@ -32,9 +35,10 @@ def label(ax, title: str, x: str = "", y: str = "") -> None:
 
 
 def png(fig: Figure) -> bytes:
-    """The figure as PNG."""
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", metadata={"Software": None})
+    """The figure as PNG: the pixels of `savefig`, which would draw it twice, once to lay it out."""
+    canvas, buffer = FigureCanvasAgg(fig), io.BytesIO()
+    canvas.draw()
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).save(buffer, "png", dpi=(fig.dpi, fig.dpi))
     return buffer.getvalue()
 
 
