@@ -50,14 +50,14 @@ FIRST = (
     Condition("qlora", 16, "nf4", True),
     Condition("lora", 16),
     *FULL,
-    *(Condition("qlora", rank, "nf4", True) for rank in (1, 64, 4)),
-    Condition("qlora", 16, "int4", True),
+    *(Condition("qlora", rank, "nf4", True) for rank in (1, 64)),
     Condition("qlora", 16, "fp4", True),
+    Condition("qlora", 16, "int4", True),
 )
 THEN = (
     Condition("qlora", 16, "nf4"),
     Condition("qlora", 16, "int4_affine"),
-    *(Condition("qlora", rank, "nf4", True) for rank in (8, 2, 32)),
+    *(Condition("qlora", rank, "nf4", True) for rank in (4, 8, 2, 32)),
 )
 BUDGET = {"steps": 80, "batch_size": 8}
 TEST, PARAPHRASES, VALIDATION, WORDS = 100, 40, 96, 2000
