@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lab bench record links notebooks lint clean
+.PHONY: run test lab bench record links notebooks lint colab-check floors-check bundle-check clean
 
 run: .venv/ready  ## fine-tune the default model; ends with a before/after table and runs/<name>/report.html
 	$(BIN)/qlora-lab finetune $(ARGS)
@@ -34,6 +34,15 @@ links: .venv/ready  ## first cells and "Open in Colab" links of the notebooks, f
 notebooks: .venv/ready  ## re-execute every notebook in place
 	$(BIN)/jupyter nbconvert --to notebook --inplace --execute notebooks/*.ipynb
 	$(BIN)/python notebooks/clean.py notebooks/*.ipynb
+
+colab-check: .venv/ready  ## every notebook in a stand-in for Colab (minutes each)
+	$(BIN)/python tests/machines/colab.py $(ARGS)
+
+floors-check: .venv/ready  ## the unit tests with the lowest versions that pyproject.toml allows
+	$(BIN)/python tests/machines/floors.py $(ARGS)
+
+bundle-check: .venv/ready  ## make a bundle, install it and run a notebook from it where there is no network
+	$(BIN)/python tests/machines/bundle.py $(ARGS)
 
 .venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
