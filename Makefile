@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lab bench record links notebooks lint colab-check floors-check bundle-check clean
+.PHONY: run test lab bench record site links notebooks lint colab-check floors-check bundle-check clean
 
 run: .venv/ready  ## fine-tune the default model; ends with a before/after table and runs/<name>/report.html
 	$(BIN)/qlora-lab finetune $(ARGS)
@@ -27,6 +27,13 @@ record: .venv/ready  ## the default run again, its numbers and picture for READM
 	mkdir -p data/recorded
 	cp "`ls -td runs/recorded/*/ | head -1`"result.json data/recorded/finetune-cpu.json
 	cp "`ls -td runs/recorded/*/ | head -1`"match.png data/recorded/finetune-cpu.png
+
+site: .venv/site/ready  ## the notebooks as pages to read on a phone and to print, in build/site
+	rm -rf build/site build/site-source
+	mkdir -p build/site-source/notebooks
+	cp -R site/. build/site-source
+	cp notebooks/*.ipynb build/site-source/notebooks
+	.venv/site/bin/sphinx-build --quiet $(ARGS) build/site-source build/site
 
 links: .venv/ready  ## first cells and "Open in Colab" links of the notebooks, from the address in pyproject.toml
 	$(BIN)/python notebooks/links.py notebooks/*.ipynb
@@ -53,6 +60,12 @@ bundle-check: .venv/ready  ## make a bundle, install it and run a notebook from 
 # Only the race needs torchao; where it is importable, PEFT and transformers load it and it complains on a CPU.
 .venv/torchao: benchmarks/requirements.txt | .venv/ready
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ --requirement benchmarks/requirements.txt
+	touch $@
+
+# The pages' own environment: none of it is needed to run the notebooks.
+.venv/site/ready: site/requirements.txt
+	$(PYTHON) -m venv .venv/site
+	.venv/site/bin/python -m pip install --quiet --requirement site/requirements.txt
 	touch $@
 
 clean:

@@ -1,8 +1,8 @@
 """The unit tests with the lowest versions that pyproject.toml allows: python tests/machines/floors.py [OPTION ...]
 
-In a fresh environment, which takes a few minutes to make; options are those of pytest. The notebooks and the browser are
-left out: their outputs are those of the pinned versions. `--torch VERSION` takes another torch than the floor, where
-the floor would be a download of gigabytes.
+In a fresh environment, which takes a few minutes to make; options are those of pytest. The notebooks and the browser
+are left out: their outputs are those of the pinned versions. `--torch VERSION` takes another torch than the floor,
+where the floor would be a download of gigabytes.
 """
 
 import argparse
