@@ -5,6 +5,8 @@ copied along, so neither a script nor a network is needed.
 """
 
 import json
+from importlib.util import find_spec
+from pathlib import Path
 
 from docutils import nodes
 from latex2mathml.converter import convert
@@ -16,7 +18,7 @@ extensions = ["myst_nb"]
 nb_execution_mode = "off"
 myst_enable_extensions = ["dollarmath"]
 html_theme = "furo"
-html_static_path = ["static"]
+html_static_path = ["static", str(Path(find_spec("ziamath").origin).parent / "fonts" / "STIXTwoMath-Regular.ttf")]
 html_css_files = ["pages.css"]
 html_show_sphinx = False
 html_copy_source = False
@@ -25,7 +27,7 @@ html_math_renderer = "mathml"
 
 def prepare(app, document: str, source: list[str]) -> None:
     """Leave out the cell that installs the package, and say the figures' alternative texts where MyST-NB reads them."""
-    if not app.env.doc2path(document).endswith(".ipynb"):
+    if Path(app.env.doc2path(document)).suffix != ".ipynb":
         return
     book = json.loads(source[0])
     book["cells"] = [cell for cell in book["cells"] if "bootstrap" not in cell["metadata"].get("tags", [])]
