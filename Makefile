@@ -69,4 +69,4 @@ bundle-check: .venv/ready  ## make a bundle, install it and run a notebook from 
 	touch $@
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build .pytest_cache .ruff_cache .hypothesis
