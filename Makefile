@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test lab bench record links notebooks lint clean
+.PHONY: run test lab bench record site links notebooks lint colab-check floors-check bundle-check clean
 
 run: .venv/ready  ## fine-tune the default model; ends with a before/after table and runs/<name>/report.html
 	$(BIN)/qlora-lab finetune $(ARGS)
@@ -28,12 +28,28 @@ record: .venv/ready  ## the default run again, its numbers and picture for READM
 	cp "`ls -td runs/recorded/*/ | head -1`"result.json data/recorded/finetune-cpu.json
 	cp "`ls -td runs/recorded/*/ | head -1`"match.png data/recorded/finetune-cpu.png
 
+site: .venv/site/ready  ## the notebooks as pages to read on a phone and to print, in build/site
+	rm -rf build/site build/site-source
+	mkdir -p build/site-source/notebooks
+	cp -R site/. build/site-source
+	cp notebooks/*.ipynb build/site-source/notebooks
+	.venv/site/bin/sphinx-build --quiet $(ARGS) build/site-source build/site
+
 links: .venv/ready  ## first cells and "Open in Colab" links of the notebooks, from the address in pyproject.toml
 	$(BIN)/python notebooks/links.py notebooks/*.ipynb
 
 notebooks: .venv/ready  ## re-execute every notebook in place
 	$(BIN)/jupyter nbconvert --to notebook --inplace --execute notebooks/*.ipynb
 	$(BIN)/python notebooks/clean.py notebooks/*.ipynb
+
+colab-check: .venv/ready  ## every notebook in a stand-in for Colab (minutes each)
+	$(BIN)/python tests/machines/colab.py $(ARGS)
+
+floors-check: .venv/ready  ## the unit tests with the lowest versions that pyproject.toml allows
+	$(BIN)/python tests/machines/floors.py $(ARGS)
+
+bundle-check: .venv/ready  ## make a bundle, install it and run a notebook from it where there is no network
+	$(BIN)/python tests/machines/bundle.py $(ARGS)
 
 .venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -46,5 +62,11 @@ notebooks: .venv/ready  ## re-execute every notebook in place
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ --requirement benchmarks/requirements.txt
 	touch $@
 
+# The pages' own environment: none of it is needed to run the notebooks.
+.venv/site/ready: site/requirements.txt
+	$(PYTHON) -m venv .venv/site
+	.venv/site/bin/python -m pip install --quiet --requirement site/requirements.txt
+	touch $@
+
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build .pytest_cache .ruff_cache .hypothesis

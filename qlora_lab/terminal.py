@@ -4,18 +4,20 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from qlora_lab import processes
+from qlora_lab.bundle import BundleFailed
 from qlora_lab.memory import DoesNotFit
 from qlora_lab.models import ModelUnavailable
 from qlora_lab.page_file import PageFileError
 
 console = Console(highlight=False)
 EXPECTED = (ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError, FloatingPointError)
-EXPECTED += (DoesNotFit, ModelUnavailable, PageFileError, processes.LostProcess)
+EXPECTED += (BundleFailed, DoesNotFit, ModelUnavailable, PageFileError, processes.LostProcess)
 
 
 def print_result(folder: Path, result, seconds: float) -> None:
@@ -60,7 +62,9 @@ class told_errors:
         if isinstance(error, EXPECTED):
             if not getattr(error, "told_by_main", False):
                 who = "" if processes.is_main() else f"process {processes.rank()}: "
-                Console(stderr=True, highlight=False).print(f"[bold red]error[/bold red] {who}{error}", soft_wrap=True)
+                Console(stderr=True, highlight=False).print(
+                    f"[bold red]error[/bold red] {who}{escape(str(error))}", soft_wrap=True
+                )
             raise typer.Exit(1) from error
         if isinstance(error, KeyboardInterrupt):
             console.print("interrupted; `qlora-lab finetune --resume` goes on from the last checkpoint")

@@ -1,6 +1,8 @@
 """What all tests share: markers that skip loudly, no network, reproducible property tests."""
 
 import contextlib
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,9 @@ settings.load_profile("house")
 
 
 def pytest_configure(config):
+    # What the tests start (kernels of notebooks, command lines, workers) has no network either.
+    offline = str(Path(__file__).resolve().parent / "offline")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [offline, os.environ.get("PYTHONPATH")]))
     # Reports why tests were skipped: a machine without a GPU has not run the CUDA tests, and says so.
     if "s" not in config.option.reportchars:
         config.option.reportchars += "s"

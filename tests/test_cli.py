@@ -24,7 +24,7 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(a) for a in arguments], terminal_width=120)
 
 
-@pytest.mark.parametrize("command", [[], ["finetune"], ["ask"], ["fetch"], ["doctor"]])
+@pytest.mark.parametrize("command", [[], ["finetune"], ["ask"], ["fetch"], ["bundle"], ["doctor"]])
 def test_help(command):
     result = run(*command, "--help")
     assert result.exit_code == 0 and len(result.output) > 200
@@ -62,6 +62,14 @@ def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, arguments, words):
     assert result.exit_code == 1
     assert words in result.output and "Traceback" not in result.output
     assert not list(tmp_path.iterdir())
+
+
+def test_a_gguf_that_is_not_the_model_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("QLORA_LAB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "other.gguf").write_bytes(b"GGUF")
+    result = run("fetch", "--gguf", tmp_path / "other.gguf")
+    assert result.exit_code == 1 and "4 bytes, expected 98,362,432" in " ".join(result.output.split())
+    assert not list((tmp_path / "cache" / "models").glob("[!.]*"))  # the lock file alone
 
 
 @pytest.mark.slow

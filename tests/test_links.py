@@ -5,16 +5,15 @@ decides what is installed, in seconds and without a network.
 """
 
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
 import venv
-import zipfile
 from pathlib import Path
 
 import nbformat
 import pytest
+from tiny_wheels import pip_environment, write_checkout, write_wheel
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -88,21 +87,6 @@ def test_a_notebook_without_them_gets_both_and_keeps_the_rest(tmp_path):
 # --- what the cell does
 
 
-def write_wheel(folder: Path, name: str, version: str, requires=(), extras=()) -> Path:
-    """A wheel that holds one empty package."""
-    module = name.replace("-", "_")
-    path = folder / f"{module}-{version}-py3-none-any.whl"
-    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
-    lines += [f"Provides-Extra: {extra}" for extra in extras] + [f"Requires-Dist: {text}" for text in requires]
-    info = f"{module}-{version}.dist-info"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(f"{module}/__init__.py", "")
-        archive.writestr(f"{info}/METADATA", "\n".join(lines) + "\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", f"{module}/__init__.py,,\n")
-    return path
-
-
 REQUIRES = ["torch>=1", "numpy>=1", 'oracle>=1; extra == "reference"', 'sliders>=1; extra == "widgets"']
 
 
@@ -120,8 +104,7 @@ def index(tmp_path_factory):
 @pytest.fixture(scope="module")
 def settings(index):
     """The environment of a pip that knows this folder and nothing else."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
-    return kept | {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index)}
+    return pip_environment(index)
 
 
 @pytest.fixture(scope="module")
@@ -194,20 +177,10 @@ def test_what_the_kernel_has_loaded_stays_too(run, index, tmp_path):
 
 
 def test_from_the_checkout_that_the_notebook_lies_in(run, tmp_path):
-    """Its build system here is one file, which hands pip a wheel: the real one would have to be downloaded."""
     checkout = tmp_path / "a checkout"
     (checkout / "notebooks").mkdir(parents=True)
-    (checkout / "qlora_lab").mkdir()
-    (checkout / "qlora_lab" / "__init__.py").touch()
     wheel = write_wheel(tmp_path, "qlora-lab", "0.1.0", REQUIRES, ("reference", "widgets"))
-    (checkout / "pyproject.toml").write_text(
-        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
-        '[project]\nname = "qlora-lab"\nversion = "0.1.0"\n'
-    )
-    (checkout / "backend.py").write_text(
-        "import shutil\ndef build_wheel(folder, *_):\n"
-        f"    shutil.copy({str(wheel)!r}, folder)\n    return {wheel.name!r}\n"
-    )
+    write_checkout(checkout, wheel)
     done = run(cell() + VERSIONS, checkout / "notebooks")
     assert done.returncode == 0, done.stderr
     assert f"installing qlora-lab from {checkout.as_uri()};" in done.stdout

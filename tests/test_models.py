@@ -94,6 +94,22 @@ def test_the_manifest_describes_every_file(cache):
     }
 
 
+def test_the_gguf_alone_is_verified_and_not_converted(cache, tmp_path, monkeypatch):
+    """What a bundle takes along: fetched once, then found in the cache or where the user says it is."""
+    options = {"file": FILE, "notice": str}
+    gguf = models.ensure_default_gguf(fetch=fetch, **options)
+    assert gguf == cache / "tiny.gguf" and gguf.read_bytes() == CONTENT and visible(cache) == ["tiny.gguf"]
+    assert models.ensure_default_gguf(fetch=refuse, **options) == gguf
+    elsewhere = tmp_path / "usb" / "tiny.gguf"
+    elsewhere.parent.mkdir()
+    gguf.rename(elsewhere)
+    monkeypatch.setenv("QLORA_LAB_GGUF", str(elsewhere))
+    assert models.ensure_default_gguf(fetch=refuse, **options) == elsewhere
+    elsewhere.write_bytes(CONTENT[:-1])
+    with pytest.raises(VerificationError, match="bytes, expected"):
+        models.ensure_default_gguf(fetch=refuse, **options)
+
+
 def truncate(folder):
     os.truncate(folder / "model.safetensors", 100)
 
