@@ -51,10 +51,10 @@ FIRST = (
     Condition("lora", 16),
     *FULL,
     *(Condition("qlora", rank, "nf4", True) for rank in (1, 64)),
-    Condition("qlora", 16, "fp4", True),
-    Condition("qlora", 16, "int4", True),
 )
 THEN = (
+    Condition("qlora", 16, "fp4", True),
+    Condition("qlora", 16, "int4", True),
     Condition("qlora", 16, "nf4"),
     Condition("qlora", 16, "int4_affine"),
     *(Condition("qlora", rank, "nf4", True) for rank in (4, 8, 2, 32)),

@@ -41,6 +41,17 @@ def measure(notebook) -> dict | None:
     }
 
 
+def joined(outputs: list) -> list:
+    """Printed text that arrived in pieces as one piece; a page that shows notebooks draws a box around each."""
+    found = []
+    for output in outputs:
+        if found and output.output_type == "stream" and found[-1].get("name") == output.name:
+            found[-1].text += output.text
+        else:
+            found.append(output)
+    return found
+
+
 def clean(notebook) -> None:
     measured = measure(notebook) or notebook.metadata.get("measured", {})
     notebook.metadata = {
@@ -54,7 +65,7 @@ def clean(notebook) -> None:
         if cell.cell_type == "code":
             count += 1
             cell.execution_count = count
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            cell.outputs = joined([o for o in cell.outputs if o.get("name") != "stderr"])
             for output in cell.outputs:
                 output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)  # its state is not here
                 if "execution_count" in output:
