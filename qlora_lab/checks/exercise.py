@@ -84,14 +84,19 @@ def judge(exercise: Exercise, function: Callable, seed: int = 0) -> Verdict:
             break
         expected = exercise.solution(*_copied(arguments))
         cases.append((arguments, exercise.compared(arguments, result), exercise.compared(arguments, expected)))
-    return _diagnose(exercise, cases, error)
+    return diagnose(exercise, cases, error)
 
 
-def _diagnose(exercise: Exercise, cases: list[tuple], error: str | None) -> Verdict:
-    """From (arguments, result, expected) of each case, and what stopped the function, if anything did."""
+def diagnose(exercise: Exercise, cases: list[tuple], error: str | None) -> Verdict:
+    """The verdict on results.
+
+    Args:
+        cases: (arguments, result, expected) of each case, the last two as `Exercise.compared` makes them.
+        error: what stopped the function after these cases, if anything did.
+    """
     off = [case for case in cases if not is_same(case[1], case[2], exercise.tolerance)]
     if not off and error is None:
-        return Verdict(exercise.id, "right", f"Compared on {CASES} inputs of different shapes.")
+        return Verdict(exercise.id, "right", f"Compared on {len(cases)} inputs of different shapes.")
     if not off:
         return Verdict(exercise.id, "wrong", error)
     tolerance = exercise.tolerance or 1e-6
