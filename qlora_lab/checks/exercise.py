@@ -38,6 +38,8 @@ class Exercise:
         tolerance: largest difference allowed, relative to the largest number of the result; 0 for exact.
         view: where many answers are right: makes what is compared from the arguments and a result (say, whether a
             counter-example is one). None: the results themselves.
+        draw_more: further inputs for a class's hidden tests, where `draw` goes through a table that its seed hardly
+            changes.
     """
 
     id: str
@@ -46,6 +48,7 @@ class Exercise:
     misconceptions: tuple[Misconception, ...] = ()
     tolerance: float = 0.0
     view: Callable[[tuple, Any], Any] | None = None
+    draw_more: Callable[[torch.Generator, int], tuple] | None = None
 
     def compared(self, arguments: tuple, result: Any) -> Any:
         """What of a result is compared."""

@@ -21,7 +21,7 @@ def find_answers(cells: list[str], names: list[str]) -> dict[str, dict]:
 
     Returns:
         name -> {"status", "code"}. status: "answer"; "stub" (as it was handed out); "missing"; or "broken" (only in a
-        cell that is no Python, and `code` says why). code: the answer's last definition, after the other statements of
+        cell that is no Python, which `code` is then, and "problem" says why). code: the answer's last definition, after the other statements of
         the notebook that it needs, directly or not: imports, functions, classes and variables.
     """
     statements: list[Statement] = []
@@ -56,7 +56,7 @@ def _find(name: str, statements: list[Statement], broken: list[tuple[str, str]])
     if not answers:
         for cell, problem in broken:
             if re.search(rf"^\s*(?:def\s+{name}\b|{name}\s*=)", cell, re.MULTILINE):
-                return {"status": "broken", "code": problem}
+                return {"status": "broken", "code": cell, "problem": problem}
         return {"status": "stub" if defining else "missing", "code": ""}
     answer = answers[-1]
     plain = isinstance(answer.node, SCOPES) and not answer.node.decorator_list
