@@ -1,11 +1,11 @@
 """The folder of a course: nbgrader's layout, and beside it what only the teacher has.
 
-    nbgrader_config.py   how nbgrader treats this course; yours to add to
-    gradebook.db         nbgrader's records
-    source/NAME/         the assignment with solutions and hidden tests, one for each notebook
-    release/NAME/        what students get
-    teacher/             the seed of the hidden tests, and verdicts on answers that were judged already
-    submitted/, autograded/   written by `qlora-lab classroom grade`
+nbgrader_config.py   how nbgrader treats this course; yours to add to
+gradebook.db         nbgrader's records
+source/NAME/         the assignment with solutions and hidden tests, one for each notebook
+release/NAME/        what students get
+teacher/             the seed of the hidden tests, and verdicts on answers that were judged already
+submitted/, autograded/   written by `qlora-lab classroom grade`
 """
 
 import importlib.metadata
@@ -18,7 +18,7 @@ import nbformat
 
 from qlora_lab.files import write_text
 
-CONFIG = '''"""nbgrader's settings for this course. Add your own; `qlora-lab classroom release` leaves this file as it is."""
+CONFIG = '''"""nbgrader's settings for this course. Add your own: `qlora-lab classroom release` keeps this file."""
 
 c = get_config()  # noqa: F821  (nbgrader defines it)
 

@@ -20,28 +20,30 @@ from nbgrader.preprocessors import NbGraderPreprocessor
 from traitlets.config import Config
 from traitlets.config.loader import PyFileConfigLoader
 
+from qlora_lab.checks import Verdict
 from qlora_lab.classroom.course import Course, Item
 from qlora_lab.classroom.judging import Judge
+from qlora_lab.classroom.sandbox import Stopped
 
-_judges: dict[Path, Judge] = {}
+_judges: dict[Path, tuple[Judge, dict]] = {}
 
 
 @contextlib.contextmanager
-def judged_by(judge: Judge) -> Iterator[None]:
-    """While it lasts, `SandboxVerdicts` asks this judge."""
-    _judges[judge.course.folder] = judge
+def judged_by(judge: Judge, known: dict[tuple[str, str], Verdict]) -> Iterator[None]:
+    """While it lasts, `SandboxVerdicts` asks this judge, and only for what is not in `known`, (student, exercise)."""
+    _judges[judge.course.folder] = judge, known
     try:
         yield
     finally:
         del _judges[judge.course.folder]
 
 
-def _judge() -> Judge:
-    """The one that is set; else, under `nbgrader autograde`, one of its own. (nbgrader works in the course's folder.)"""
+def _judge() -> tuple[Judge, dict]:
+    """What is set; else, under `nbgrader autograde`, a judge of its own. (nbgrader works in the course's folder.)"""
     course = Course.find(Path.cwd())
     if course.folder not in _judges:
-        _judges[course.folder] = Judge(course)
-        atexit.register(_judges[course.folder].close)
+        _judges[course.folder] = Judge(course), {}
+        atexit.register(_judges[course.folder][0].close)
     return _judges[course.folder]
 
 
@@ -49,15 +51,26 @@ class SandboxVerdicts(NbGraderPreprocessor):
     """Gives each test cell the output that its answer's verdict calls for. Runs nothing of the notebook."""
 
     def preprocess(self, nb, resources):
-        judge = _judge()
-        found = judge.find([cell.source for cell in nb.cells if cell.cell_type == "code"])
-        items = {(item.exercise, item.notebook): item for item in judge.course.items}
+        judge, known = _judge()
+        student, notebook = (resources["nbgrader"][key] for key in ("student", "notebook"))
+        items = {item.exercise: item for item in judge.course.items if item.notebook == notebook}
         for cell in nb.cells:
             grader = cell.metadata.get("nbgrader", {})
-            item = items.get((grader.get("grade_id", "").removesuffix("-test"), resources["nbgrader"]["notebook"]))
+            item = items.get(grader.get("grade_id", "").removesuffix("-test"))
             if cell.cell_type == "code" and grader.get("grade") and item is not None:
-                cell.outputs = [_output(judge.verdict(item.exercise, found[item.exercise]), item)]
+                verdict = known.get((student, item.exercise)) or self._verdict(judge, nb, item.exercise)
+                cell.outputs = [_output(verdict, item)]
         return nb, resources
+
+    def _verdict(self, judge: Judge, nb, exercise: str) -> Verdict:
+        """In a copy that `grading` made an answer's cell has all that it needs; else all cells are searched."""
+        cells = [cell for cell in nb.cells if cell.cell_type == "code"]
+        if nb.metadata.get("qlora_lab") == "copy":
+            cells = [cell for cell in cells if cell.metadata.get("nbgrader", {}).get("grade_id") == exercise]
+        try:
+            return judge.verdict(exercise, judge.find([cell.source for cell in cells])[exercise])
+        except Stopped as stopped:
+            return Verdict(exercise, "wrong", f"The notebook cannot be read. {stopped}")
 
 
 def _output(verdict, item: Item) -> nbformat.NotebookNode:
@@ -120,8 +133,8 @@ def autograde(course: Course, name: str, students: list[str]) -> None:
         raise ValueError(f"nbgrader failed on {len(problems)} of {len(students)}: {'; '.join(problems[:3])}")
 
 
-def scores(course: Course, students: list[str]) -> dict[tuple[str, str], dict[str, float]]:
-    """Points by (student, assignment) and cell, those that a person gave included; an answer nobody graded yet is None."""
+def scores(course: Course, students: list[str]) -> dict[tuple[str, str], dict[str, float | None]]:
+    """Points by (student, assignment) and cell, a person's included; None for an answer that waits for a person."""
     folder, _ = _configured(course)
     found = {}
     with Gradebook(folder.db_url) as book:

@@ -96,7 +96,12 @@ class HiddenTests:
                 if verdict.status != "right":
                     return verdict
                 return self._judge_hidden(values.unpack(child.ask(self._packed[1])))
-        except (ValueError, KeyError, TypeError, IndexError) as error:  # not what the sandbox sends: written by the answer
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            IndexError,
+        ) as error:  # not what the sandbox sends: written by the answer
             return self._wrong(f"What it gave could not be read ({type(error).__name__}).")
 
     def judge_function(self, function: Callable) -> Verdict:

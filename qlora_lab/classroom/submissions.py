@@ -67,13 +67,13 @@ def read(folder: Path, names: list[str]) -> tuple[list[Handed], list[Unreadable]
 
 def _files(folder: Path) -> Iterator:
     """(path below the folder, time, function that gives the bytes) of each file, members of archives included."""
+    top = folder if folder.is_dir() else folder.parent
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()) if folder.is_dir() else [folder]
+    paths = [p for p in paths if not SKIPPED.search(p.relative_to(top).as_posix())]
     for path in paths:
-        name = path.relative_to(folder).as_posix() if folder.is_dir() else path.name
-        if SKIPPED.search(name):
-            continue
-        if path.suffix.lower() == ".zip":
-            yield from _members(path, name, many=not folder.is_dir())
+        name = path.relative_to(top).as_posix()
+        if path.suffix.lower() == ".zip":  # alone, it is the class's; beside others, one student's
+            yield from _members(path, name, many=len(paths) == 1)
         else:
             yield name, path.stat().st_mtime, lambda path=path: _limited(path.stat().st_size, path.read_bytes)
 
@@ -166,7 +166,8 @@ def cells_of(data: bytes) -> tuple[list[str], list[str]]:
             if isinstance(source, list):
                 source = "".join(line for line in source if isinstance(line, str))
             if isinstance(source, str):
-                (code if cell.get("cell_type") == "code" else text).append(source.replace("\r\n", "\n"))
+                source = source.replace("\r\n", "\n").encode("utf-8", "replace").decode()  # half a surrogate is no text
+                (code if cell.get("cell_type") == "code" else text).append(source)
     if not code:
         raise ValueError("a notebook without code")
     return code, text

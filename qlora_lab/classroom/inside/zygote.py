@@ -43,9 +43,7 @@ def main() -> None:
     except (sealing.Unsealed, OSError) as error:
         _send(control, json.dumps({"problem": str(error)}).encode())
         return
-    drop = os.geteuid() == 0 and all(
-        sealing.readable_by_all(Path(module.__file__).parent) for module in (torch, os)
-    )
+    drop = os.geteuid() == 0 and all(sealing.readable_by_all(Path(module.__file__).parent) for module in (torch, os))
     seals = {"network": ISOLATED, "landlock": ruleset is not None, "nobody": drop}
     masking.install()
     _warm_up()
