@@ -9,13 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from qlora_lab import processes
+from qlora_lab.classroom.inside.sealing import Unsealed
 from qlora_lab.memory import DoesNotFit
 from qlora_lab.models import ModelUnavailable
 from qlora_lab.page_file import PageFileError
 
 console = Console(highlight=False)
 EXPECTED = (ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError, FloatingPointError)
-EXPECTED += (DoesNotFit, ModelUnavailable, PageFileError, processes.LostProcess)
+EXPECTED += (DoesNotFit, ModelUnavailable, PageFileError, processes.LostProcess, Unsealed)
 
 
 def print_result(folder: Path, result, seconds: float) -> None:

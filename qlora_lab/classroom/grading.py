@@ -1,7 +1,7 @@
 """Grade a class: from a folder of what was handed in to a table, pages for the students, and statistics.
 
 For each student and exercise the best answer is taken from all their notebooks: one that was attempted before one that
-was not, a later file before an earlier. It is judged, put into a clean copy of the assignment, and recorded by nbgrader.
+was not, a later file before an earlier. It is judged, put into a clean copy of the assignment, recorded by nbgrader.
 """
 
 import csv
@@ -220,7 +220,5 @@ def _write_csv(path: Path, head: list[str], rows: list[list]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head)
     for row in rows:
-        writer.writerow(
-            [f"'{cell}" if isinstance(cell, str) and cell[:1] in "=+-@\t" and cell else cell for cell in row]
-        )
+        writer.writerow([f"'{cell}" if str(cell).startswith(("=", "+", "-", "@", "\t")) else cell for cell in row])
     write_text(path, text.getvalue())

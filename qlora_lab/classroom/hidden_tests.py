@@ -101,7 +101,7 @@ class HiddenTests:
             KeyError,
             TypeError,
             IndexError,
-        ) as error:  # not what the sandbox sends: written by the answer
+        ) as error:  # the answer wrote this, not the sandbox
             return self._wrong(f"What it gave could not be read ({type(error).__name__}).")
 
     def judge_function(self, function: Callable) -> Verdict:

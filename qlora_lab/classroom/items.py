@@ -74,13 +74,12 @@ def write_items(path: Path, found: list[ItemStatistics]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
-        ["notebook", "exercise", "points", "students", "attempted", "right", "difficulty", "discrimination"]
-        + ["most frequent diagnosis", "how often"]
+        "notebook,exercise,points,students,attempted,right,difficulty,discrimination,most frequent diagnosis,"
+        "how often".split(",")
     )
     for one in found:
         numbers = ["" if n is None else f"{n:.3f}" for n in (one.difficulty, one.discrimination)]
-        writer.writerow(
-            [one.item.notebook, one.item.exercise, f"{one.item.points:g}", one.students, one.attempted, one.right]
-            + [*numbers, one.diagnosis, one.diagnosed or ""]
-        )
+        counts = [f"{one.item.points:g}", one.students, one.attempted, one.right]
+        diagnosis = [one.diagnosis, one.diagnosed or ""]
+        writer.writerow([one.item.notebook, one.item.exercise, *counts, *numbers, *diagnosis])
     write_text(path, text.getvalue())

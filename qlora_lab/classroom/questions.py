@@ -41,8 +41,8 @@ QUESTIONS: dict[str, tuple[Question, ...]] = {
     "01": (
         Question(
             "01-a",
-            "NF4 is called optimal for normally distributed weights. Say in what sense it is, and name a case from this "
-            "notebook, with its numbers, in which another table of 16 levels does better.",
+            "NF4 is called optimal for normally distributed weights. Say in what sense it is, and name a case from "
+            "this notebook, with its numbers, in which another table of 16 levels does better.",
             (
                 (1, "says that blocks are scaled by their absmax, so that what is coded is no longer normal"),
                 (1, "names what is measured: squared error, magnitude of error, or how evenly codes are used"),
@@ -91,8 +91,8 @@ QUESTIONS: dict[str, tuple[Question, ...]] = {
     "05": (
         Question(
             "05-a",
-            "Take one gigabyte away from the GPU of this notebook's last exercise. Which of the terms of the memory bill "
-            "would you change first, and what does it cost?",
+            "Take one gigabyte away from the GPU of this notebook's last exercise. Which of the terms of the memory "
+            "bill would you change first, and what does it cost?",
             (
                 (1, "orders the terms by their size, with numbers"),
                 (1, "picks one that can be changed without another model"),
@@ -116,8 +116,8 @@ QUESTIONS: dict[str, tuple[Question, ...]] = {
     "08": (
         Question(
             "08-a",
-            "Two GPUs instead of one: for which of time, memory and batch size would you spend the second one here, and "
-            "what limits each?",
+            "Two GPUs instead of one: for which of time, memory and batch size would you spend the second one here, "
+            "and what limits each?",
             (
                 (1, "memory: what is cut, and what every GPU still has whole"),
                 (1, "time: the bytes on the wire for each step"),

@@ -172,15 +172,15 @@ def _question_cells(question: Question) -> list[nbformat.NotebookNode]:
 
 
 def _introduction(exercises: int, points: float, hints: bool, questions: bool) -> nbformat.NotebookNode:
-    text = f"""## This notebook is an assignment
-
-{exercises} exercises{" and open questions" if questions else ""}, {points:g} points. Write each answer into the cell of its \
-function, in the place of `raise NotImplementedError`, and keep the function's name: answers are found by it. `check` \
-says what looks wrong, as often as you like; the cell after it fails until the answer is right. Then hand in this file.
-
-An answer may use torch, Python's own library, and functions of yours in other cells. `qlora_lab`, bitsandbytes, PEFT and \
-transformers are masked while it is graded: calling the finished version of what is asked gets no points. It is graded \
-on more inputs than `check` has, other ones for each class, within a few seconds each."""
+    text = (
+        f"## This notebook is an assignment\n\n{exercises} exercises{' and open questions' if questions else ''}, "
+        f"{points:g} points. Write each answer into the cell of its function, in the place of "
+        "`raise NotImplementedError`, and keep the function's name: answers are found by it. `check` says what looks "
+        "wrong, as often as you like; the cell after it fails until the answer is right. Then hand in this file.\n\n"
+        "An answer may use torch, Python's own library, and functions of yours in other cells. `qlora_lab`, "
+        "bitsandbytes, PEFT and transformers are masked while it is graded: calling the finished version of what is "
+        "asked gets no points. It is graded on more inputs than `check` has, within a few seconds."
+    )
     if not hints:
         text += " Where `check` names a hint: your teacher has left these out."
     return nbformat.v4.new_markdown_cell(text, id="assignment", metadata={})

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy
 import torch
 
-from qlora_lab.classroom.inside import values
 from qlora_lab.classroom.inside.sealing import Unsealed
 from qlora_lab.classroom.inside.zygote import FRAME, STATUS
 

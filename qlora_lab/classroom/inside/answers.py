@@ -21,8 +21,9 @@ def find_answers(cells: list[str], names: list[str]) -> dict[str, dict]:
 
     Returns:
         name -> {"status", "code"}. status: "answer"; "stub" (as it was handed out); "missing"; or "broken" (only in a
-        cell that is no Python, which `code` is then, and "problem" says why). code: the answer's last definition, after the other statements of
-        the notebook that it needs, directly or not: imports, functions, classes and variables.
+        cell that is no Python: `code` is that cell, and "problem" says what is wrong). code: the answer's last
+        definition, after the other statements of the notebook that it needs, directly or not: imports, functions,
+        classes and variables.
     """
     statements: list[Statement] = []
     broken: list[tuple[str, str]] = []

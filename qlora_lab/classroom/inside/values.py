@@ -1,7 +1,7 @@
-"""Arguments and results as bytes that are safe to read, whoever wrote them: JSON for the structure, safetensors inside.
+"""Arguments and results as bytes that are safe to read, whoever wrote them: JSON for structure, safetensors inside.
 
-Nothing is ever unpickled. What is neither a number, a text, a tensor nor made of such arrives as a `Foreign` object that
-has only the name of its type.
+Nothing is ever unpickled. What is neither a number, a text, a tensor nor made of such arrives as a `Foreign` object
+that has only the name of its type.
 """
 
 import json

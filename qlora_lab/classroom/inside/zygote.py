@@ -1,8 +1,8 @@
 """The process that forks sealed children: it has torch in memory and knows no secret.
 
-Started as `python -I zygote.py CONTROL SETTINGS`. For each `F` with a socket that comes over the control socket it forks
-a child that talks over that socket alone, and tells its process id; on `R` it waits for the child and tells how it
-ended. What the child is asked, and what it answers, does not pass through here.
+Started as `python -I zygote.py CONTROL SETTINGS`. For each `F` with a socket that comes over the control socket it
+forks a child that talks over that socket alone, and tells its process id; on `R` it waits for the child and tells how
+it ended. What the child is asked, and what it answers, does not pass through here.
 """
 
 import gc
