@@ -63,7 +63,7 @@ def grade(
     out: Path,
     judge: Judge,
     workers: int = 1,
-    tell: Callable[[str, int, int], None] = lambda what, done, of: None,
+    tell: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Grades:
     """Grade all that was handed in.
 
@@ -84,9 +84,7 @@ def grade(
     if out.is_dir() or not out.resolve().parent.is_dir():
         raise ValueError(f"cannot write {out}: give the path of a CSV file in a folder that exists")
     handed, unreadable = submissions.read(folder, course.names)
-    with ThreadPoolExecutor(workers) as pool:
-        works, problems = _find(handed, judge, pool, tell)
-        _judge(works, judge, pool, tell)
+    works, problems = judge_all(handed, judge, workers, tell)
     unreadable = sorted([*unreadable, *problems], key=lambda one: one.path)
     known = {(work.student, exercise): verdict for work in works for exercise, verdict in work.verdicts.items()}
     failed = None
@@ -115,6 +113,16 @@ def grade(
         raise failed
     waiting = sum(value is None for value in points.values())
     return Grades(works, points, columns, items, unreadable, waiting, files)
+
+
+def judge_all(
+    handed: list[Handed], judge: Judge, workers: int = 1, tell: Callable[[str, int, int], None] = lambda *_: None
+) -> tuple[list[Work], list[Unreadable]]:
+    """Each student's verdicts, and the files in which nothing could be found. Writes nothing but the judge's memory."""
+    with ThreadPoolExecutor(workers) as pool:
+        works, problems = _find(handed, judge, pool, tell)
+        _judge(works, judge, pool, tell)
+    return works, problems
 
 
 def _find(handed: list[Handed], judge: Judge, pool, tell) -> tuple[list[Work], list[Unreadable]]:

@@ -12,6 +12,8 @@ from qlora_lab.checks import EXERCISES
 from qlora_lab.classroom.course import Item
 from qlora_lab.files import write_text
 
+HEAD = ["notebook", "exercise", "points", "students", "attempted", "right", "difficulty", "discrimination"]
+HEAD += ["most frequent diagnosis", "how often"]
 OTHER = "a mistake that looks like no known misconception"
 
 
@@ -73,10 +75,7 @@ def write_items(path: Path, found: list[ItemStatistics]) -> None:
     """Write them as a CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        "notebook,exercise,points,students,attempted,right,difficulty,discrimination,most frequent diagnosis,"
-        "how often".split(",")
-    )
+    writer.writerow(HEAD)
     for one in found:
         numbers = ["" if n is None else f"{n:.3f}" for n in (one.difficulty, one.discrimination)]
         counts = [f"{one.item.points:g}", one.students, one.attempted, one.right]
