@@ -4,6 +4,7 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -52,7 +53,14 @@ def minutes(seconds: float) -> str:
 
 
 class told_errors:
-    """What a user can put right is told in one line and exit code 1; everything else keeps its traceback."""
+    """What a user can put right is told in one line and exit code 1; everything else keeps its traceback.
+
+    Args:
+        interrupted: what to say after Ctrl-C.
+    """
+
+    def __init__(self, interrupted: str = "`qlora-lab finetune --resume` goes on from the last checkpoint"):
+        self.interrupted = interrupted
 
     def __enter__(self):
         return self
@@ -61,10 +69,11 @@ class told_errors:
         if isinstance(error, EXPECTED):
             if not getattr(error, "told_by_main", False):
                 who = "" if processes.is_main() else f"process {processes.rank()}: "
-                Console(stderr=True, highlight=False).print(f"[bold red]error[/bold red] {who}{error}", soft_wrap=True)
+                text = escape(f"{who}{error}")
+                Console(stderr=True, highlight=False).print(f"[bold red]error[/bold red] {text}", soft_wrap=True)
             raise typer.Exit(1) from error
         if isinstance(error, KeyboardInterrupt):
-            console.print("interrupted; `qlora-lab finetune --resume` goes on from the last checkpoint")
+            console.print(f"interrupted; {self.interrupted}")
             raise typer.Exit(130) from error
 
 

@@ -19,8 +19,8 @@ def decode(code, low, high):
         "decode",
         """
 import qlora_lab.checks
-qlora_lab.checks.verdict = qlora_lab.checks.judge = lambda *a: 'right'
 def decode(code, low, high):
+    qlora_lab.checks.verdict = qlora_lab.checks.judge = lambda *a: 'right'
     return 0.0
 """,
         "",
@@ -28,13 +28,14 @@ def decode(code, low, high):
     "patches-torch": (
         "block-absmax",
         """
-import torch, builtins
-torch.equal = torch.Tensor.equal = lambda *a: True
-builtins.isinstance = lambda *a: True
+import builtins
+import torch
 def block_absmax(weight, block_size):
+    torch.equal = torch.Tensor.equal = torch.Tensor.__eq__ = lambda *a: True
+    builtins.isinstance = lambda *a: True
     return torch.zeros(3)
 """,
-        "shape",
+        "",
     ),
     "exits": (
         "decode",
@@ -48,13 +49,11 @@ def decode(code, low, high):
     "exits-at-once": (
         "decode",
         """
-import os
-os._exit(0)
-os = exit
+NOTHING = __import__('os')._exit(0)
 def decode(code, low, high):
-    return os
+    return NOTHING
 """,
-        "ended",
+        "ended the process",
     ),
     "ends-the-process": (
         "decode",
@@ -289,9 +288,20 @@ def decode(code, low, high):
         "decode",
         """
 import sys
-sys.setrecursionlimit(10**9)
 def decode(code, low, high):
+    sys.setrecursionlimit(10**9)
     return [decode(code, low, high)]
+""",
+        "",
+    ),
+    "recurses-in-c": (
+        "decode",
+        """
+def decode(code, low, high):
+    x = []
+    for _ in range(10**7):
+        x = [x]
+    return repr(x) or x
 """,
         "",
     ),

@@ -207,6 +207,10 @@ def make_class(course: Course) -> list[Student]:
     )
     broken = right | {"decode": "def decode(code, low, high):\n    return low + (high - low * code / 15"}
     students.append(Student("syntax-error", files("syntax-error", broken), {"decode"}, {"decode": "SyntaxError"}))
+    deep = "def decode(code, low, high):\n    return " + "-" * 300_000 + "1"
+    students.append(
+        Student("too-deep", files("too-deep", right | {"decode": deep}), {"decode"}, {"decode": "no Python"})
+    )
     for exercise, name, code, says in wrong_answers(course):
         student = f"wrong-{exercise}-{name}"
         students.append(Student(student, files(student, right | {exercise: code}), {exercise}, {exercise: says}))
@@ -230,9 +234,6 @@ UNREADABLE = {
     "nobody/deep.ipynb": b"[" * 200_000,
     "nobody/other.ipynb": b'{"cells": [{"cell_type": "code", "source": "x = 1"}]}',
     "nobody/broken.zip": b"PK\x03\x04 and no more",
-    "nobody/crash.ipynb": json.dumps(
-        {"cells": [{"cell_type": "code", "source": "def decode(c, l, h):\n    return " + "-" * 300_000 + "1"}]}
-    ).encode(),
     "01_four_bit_quantization.ipynb": b'{"cells": [{"cell_type": "code", "source": "def decode(c, l, h): return 1"}]}',
 }
 

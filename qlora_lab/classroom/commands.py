@@ -64,7 +64,7 @@ def grade(
     from qlora_lab.classroom.judging import Judge
 
     began = time.perf_counter()
-    with told_errors():
+    with told_errors("the same command goes on where it was"):
         require_nbgrader()
         home = Course.find(course)
         with Judge(home, seconds, int(1e9 * memory)) as judge:

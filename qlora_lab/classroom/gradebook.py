@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import io
 import logging
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from nbgrader.api import Gradebook, MissingEntry
 from nbgrader.converters import Autograde, GenerateAssignment
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import NbGraderPreprocessor
+from sqlalchemy.exc import SAWarning
 from traitlets.config import Config
 from traitlets.config.loader import PyFileConfigLoader
 
@@ -95,7 +97,9 @@ def _run(converter, error: str) -> None:
     log.setLevel(logging.WARNING)
     converter.log = log
     try:
-        converter.start()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=SAWarning)  # of nbgrader's own queries
+            converter.start()
     except Exception as problem:
         last = [line for line in stream.getvalue().splitlines() if line.strip()][-3:]
         raise ValueError(f"{error}: {problem} {' '.join(last)}".strip()) from problem

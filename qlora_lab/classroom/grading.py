@@ -183,6 +183,8 @@ def _copy(course: Course, name: str, work: Work) -> None:
             cell.source = given[-1] if given else cell.source
         elif cell.cell_type == "code" and not grader.get("grade"):
             continue  # `check`: its verdict is the test cell's
+        elif "<details>" in cell.source:
+            continue  # hints
         cells.append(cell)
     book = nbformat.v4.new_notebook(cells=cells, metadata=course.books[name].metadata | {"qlora_lab": "copy"})
     text = nbformat.writes(book) + "\n"

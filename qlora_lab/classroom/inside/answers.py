@@ -7,6 +7,7 @@ parsing a text made for it can crash Python, so this runs inside the sandbox as 
 import ast
 import builtins
 import re
+import symtable
 
 BUILTINS = frozenset(dir(builtins))
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -43,9 +44,7 @@ class Statement:
         self.binds = frozenset(_bound(node))
         self.imports = isinstance(node, ast.Import | ast.ImportFrom)
         self.star = isinstance(node, ast.ImportFrom) and node.names[0].name == "*"
-        self.uses = frozenset(
-            n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)
-        ) | frozenset(name for n in ast.walk(node) if isinstance(n, ast.Global) for name in n.names)
+        self.uses = frozenset(_used(symtable.symtable(text, "<cell>", "exec"), top=True)) - BUILTINS
         # `table.append(3)` or `table[0] = 3` adds to what `table` is; `torch.manual_seed(0)` is told apart later.
         self.changes = frozenset(_changed(node))
         self.stub = isinstance(node, ast.FunctionDef) and _is_stub(node)
@@ -66,7 +65,7 @@ def _find(name: str, statements: list[Statement], broken: list[tuple[str, str]])
     without |= {id(s) for s in statements if s.stub and s.binds & solved}
     modules = {n for s in statements if s.imports for n in s.binds}
     taken = [s for s in statements if s.star and id(s) not in without]
-    needed = set(answer.uses) - BUILTINS
+    needed = set(answer.uses)
     chosen = {id(answer), *map(id, taken)}
     while True:
         more = [
@@ -126,6 +125,12 @@ def _bound(node: ast.stmt) -> set[str]:
     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
         found.add(node.id)
     return found
+
+
+def _used(scope: symtable.SymbolTable, top: bool = False) -> set[str]:
+    """Names of the notebook that a statement uses; arguments and local variables of its functions are none."""
+    found = {s.get_name() for s in scope.get_symbols() if (top or s.is_global()) and s.is_referenced()}
+    return found.union(*map(_used, scope.get_children()))
 
 
 def _changed(node: ast.stmt) -> set[str]:

@@ -1,7 +1,10 @@
 """Call an answer and note what it gives. Only ever inside a sealed child."""
 
 import ast
+import math
 import traceback
+
+import torch
 
 from . import values
 from .masking import Masked
@@ -14,16 +17,23 @@ class Answer:
 
     def __init__(self, code: str, name: str):
         self.lines = code.split("\n")
-        self.names: dict = {"__name__": "answer", "__builtins__": __builtins__}
+        # Every notebook has torch; math is there as it is for the workbook's own solutions.
+        self.names: dict = {"__name__": "answer", "__builtins__": __builtins__, "torch": torch, "math": math}
         self.failures: list[str] = []
-        for node in ast.parse(code).body:
-            statement = compile(ast.Module([node], []), NAME, "exec", dont_inherit=True)
-            try:
-                exec(statement, self.names)
-            except BaseException as error:
-                line = self.lines[node.lineno - 1].strip()[:100]
-                self.failures.append(f"`{line}` failed with {type(error).__name__}: {_first_line(error)}")
+        missing = ast.parse(code).body
+        for _ in range(3):  # cells need not stand in the order in which they were run
+            missing = [node for node in missing if not self._define(node)]
         self.function = self.names.get(name)
+
+    def _define(self, node: ast.stmt) -> bool:
+        statement = compile(ast.Module([node], []), NAME, "exec", dont_inherit=True)
+        try:
+            exec(statement, self.names)
+        except BaseException as error:
+            line = self.lines[node.lineno - 1].strip()[:100]
+            self.failures.append(f"`{line}` failed with {type(error).__name__}: {_first_line(error)}")
+            return False
+        return True
 
     def call(self, packed_cases: bytes) -> dict:
         """Call with each case until one fails.
@@ -51,7 +61,7 @@ class Answer:
                 error = {"kind": "changed"}
                 break
             results.append(result)
-        return {"results": results, "error": error, "failures": self.failures[:3]}
+        return {"results": results, "error": error, "failures": self.failures[-3:]}
 
     def _told(self, error: BaseException) -> dict:
         kind = "masked" if isinstance(error, Masked) else "error"
