@@ -79,8 +79,10 @@ def grade(
                     lambda what, done, of: status.update(f"{what}: {done} of {of}"),
                 )
     table = Table(title="Exercises", title_justify="left")
-    for column in ("exercise", "right", "of", "difficulty", "discrimination", "most frequent diagnosis"):
-        table.add_column(column, justify="left" if column in ("exercise", "most frequent diagnosis") else "right")
+    table.add_column("exercise", no_wrap=True)
+    for column in ("right", "of", "diffi-\nculty", "discrimi-\nnation"):
+        table.add_column(column, justify="right")
+    table.add_column("most frequent diagnosis", no_wrap=True, overflow="ellipsis")
     for one in result.items:
         numbers = ["" if n is None else f"{n:.2f}" for n in (one.difficulty, one.discrimination)]
         seen = f"{one.diagnosis} ({one.diagnosed})" if one.diagnosed else ""
