@@ -1,7 +1,6 @@
 """A class that does not exist, graded: everybody gets what they deserve, and nobody stops the rest."""
 
 import csv
-import re
 import shutil
 import sqlite3
 from pathlib import Path
@@ -155,7 +154,7 @@ def test_feedback_pages(graded, own_course):
     assert "SyntaxError" in pages["syntax-error"] and "ended the process" in pages["hostile-ends-the-process"]
     assert "return t.stack([largest(b)" in pages["helpers"] and "def largest" in pages["helpers"]
     for page in pages.values():
-        assert own_course.seed not in re.findall(r"\w+", page.split("</style>")[1]) and "hidden_test" not in page
+        assert own_course.seed not in page and "hidden_test" not in page
         assert "<script" not in page
 
 
@@ -164,7 +163,7 @@ def test_nbgrader_has_the_points_and_the_answers(graded, own_course):
 
     with Gradebook(f"sqlite:///{own_course.folder / 'gradebook.db'}") as book:
         submission = book.find_submission("01_four_bit_quantization", "perfect-colab")
-        assert submission.score == 18 and not submission.failed_tests
+        assert submission.score == 18 and not submission.needs_manual_grade
         waiting = book.find_submission("01_four_bit_quantization", "writes")
         assert waiting.needs_manual_grade and waiting.score == 18
     marked = nbformat.read(own_course.notebook("autograded", "01_four_bit_quantization", "syntax-error"), as_version=4)

@@ -23,6 +23,7 @@ from qlora_lab.checks.exercise import CASES, describe_arguments, diagnose
 from qlora_lab.classroom.inside import values
 from qlora_lab.classroom.sandbox import Sandbox
 
+CHANGED = "Your function changes its arguments in place; compute with copies of them."
 ROUNDS = 5  # of the notebook's kinds of inputs, each with other numbers
 
 
@@ -108,7 +109,10 @@ class HiddenTests:
         """As `judge`, in this process: for the teacher's own solutions only."""
         results = []
         for case in (*self.shown, *self.hidden):
-            results.append(function(*values.unpack(values.pack(case.arguments))))
+            arguments = values.unpack(values.pack(case.arguments))
+            results.append(function(*arguments))
+            if values.pack(arguments) != values.pack(case.arguments):
+                return self._wrong(CHANGED)
         verdict = self._judge_shown({"results": results[:CASES], "error": None})
         return verdict if verdict.status != "right" else self._judge_hidden({"results": results[CASES:], "error": None})
 
@@ -131,7 +135,7 @@ class HiddenTests:
         if kind == "not callable":
             text = f"`{name}` is no function ({error['type']})."
         elif kind == "changed":
-            text = "Your function changes its arguments in place; compute with copies of them."
+            text = CHANGED
         elif kind == "error":
             arguments = self.shown[len(seen["results"])].arguments
             place = f" in `{error['line']}`" if error["line"] else ""
