@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -76,9 +77,10 @@ def main() -> None:
             "--workers",
             str(options.workers),
         ]
-        began = time.perf_counter()
+        load = round(os.getloadavg()[0], 1)
+        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         subprocess.run(command, check=True, cwd=place, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        first = time.perf_counter() - began
+        first, used = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
         began = time.perf_counter()
         subprocess.run(command, check=True, cwd=place, stdout=subprocess.DEVNULL)
         again = time.perf_counter() - began
@@ -97,6 +99,8 @@ def main() -> None:
             "answers": len(made) * len(course.items),
             "workers": options.workers,
             "seconds": round(first, 1),
+            "processor_seconds": round(used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime, 1),
+            "load_average_before": load,
             "seconds_again": round(again, 1),
             "marks_other_than_expected": off,
             "machine": {"processor": device_name("cpu"), "cores": os.cpu_count(), "kernel": platform.release()},

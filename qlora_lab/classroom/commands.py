@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.table import Table
 
@@ -64,6 +65,7 @@ def grade(
     from qlora_lab.classroom.judging import Judge
 
     began = time.perf_counter()
+    torch.set_num_threads(1)  # inputs are small, and each sandbox has a core of its own to keep busy
     with told_errors("the same command goes on where it was"):
         require_nbgrader()
         home = Course.find(course)
@@ -79,10 +81,10 @@ def grade(
                     lambda what, done, of: status.update(f"{what}: {done} of {of}"),
                 )
     table = Table(title="Exercises", title_justify="left")
-    table.add_column("exercise", no_wrap=True)
+    table.add_column("exercise", no_wrap=True, min_width=23)
     for column in ("right", "of", "diffi-\nculty", "discrimi-\nnation"):
-        table.add_column(column, justify="right")
-    table.add_column("most frequent diagnosis", no_wrap=True, overflow="ellipsis")
+        table.add_column(column, justify="right", min_width=max(map(len, column.split("\n"))))
+    table.add_column("most frequent diagnosis", no_wrap=True, overflow="ellipsis", ratio=1)
     for one in result.items:
         numbers = ["" if n is None else f"{n:.2f}" for n in (one.difficulty, one.discrimination)]
         seen = f"{one.diagnosis} ({one.diagnosed})" if one.diagnosed else ""
