@@ -99,6 +99,21 @@ def grade(
         console.print(f"{what:9}{result.files[what]}", soft_wrap=True)
 
 
+@app.command()
+def reference(
+    out: Annotated[Path, typer.Option(help="The Markdown file to write.")] = Path("docs/teaching_reference.md"),
+    folder: Annotated[Path | None, typer.Option(help="Where the notebooks lie. Default: this checkout's.")] = None,
+) -> None:
+    """Write what the teacher's guide says of each exercise: times, points, misconceptions, rubrics."""
+    from qlora_lab.classroom.reference import reference as text_of
+    from qlora_lab.classroom.release import notebooks_folder
+    from qlora_lab.files import write_text
+
+    with told_errors():
+        write_text(out, text_of(sorted(notebooks_folder(folder).glob("*.ipynb"))))
+    console.print(f"written: {out}", soft_wrap=True)
+
+
 def containment(seals: dict[str, bool]) -> str:
     """In a line, how students' code is kept away from the rest of the machine."""
     files = "files: only Python's own can be read (Landlock)" if seals["landlock"] else "files: read as user nobody"

@@ -180,7 +180,8 @@ def _copy(course: Course, name: str, work: Work) -> None:
         elif grader.get("solution"):
             marker = cell.source.partition("\n")[0]
             given = [text for text in work.texts if marker in text and text.strip() != cell.source.strip()]
-            cell.source = given[-1] if given else cell.source
+            # The formgrader shows Markdown as a web page: no tag of a student's becomes one of it.
+            cell.source = given[-1].replace("<", "&lt;") if given else cell.source
         elif cell.cell_type == "code" and not grader.get("grade"):
             continue  # `check`: its verdict is the test cell's
         elif "<details>" in cell.source:

@@ -21,22 +21,31 @@ STUB_END = "raise NotImplementedError"
 SOLUTION = re.compile(r"\n*<details><summary>Solution</summary>.*?</details>", re.DOTALL)
 
 
-def find_notebooks(names: Iterable[str], folder: Path | None = None) -> list[Path]:
-    """The notebooks meant by their numbers (`01`), names or paths.
-
-    Args:
-        folder: where they lie. None: beside the package in a checkout, else `notebooks` here.
+def notebooks_folder(folder: Path | None = None) -> Path:
+    """Where the notebooks lie: a given folder, the one beside the package in a checkout, or `notebooks` here.
 
     Raises:
-        FileNotFoundError: no such folder or notebook.
-        ValueError: the same one twice, or none.
+        FileNotFoundError: no such folder.
     """
     if folder is None:
         beside = Path(qlora_lab.__file__).resolve().parent.parent / "notebooks"
         folder = beside if beside.is_dir() else Path("notebooks")
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; say where the notebooks are with --folder")
-    known = sorted(folder.glob("*.ipynb"))
+    return folder
+
+
+def find_notebooks(names: Iterable[str], folder: Path | None = None) -> list[Path]:
+    """The notebooks meant by their numbers (`01`), names or paths.
+
+    Args:
+        folder: where they lie, see `notebooks_folder`.
+
+    Raises:
+        FileNotFoundError: no such folder or notebook.
+        ValueError: the same one twice, or none.
+    """
+    known = sorted(notebooks_folder(folder).glob("*.ipynb"))
     found = []
     for name in names:
         fitting = [path for path in known if name in (path.stem, path.name, path.stem.partition("_")[0])]
