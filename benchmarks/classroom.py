@@ -44,7 +44,7 @@ def students(course, count: int) -> dict[str, tuple[dict[str, bytes], set[str]]]
                 answers[exercise] = chance.choice([c for e, _, c, _ in wrong if e == exercise])
             else:
                 answers[exercise] = code
-        answers = {exercise: f"{code}\n    # {name}" for exercise, code in answers.items()}
+        answers = {exercise: code.replace(":\n", f":\n    # {name}\n", 1) for exercise, code in answers.items()}
         shape = SHAPES[list(SHAPES)[number % len(SHAPES)]]
         files = {f"{name}/{book}.ipynb": shape(answered(course, book, answers)) for book in course.names}
         made[name] = files, not_right
