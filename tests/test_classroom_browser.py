@@ -64,7 +64,7 @@ def test_a_student_validates_an_assignment(page, lab, course, number):  # noqa: 
     path = lab[1] / f"{name}.ipynb"
     nbformat.write(book, path)
     open_notebook(page, lab, path)
-    page.locator(".jp-Notebook").get_by_text("This notebook is an assignment").wait_for()
+    page.get_by_role("heading", name="This notebook is an assignment").wait_for()
     if SCREENSHOTS:
         page.screenshot(path=f"{SCREENSHOTS}/released-{name}.png")
     text = validated(page, f"{name}-unanswered")
