@@ -351,6 +351,32 @@ def decode(code, low, high):
 """,
         "PermissionError",
     ),
+    "changes-rights-of-files": (
+        "decode",
+        """
+import os
+def decode(code, low, high):
+    os.chmod('{seed}', 0o777)
+    return 0.0
+""",
+        "PermissionError",
+    ),
+    "says-what-no-text-can-hold": (
+        "decode",
+        """
+def decode(code, low, high):
+    raise ValueError(chr(0xd800) + chr(0) + '<script>alert(1)</script>' + 'x' * 10**6)
+""",
+        "ValueError",
+    ),
+    "returns-a-huge-text": (
+        "decode",
+        """
+def decode(code, low, high):
+    return 'x' * 10**7
+""",
+        "returned a str",
+    ),
     "opens-a-connection": (
         "decode",
         """

@@ -38,7 +38,7 @@ def handed_out(course, number: str) -> tuple[str, nbformat.NotebookNode]:
 
 
 def open_notebook(page, lab, path) -> None:  # noqa: F811
-    page.goto(f"{lab[0]}lab/tree/{path.name}?token=browser-test&reset")
+    page.goto(f"{lab[0]}lab/tree/{path.name}?token=browser-test&reset", timeout=120_000)
     page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=120_000)
     page.get_by_text("| Idle").wait_for(timeout=300_000)
 
@@ -73,6 +73,9 @@ def test_a_student_validates_an_assignment(page, lab, course, number):  # noqa: 
 
     for cell in own:
         cell.source = "import math\n" + answers[cell.metadata["exercise"]]
+    for cell in book.cells:
+        if cell.source.startswith("**Answer to question"):
+            cell.source = cell.source.replace("YOUR ANSWER HERE", "Because of the scales.")
     nbformat.write(book, path)
     open_notebook(page, lab, path)
     assert re.search(r"Success! Your notebook passes all the tests", validated(page, f"{name}-answered"))

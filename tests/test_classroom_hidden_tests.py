@@ -75,6 +75,8 @@ def test_what_an_answer_says_about_hidden_inputs_is_not_passed_on(sandbox):
         "return f'{code} {low} {high}'",
         "return code + 1000 * low",
         "return type(f'E_{code}', (), {})()",
+        "import sys; raise sys.modules['inside.masking'].Masked(f'{code} {low}')",
+        "raise NotImplementedError(f'{code} {low}')",
     ):
         message = tests.judge(start + f"    {end}", sandbox).message
         assert message.startswith("Right on the notebook's inputs, but")

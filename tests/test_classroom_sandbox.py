@@ -88,10 +88,23 @@ def test_files_can_be_read_where_python_lies_and_nowhere_else(sandbox, tmp_path)
         "__import__('os').memfd_create('x')",
         "__import__('os').setpriority(0, 0, 19)",
         "__import__('resource').setrlimit(7, (9999, 9999))",
+        "__import__('os').chmod(__import__('os').__file__, 0o644)",
+        "__import__('os').chown(__import__('os').__file__, 0, 0)",
+        "__import__('os').utime(__import__('os').__file__)",
+        "__import__('os').setxattr(__import__('os').__file__, 'user.x', b'y')",
+        "__import__('time').clock_settime(0, 0.0)",
+        "__import__('socket').sethostname('x')",
     ],
 )
 def test_calls_that_reach_beyond_the_process_are_refused(sandbox, body):
     assert call(sandbox, f"def f():\n    return str({body})") in ("PermissionError", "OSError", "ValueError")
+
+
+def test_it_has_no_capabilities(sandbox):
+    """Also where the grader is root."""
+    code = "import ctypes\ndef f():\n    data = bytes(24)\n    header = (0x20080522).to_bytes(4, 'little') + bytes(4)\n"
+    code += "    assert ctypes.CDLL(None).capget(header, data) == 0\n    return data == bytes(24)"
+    assert call(sandbox, code) is True
 
 
 def test_the_environment_holds_nothing_of_the_graders(sandbox, monkeypatch):

@@ -102,3 +102,10 @@ def test_structures_nobody_packed_are_refused(text):
 def test_a_pickle_is_not_read():
     with pytest.raises(ValueError, match="not a packed value"):
         unpack(pickle.dumps(Evil()))
+
+
+def test_equal_sets_are_equal_bytes():
+    one, other = {8, 0, 16, "a", "b"}, set()
+    for item in ("b", 16, "a", 0, 8):
+        other.add(item)
+    assert pack(one) == pack(other) == pack(unpack(pack(one)))

@@ -90,20 +90,14 @@ class HiddenTests:
         Raises:
             Stopped: it gave no result. Its message says why, for the student.
         """
-        try:
-            with sandbox.answer(code, function_name(self.exercise.id)) as child:
-                seen = values.unpack(child.ask(self._packed[0]))
-                verdict = self._judge_shown(seen)
-                if verdict.status != "right":
-                    return verdict
-                return self._judge_hidden(values.unpack(child.ask(self._packed[1])))
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            IndexError,
-        ) as error:  # the answer wrote this, not the sandbox
-            return self._wrong(f"What it gave could not be read ({type(error).__name__}).")
+        with sandbox.answer(code, function_name(self.exercise.id)) as child:
+            try:
+                verdict = self._judge_shown(Reply.read(child.ask(self._packed[0])))
+                if verdict.status == "right":
+                    verdict = self._judge_hidden(Reply.read(child.ask(self._packed[1])))
+            except ValueError:  # the answer wrote this, not the sandbox
+                verdict = self._wrong("What it gave could not be read.")
+        return verdict
 
     def judge_function(self, function: Callable) -> Verdict:
         """As `judge`, in this process: for the teacher's own solutions only."""
@@ -113,8 +107,8 @@ class HiddenTests:
             results.append(function(*arguments))
             if values.pack(arguments) != values.pack(case.arguments):
                 return self._wrong(CHANGED)
-        verdict = self._judge_shown({"results": results[:CASES], "error": None})
-        return verdict if verdict.status != "right" else self._judge_hidden({"results": results[CASES:], "error": None})
+        verdict = self._judge_shown(Reply(results[:CASES]))
+        return verdict if verdict.status != "right" else self._judge_hidden(Reply(results[CASES:]))
 
     def _wrong(self, message: str) -> Verdict:
         return Verdict(self.exercise.id, "wrong", message)
@@ -125,56 +119,92 @@ class HiddenTests:
             for case, result in zip(cases, results, strict=False)
         ]
 
-    def _judge_shown(self, seen: dict) -> Verdict:
-        error, name = seen["error"], function_name(self.exercise.id)
-        kind = error and error["kind"]
-        if kind == "not attempted":
+    def _judge_shown(self, reply: "Reply") -> Verdict:
+        name = function_name(self.exercise.id)
+        if reply.kind == "not attempted":
             return Verdict(self.exercise.id, "not attempted", "Replace `raise NotImplementedError` by your answer.")
-        if kind == "masked":
-            return self._wrong(error["message"])
-        if kind == "not callable":
-            text = f"`{name}` is no function ({error['type']})."
-        elif kind == "changed":
+        if reply.kind == "masked":
+            return self._wrong(reply.message)
+        text = None
+        if reply.kind == "not callable":
+            text = f"`{name}` is no function ({reply.type})."
+        elif reply.kind == "changed":
             text = CHANGED
-        elif kind == "error":
-            arguments = self.shown[len(seen["results"])].arguments
-            place = f" in `{error['line']}`" if error["line"] else ""
-            text = f"{error['type']}{place}: {error['message']} (called with {describe_arguments(arguments)})"
-        else:
-            text = None
-        if text is not None and seen.get("failures"):
-            text += f" Before that, {seen['failures'][0]}"
-        if text is None and len(seen["results"]) != len(self.shown):
+        elif reply.kind == "error":
+            place = f" in `{reply.line}`" if reply.line else ""
+            called = describe_arguments(self.shown[min(len(reply.results), CASES - 1)].arguments)
+            text = f"{reply.type}{place}: {reply.message} (called with {called})"
+        elif len(reply.results) != len(self.shown):
             return self._wrong("What it gave could not be read.")
+        if text is not None and reply.failure:
+            text += f" Before that, {reply.failure}"
         try:
-            return diagnose(self.exercise, self._compared(self.shown, seen["results"]), text)
+            verdict = diagnose(self.exercise, self._compared(self.shown, reply.results), text)
         except Exception as problem:  # a result unlike any other: the comparison itself fails on it
             return self._wrong(f"What it returned cannot be compared with the right result ({type(problem).__name__}).")
+        return Verdict(verdict.exercise, verdict.status, _short(verdict.message, 1000))
 
-    def _judge_hidden(self, seen: dict) -> Verdict:
-        error, total = seen["error"], len(self.hidden)
-        right = Verdict(self.exercise.id, "right", f"Compared on {total} more inputs of different shapes.")
+    def _judge_hidden(self, reply: "Reply") -> Verdict:
+        """Nothing that the answer wrote goes into these messages: it has seen the inputs."""
+        total = len(self.hidden)
         start = "Right on the notebook's inputs, but"
         try:
-            cases = self._compared(self.hidden, seen["results"])
-            off = [(a, r, e) for a, r, e in cases if not is_same(r, e, self.exercise.tolerance)]
+            cases = self._compared(self.hidden, reply.results)
+            off = [case for case in cases if not is_same(case[1], case[2], self.exercise.tolerance)]
             if off:
                 found = diagnose(self.exercise, cases, None).message
                 if any(found == misconception.message for misconception in self.exercise.misconceptions):
                     return self._wrong(found)
-        except Exception as problem:
-            return self._wrong(f"{start} it returned what cannot be compared ({type(problem).__name__}).")
+        except Exception:
+            return self._wrong(f"{start} it returned what cannot be compared on another.")
         if off:
             return self._wrong(f"{start} wrong on {len(off)} of {total} others: {_manner(off[0][1], off[0][2])}.")
-        if error is None and len(cases) == total:
-            return right
-        kind = error["kind"] if error else ""
-        if kind == "masked":
-            return self._wrong(error["message"])
-        if kind == "changed":
+        if reply.kind is None and len(cases) == total:
+            return Verdict(self.exercise.id, "right", f"Compared on {total} more inputs of different shapes.")
+        if reply.kind == "masked":
+            return self._wrong(f"{start} on another it uses what is masked while answers are graded.")
+        if reply.kind == "changed":
             return self._wrong(f"{start} on another it changes its arguments in place.")
-        known = isinstance(getattr(builtins, error["type"], None), type) if error else False
-        return self._wrong(f"{start} on another it stops with {error['type'] if known else 'an error'}.")
+        known = isinstance(getattr(builtins, reply.type, None), type)
+        return self._wrong(f"{start} on another it stops with {reply.type if known else 'an error'}.")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back for a list of cases: see `inside.running.Answer.call`. kind: None where nothing stopped it."""
+
+    results: list
+    kind: str | None = None
+    type: str = ""
+    message: str = ""
+    line: str = ""
+    failure: str = ""
+
+    @staticmethod
+    def read(data: bytes) -> "Reply":
+        """From the bytes that a child sent, whoever wrote them.
+
+        Raises:
+            ValueError: these are not a reply.
+        """
+        given = values.unpack(data)
+        if not isinstance(given, dict) or not isinstance(given.get("results"), list):
+            raise ValueError("no reply")
+        error, failures = given.get("error"), given.get("failures")
+        failure = failures[0] if isinstance(failures, list) and failures else ""
+        if error is None:
+            return Reply(given["results"], failure=_short(failure))
+        if not isinstance(error, dict) or not isinstance(error.get("kind"), str):
+            raise ValueError("no reply")
+        words = {name: _short(error.get(name, "")) for name in ("type", "message", "line")}
+        return Reply(given["results"], error["kind"], **words, failure=_short(failure))
+
+
+def _short(text: Any, limit: int = 300) -> str:
+    """A text that can be stored and shown, whatever it was: cut, and without halves of surrogates."""
+    if not isinstance(text, str):
+        return ""
+    return text[:limit].encode("utf-8", "replace").decode()
 
 
 def _manner(result: Any, expected: Any) -> str:

@@ -1,7 +1,8 @@
 """Seal a process before it runs untrusted code, with what Linux itself offers; nothing here can be undone afterwards.
 
 - Landlock: files can be read where Python's and torch's own lie, and nowhere else; nothing can be written.
-- seccomp: no sockets, no new processes or programs, no signals to others, no shared memory, no namespaces.
+- seccomp: no sockets, no new processes or programs, no signals to others, no shared memory, no namespaces, no changes
+  to files' rights, owners and times, nothing that administers a system; and no capabilities.
 - resource limits: processor time, address space, open files, bytes written (none), core dumps (none).
 - where it began as root: user and group become "nobody".
 - an empty network namespace besides, where the kernel allows one.
@@ -23,6 +24,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 NEW_NETWORK, NEW_USER, THREAD = 0x40000000, 0x10000000, 0x00010000
 NO_NEW_PRIVILEGES, SECCOMP, DIE_WITH_PARENT = 38, 22, 1
 NOBODY = 65534
+CAPABILITIES = 0x20080522  # version of the structures that `capset` reads
 LANDLOCK = (444, 445, 446)  # create a ruleset, add a rule, restrict: the same numbers on every architecture
 READ = (1 << 2) | (1 << 3)  # read a file, list a folder
 READ_FILE = 1 << 2
@@ -37,7 +39,18 @@ REFUSED = """
     ptrace 101 117, process_vm_readv 310 270, process_vm_writev 311 271, prlimit64 302 261, setpriority 141 140, bpf
     321 280, perf_event_open 298 241, userfaultfd 323 282, unshare 272 97, setns 308 268, mount 165 40, umount2 166
     39, pivot_root 155 41, chroot 161 51, keyctl 250 219, add_key 248 217, request_key 249 218, io_uring_setup 425
-    425, pidfd_send_signal 424 424, pidfd_open 434 434, pidfd_getfd 438 438
+    425, pidfd_send_signal 424 424, pidfd_open 434 434, pidfd_getfd 438 438, chmod 90 -, fchmod 91 52, fchmodat 268
+    53, fchmodat2 452 452, chown 92 -, fchown 93 55, lchown 94 -, fchownat 260 54, setxattr 188 5, lsetxattr 189 6,
+    fsetxattr 190 7, removexattr 197 14, lremovexattr 198 15, fremovexattr 199 16, setxattrat 463 463, removexattrat
+    466 466, file_setattr 469 469, utime 132 -, utimes 235 -, futimesat 261 -, utimensat 280 88, open_by_handle_at
+    304 265, name_to_handle_at 303 264, sethostname 170 161, setdomainname 171 162, settimeofday 164 170,
+    clock_settime 227 112, adjtimex 159 171, clock_adjtime 305 266, reboot 169 142, init_module 175 105,
+    finit_module 313 273, delete_module 176 106, kexec_load 246 104, kexec_file_load 320 294, iopl 172 -, ioperm 173
+    -, swapon 167 224, swapoff 168 225, acct 163 89, quotactl 179 60, syslog 103 116, setrlimit 160 164, personality
+    135 92, fanotify_init 300 262, inotify_init 253 -, inotify_init1 294 26, mount_setattr 442 442, move_mount 429
+    429, open_tree 428 428, fsopen 430 430, fsmount 432 432, fspick 433 433, io_uring_enter 426 426,
+    io_uring_register 427 427, process_madvise 440 440, memfd_secret 447 447, sched_setscheduler 144 119,
+    sched_setattr 314 274, ioprio_set 251 30, migrate_pages 256 238, move_pages 279 239, accept4 288 242
 """
 MACHINES = {"x86_64": (0xC000003E, 56, 1), "aarch64": (0xC00000B7, 220, 2)}  # architecture, number of clone, column
 CLONE3 = 435
@@ -198,4 +211,8 @@ def seal(ruleset: int | None, program: bytes, drop: bool, seconds: int, memory: 
     if ruleset is not None:
         _call(LANDLOCK[2], ctypes.c_int(ruleset), ctypes.c_uint32(0))
         os.close(ruleset)
+    # Landlock says nothing of what root may do besides reading and writing files, nor of rights, owners and times of
+    # files: capabilities are given up, and the calls are among those that are refused.
+    if LIBC.capset(struct.pack("=Ii", CAPABILITIES, 0), bytes(24)):
+        raise Unsealed("the kernel does not take capabilities back")
     forbid_calls(program)

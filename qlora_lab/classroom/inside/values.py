@@ -64,7 +64,8 @@ def _plain(value: Any, tensors: dict, depth: int) -> list:
     if depth < DEEPEST:
         for letter, kind in (("l", list), ("u", tuple), ("e", set)):
             if isinstance(value, kind):
-                return [letter, [_plain(item, tensors, depth + 1) for item in value]]
+                items = [_plain(item, tensors, depth + 1) for item in value]
+                return [letter, sorted(items, key=json.dumps) if kind is set else items]  # equal sets, equal bytes
         if isinstance(value, dict):
             pairs = [[_plain(k, tensors, depth + 1), _plain(v, tensors, depth + 1)] for k, v in value.items()]
             return ["d", pairs]
