@@ -82,6 +82,7 @@ def test_a_student_validates_an_assignment(page, lab, course, number):  # noqa: 
 
 
 def test_run_all_reaches_the_end_with_nothing_answered(page, lab, course):  # noqa: F811
+    page.set_default_navigation_timeout(120_000)
     _, book = handed_out(course, "03")
     path = lab[1] / "unanswered.ipynb"
     nbformat.write(book, path)
