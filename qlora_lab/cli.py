@@ -1,4 +1,4 @@
-"""The command line: `qlora-lab finetune`, `ask`, `memory`, `fetch`, `bundle`, `doctor`."""
+"""The command line: `qlora-lab finetune`, `ask`, `memory`, `fetch`, `bundle`, `classroom`, `doctor`."""
 
 import contextlib
 import sys
@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from qlora_lab.classroom import commands as classroom
 from qlora_lab.settings import Settings
 from qlora_lab.terminal import Bars, console, print_result, told_errors
 
@@ -20,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+app.add_typer(classroom.app, name="classroom")
 RUNS = Path("runs")
 DEFAULTS = Settings()
 

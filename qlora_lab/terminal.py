@@ -11,13 +11,14 @@ from rich.text import Text
 
 from qlora_lab import processes
 from qlora_lab.bundle import BundleFailed
+from qlora_lab.classroom.inside.sealing import Unsealed
 from qlora_lab.memory import DoesNotFit
 from qlora_lab.models import ModelUnavailable
 from qlora_lab.page_file import PageFileError
 
 console = Console(highlight=False)
 EXPECTED = (ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError, FloatingPointError)
-EXPECTED += (BundleFailed, DoesNotFit, ModelUnavailable, PageFileError, processes.LostProcess)
+EXPECTED += (BundleFailed, DoesNotFit, ModelUnavailable, PageFileError, processes.LostProcess, Unsealed)
 
 
 def print_result(folder: Path, result, seconds: float) -> None:
@@ -53,7 +54,14 @@ def minutes(seconds: float) -> str:
 
 
 class told_errors:
-    """What a user can put right is told in one line and exit code 1; everything else keeps its traceback."""
+    """What a user can put right is told in one line and exit code 1; everything else keeps its traceback.
+
+    Args:
+        interrupted: what to say after Ctrl-C.
+    """
+
+    def __init__(self, interrupted: str = "`qlora-lab finetune --resume` goes on from the last checkpoint"):
+        self.interrupted = interrupted
 
     def __enter__(self):
         return self
@@ -62,12 +70,11 @@ class told_errors:
         if isinstance(error, EXPECTED):
             if not getattr(error, "told_by_main", False):
                 who = "" if processes.is_main() else f"process {processes.rank()}: "
-                Console(stderr=True, highlight=False).print(
-                    f"[bold red]error[/bold red] {who}{escape(str(error))}", soft_wrap=True
-                )
+                text = escape(f"{who}{error}")
+                Console(stderr=True, highlight=False).print(f"[bold red]error[/bold red] {text}", soft_wrap=True)
             raise typer.Exit(1) from error
         if isinstance(error, KeyboardInterrupt):
-            console.print("interrupted; `qlora-lab finetune --resume` goes on from the last checkpoint")
+            console.print(f"interrupted; {self.interrupted}")
             raise typer.Exit(130) from error
 
 

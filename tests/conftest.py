@@ -32,3 +32,17 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("cuda"):
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def course(tmp_path_factory):
+    """A course of three notebooks with hints and open questions, made once. Tests must not change it."""
+    from qlora_lab.classroom.release import find_notebooks, release
+
+    made, _ = release(
+        find_notebooks(["01", "03", "05"]),
+        tmp_path_factory.mktemp("course"),
+        questions=True,
+        seed="the seed of the tests",
+    )
+    return made

@@ -41,8 +41,10 @@ def lab(tmp_path_factory):
     places = {"JUPYTERLAB_WORKSPACES_DIR": str(own / "workspaces"), "JUPYTERLAB_SETTINGS_DIR": str(own / "settings")}
     places |= {f"JUPYTER_{name}_DIR": str(own / name.lower()) for name in ("CONFIG", "RUNTIME", "DATA")}
     notices = own / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-    for file, content in ((own / "config" / "jupyter_lab_config.json", SETTINGS), (notices, {"fetchNews": "false"})):
-        file.parent.mkdir(parents=True)
+    nbgrader = own / "config" / "nbgrader_config.json"  # how long a cell may take while an assignment is validated
+    contents = {own / "config" / "jupyter_lab_config.json": SETTINGS, notices: {"fetchNews": "false"}}
+    for file, content in (contents | {nbgrader: {"Execute": {"timeout": 900}}}).items():
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(content))
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.root_dir={folder}"]
     paths = os.pathsep.join(filter(None, [str(FOLDER.parent), os.environ.get("PYTHONPATH")]))

@@ -131,6 +131,7 @@ EXERCISES = (
                 lambda i, o: -(-i * o // (i + o)),
             ),
         ),
+        draw_more=lambda generator, number: tuple(_numbers(generator, 1, 5000 if number % 2 else 12, 2)),
     ),
     Exercise(
         "find-targets",

@@ -35,6 +35,11 @@ def _cut(generator: torch.Generator, number: int):
     return torch.randn(rows, 3, generator=generator), process, processes
 
 
+def _any_cut(generator: torch.Generator, number: int):
+    rows, processes = _numbers(generator, 1, 60, 1)[0], _numbers(generator, 1, 10, 1)[0]
+    return torch.randn(rows, 2, generator=generator), _numbers(generator, 0, processes, 1)[0], processes
+
+
 def bytes_on_the_wire(blocks, gradients, processes):
     return (processes - 1) / processes * (2 * blocks + gradients)
 
@@ -80,6 +85,11 @@ def read_plan(rows, before, after, process):
 def _resumed(generator: torch.Generator, number: int):
     return ((12, 2, 4, 3), (12, 4, 2, 1), (10, 4, 3, 2), (7, 2, 3, 1), (9, 3, 1, 0), (11, 4, 4, 3), (5, 2, 4, 2),
             (100, 8, 3, 2))[number]  # fmt: skip
+
+
+def _resumed_anyhow(generator: torch.Generator, number: int):
+    rows, (before, after) = _numbers(generator, 1, 200, 1)[0], _numbers(generator, 1, 10, 2)
+    return rows, before, after, _numbers(generator, 0, after, 1)[0]
 
 
 def _global_rows(rows, before, after, process):
@@ -159,6 +169,7 @@ EXERCISES = (
                 lambda t, k, n: t[k::n],
             ),
         ),
+        draw_more=_any_cut,
     ),
     Exercise(
         "bytes-on-the-wire",
@@ -264,5 +275,6 @@ EXERCISES = (
                 _rounded_down,
             ),
         ),
+        draw_more=_resumed_anyhow,
     ),
 )

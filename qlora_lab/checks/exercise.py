@@ -38,6 +38,8 @@ class Exercise:
         tolerance: largest difference allowed, relative to the largest number of the result; 0 for exact.
         view: where many answers are right: makes what is compared from the arguments and a result (say, whether a
             counter-example is one). None: the results themselves.
+        draw_more: further inputs for a class's hidden tests, where `draw` goes through a table that its seed hardly
+            changes.
     """
 
     id: str
@@ -46,6 +48,7 @@ class Exercise:
     misconceptions: tuple[Misconception, ...] = ()
     tolerance: float = 0.0
     view: Callable[[tuple, Any], Any] | None = None
+    draw_more: Callable[[torch.Generator, int], tuple] | None = None
 
     def compared(self, arguments: tuple, result: Any) -> Any:
         """What of a result is compared."""
@@ -84,14 +87,19 @@ def judge(exercise: Exercise, function: Callable, seed: int = 0) -> Verdict:
             break
         expected = exercise.solution(*_copied(arguments))
         cases.append((arguments, exercise.compared(arguments, result), exercise.compared(arguments, expected)))
-    return _diagnose(exercise, cases, error)
+    return diagnose(exercise, cases, error)
 
 
-def _diagnose(exercise: Exercise, cases: list[tuple], error: str | None) -> Verdict:
-    """From (arguments, result, expected) of each case, and what stopped the function, if anything did."""
+def diagnose(exercise: Exercise, cases: list[tuple], error: str | None) -> Verdict:
+    """The verdict on results.
+
+    Args:
+        cases: (arguments, result, expected) of each case, the last two as `Exercise.compared` makes them.
+        error: what stopped the function after these cases, if anything did.
+    """
     off = [case for case in cases if not is_same(case[1], case[2], exercise.tolerance)]
     if not off and error is None:
-        return Verdict(exercise.id, "right", f"Compared on {CASES} inputs of different shapes.")
+        return Verdict(exercise.id, "right", f"Compared on {len(cases)} inputs of different shapes.")
     if not off:
         return Verdict(exercise.id, "wrong", error)
     tolerance = exercise.tolerance or 1e-6

@@ -187,6 +187,7 @@ EXERCISES = (
             ),
         ),
         tolerance=1e-5,
+        draw_more=lambda generator, number: (int(torch.randint(2, 11, (), generator=generator)),),
     ),
     Exercise(
         "bits-per-weight",
@@ -215,6 +216,11 @@ EXERCISES = (
             ),
         ),
         tolerance=1e-9,
+        draw_more=lambda generator, number: (
+            int(torch.randint(8, 5000, (), generator=generator)),
+            1 + number % 2,
+            number % 4 > 1,
+        ),
     ),
     Exercise(
         "predict-and-measure",

@@ -14,6 +14,11 @@ def _code_case(generator: torch.Generator, number: int):
     return (5, 12, 10, 7, 9, 15, 1, 3)[number], low, high
 
 
+def _any_code(generator: torch.Generator, number: int):
+    code, low, steps = (int(torch.randint(0, n, (), generator=generator)) for n in (16, 40, 60))
+    return code, low / 4, (low + 1 + steps) / 4
+
+
 def block_absmax(weight: torch.Tensor, block_size: int) -> torch.Tensor:
     flat = weight.reshape(-1)
     return torch.stack([flat[i : i + block_size].abs().max() for i in range(0, len(flat), block_size)])
@@ -85,6 +90,7 @@ EXERCISES = (
             ),
         ),
         tolerance=1e-9,
+        draw_more=_any_code,
     ),
     Exercise(
         "block-absmax",

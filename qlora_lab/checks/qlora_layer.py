@@ -59,6 +59,13 @@ def _fits_case(generator: torch.Generator, number: int):
     return int(peak), gib, (0.0, 1.5)[number % 2]
 
 
+def _any_card(generator: torch.Generator, number: int):
+    """Peaks around what fits, as far from it as a tenth of the card."""
+    gib, reserve = float(_numbers(generator, 4, 200, 1)[0]), (0.0, 0.5, 1.5)[number % 3]
+    share = 0.1 * (2 * torch.rand((), generator=generator).item() - 1)
+    return int((gib * 2**30 - reserve * 10**9) * (1 + share)), gib, reserve
+
+
 EXERCISES = (
     Exercise(
         "full-training-bytes",
@@ -238,5 +245,6 @@ EXERCISES = (
                 lambda peak, gib, reserve: not fits(peak, gib, reserve),
             ),
         ),
+        draw_more=_any_card,
     ),
 )

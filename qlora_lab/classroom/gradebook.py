@@ -1,0 +1,154 @@
+"""nbgrader's part: it makes what students get, and records what their answers are worth.
+
+nbgrader would run a submission in a kernel, with the hidden tests beside it. A course of this package has
+`SandboxVerdicts` in the place of that step (see `course.CONFIG`): each answer is judged from outside of a sandbox, and
+the verdict becomes the output of its test cell, from which nbgrader takes the points.
+"""
+
+import atexit
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+from nbgrader.api import Gradebook, MissingEntry
+from nbgrader.converters import Autograde, GenerateAssignment
+from nbgrader.coursedir import CourseDirectory
+from nbgrader.preprocessors import NbGraderPreprocessor
+from sqlalchemy.exc import SAWarning
+from traitlets.config import Config
+from traitlets.config.loader import PyFileConfigLoader
+
+from qlora_lab.checks import Verdict
+from qlora_lab.classroom.course import Course, Item
+from qlora_lab.classroom.judging import Judge
+from qlora_lab.classroom.sandbox import Stopped
+
+_judges: dict[Path, tuple[Judge, dict]] = {}
+
+
+@contextlib.contextmanager
+def judged_by(judge: Judge, known: dict[tuple[str, str], Verdict]) -> Iterator[None]:
+    """While it lasts, `SandboxVerdicts` asks this judge, and only for what is not in `known`, (student, exercise)."""
+    _judges[judge.course.folder] = judge, known
+    try:
+        yield
+    finally:
+        del _judges[judge.course.folder]
+
+
+def _judge() -> tuple[Judge, dict]:
+    """What is set; else, under `nbgrader autograde`, a judge of its own. (nbgrader works in the course's folder.)"""
+    course = Course.find(Path.cwd())
+    if course.folder not in _judges:
+        _judges[course.folder] = Judge(course), {}
+        atexit.register(_judges[course.folder][0].close)
+    return _judges[course.folder]
+
+
+class SandboxVerdicts(NbGraderPreprocessor):
+    """Gives each test cell the output that its answer's verdict calls for. Runs nothing of the notebook."""
+
+    def preprocess(self, nb, resources):
+        judge, known = _judge()
+        student, notebook = (resources["nbgrader"][key] for key in ("student", "notebook"))
+        items = {item.exercise: item for item in judge.course.items if item.notebook == notebook}
+        for cell in nb.cells:
+            grader = cell.metadata.get("nbgrader", {})
+            item = items.get(grader.get("grade_id", "").removesuffix("-test"))
+            if cell.cell_type == "code" and grader.get("grade") and item is not None:
+                verdict = known.get((student, item.exercise)) or self._verdict(judge, nb, item.exercise)
+                cell.outputs = [_output(verdict, item)]
+        return nb, resources
+
+    def _verdict(self, judge: Judge, nb, exercise: str) -> Verdict:
+        """In a copy that `grading` made an answer's cell has all that it needs; else all cells are searched."""
+        cells = [cell for cell in nb.cells if cell.cell_type == "code"]
+        if nb.metadata.get("qlora_lab") == "copy":
+            cells = [cell for cell in cells if cell.metadata.get("nbgrader", {}).get("grade_id") == exercise]
+        try:
+            return judge.verdict(exercise, judge.find([cell.source for cell in cells])[exercise])
+        except Stopped as stopped:
+            return Verdict(exercise, "wrong", f"The notebook cannot be read. {stopped}")
+
+
+def _output(verdict, item: Item) -> nbformat.NotebookNode:
+    """Points as a result, which nbgrader reads; or an error, which is worth nothing."""
+    if verdict.status == "right":
+        return nbformat.v4.new_output("execute_result", {"text/plain": f"{item.points:g}"}, execution_count=None)
+    return nbformat.v4.new_output("error", ename=verdict.status, evalue=verdict.message, traceback=[str(verdict)])
+
+
+def _configured(course: Course) -> tuple[CourseDirectory, Config]:
+    config = PyFileConfigLoader(course.config.name, path=str(course.folder)).load_config()
+    config.CourseDirectory.root = str(course.folder)
+    return CourseDirectory(config=config), config
+
+
+def _run(converter, error: str) -> None:
+    """Run a converter of nbgrader's; its own log only shows in the error."""
+    stream = io.StringIO()
+    log = logging.getLogger(f"qlora_lab.classroom.{id(stream)}")
+    log.propagate = False
+    log.addHandler(logging.StreamHandler(stream))
+    log.setLevel(logging.WARNING)
+    converter.log = log
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=SAWarning)  # of nbgrader's own queries
+            converter.start()
+    except Exception as problem:
+        last = [line for line in stream.getvalue().splitlines() if line.strip()][-3:]
+        raise ValueError(f"{error}: {problem} {' '.join(last)}".strip()) from problem
+
+
+def generate(course: Course, name: str) -> None:
+    """Make `release/NAME` of `source/NAME`, and enter it into the gradebook.
+
+    Raises:
+        ValueError: nbgrader refuses, as it does where the exercises changed after answers were graded.
+    """
+    folder, config = _configured(course)
+    folder.assignment_id = name
+    converter = GenerateAssignment(coursedir=folder, config=config)
+    converter.force = True
+    _run(converter, f"nbgrader cannot make the assignment {name}")
+
+
+def autograde(course: Course, name: str, students: list[str]) -> None:
+    """Grade what lies in `submitted/` of these students and was not graded yet.
+
+    Raises:
+        ValueError: nbgrader failed on some of them.
+    """
+    folder, config = _configured(course)
+    folder.assignment_id = name
+    problems = []
+    for student in students:
+        folder.student_id = student
+        try:
+            _run(Autograde(coursedir=folder, config=config), f"{name} of {student}")
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError(f"nbgrader failed on {len(problems)} of {len(students)}: {'; '.join(problems[:3])}")
+
+
+def scores(course: Course, students: list[str]) -> dict[tuple[str, str], dict[str, float | None]]:
+    """Points by (student, assignment) and cell, a person's included; None for an answer that waits for a person."""
+    folder, _ = _configured(course)
+    found = {}
+    with Gradebook(folder.db_url) as book:
+        for name in course.names:
+            for student in students:
+                with contextlib.suppress(MissingEntry):
+                    submission = book.find_submission(name, student)
+                    found[student, name] = {
+                        grade.name: None if grade.needs_manual_grade else grade.score
+                        for notebook in submission.notebooks
+                        for grade in notebook.grades
+                    }
+    return found

@@ -1,0 +1,235 @@
+"""Grade a class: from a folder of what was handed in to a table, pages for the students, and statistics.
+
+For each student and exercise the best answer is taken from all their notebooks: one that was attempted before one that
+was not, a later file before an earlier. It is judged, put into a clean copy of the assignment, recorded by nbgrader.
+"""
+
+import csv
+import io
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nbformat
+
+from qlora_lab.checks import Verdict
+from qlora_lab.classroom import submissions
+from qlora_lab.classroom.course import Course, require_nbgrader
+from qlora_lab.classroom.feedback import write_feedback
+from qlora_lab.classroom.items import ItemStatistics, statistics, write_items
+from qlora_lab.classroom.judging import Judge
+from qlora_lab.classroom.sandbox import Stopped
+from qlora_lab.classroom.submissions import Handed, Unreadable
+from qlora_lab.files import write_text
+
+RANK = {"missing": 0, "stub": 1, "broken": 2, "answer": 3}
+
+
+@dataclass
+class Work:
+    """What one student handed in. found, verdicts: by exercise. texts: the text cells of all their notebooks."""
+
+    student: str
+    files: list[str] = field(default_factory=list)
+    found: dict[str, dict] = field(default_factory=dict)
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    texts: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Grades:
+    """What grading a class gave.
+
+    Attributes:
+        points: (student, column) -> points, None where a person has yet to give them. maximum: by column.
+        waiting: open answers without points.
+        files: what was written, by what it is.
+    """
+
+    works: list[Work]
+    points: dict[tuple[str, str], float | None]
+    maximum: dict[str, float]
+    items: list[ItemStatistics]
+    unreadable: list[Unreadable]
+    waiting: int
+    files: dict[str, Path]
+
+
+def grade(
+    course: Course,
+    folder: Path,
+    out: Path,
+    judge: Judge,
+    workers: int = 1,
+    tell: Callable[[str, int, int], None] = lambda *_: None,
+) -> Grades:
+    """Grade all that was handed in.
+
+    Args:
+        folder: of submissions.
+        out: the CSV to write; `items.csv`, `unreadable.csv` and `feedback/` come beside it.
+        judge: of this course.
+        workers: sandboxes at a time.
+        tell: called with what is being done, and how much of it is.
+
+    Raises:
+        FileNotFoundError, ValueError: no submissions, no place for the results; or nbgrader failed, after everything
+            that can be written was.
+    """
+    require_nbgrader()
+    from qlora_lab.classroom import gradebook
+
+    if out.is_dir() or not out.resolve().parent.is_dir():
+        raise ValueError(f"cannot write {out}: give the path of a CSV file in a folder that exists")
+    handed, unreadable = submissions.read(folder, course.names)
+    works, problems = judge_all(handed, judge, workers, tell)
+    unreadable = sorted([*unreadable, *problems], key=lambda one: one.path)
+    known = {(work.student, exercise): verdict for work in works for exercise, verdict in work.verdicts.items()}
+    failed = None
+    with gradebook.judged_by(judge, known):
+        for number, name in enumerate(course.names):
+            tell("recording", number, len(course.names))
+            for work in works:
+                _copy(course, name, work)
+            try:
+                gradebook.autograde(course, name, [work.student for work in works])
+            except ValueError as error:
+                failed = error
+    columns, points = _points(course, works, gradebook)
+    items = statistics(course.items, works)
+    files = {
+        "grades": out,
+        "items": out.parent / "items.csv",
+        "unreadable": out.parent / "unreadable.csv",
+        "feedback": out.parent / "feedback",
+    }
+    _write_csv(files["unreadable"], ["file", "reason"], [[one.path, one.reason] for one in unreadable])
+    write_items(files["items"], items)
+    write_feedback(files["feedback"], course, works, points)
+    _write_grades(out, works, columns, points)
+    if failed is not None:
+        raise failed
+    waiting = sum(value is None for value in points.values())
+    return Grades(works, points, columns, items, unreadable, waiting, files)
+
+
+def judge_all(
+    handed: list[Handed], judge: Judge, workers: int = 1, tell: Callable[[str, int, int], None] = lambda *_: None
+) -> tuple[list[Work], list[Unreadable]]:
+    """Each student's verdicts, and the files in which nothing could be found. Writes nothing but the judge's memory."""
+    with ThreadPoolExecutor(workers) as pool:
+        works, problems = _find(handed, judge, pool, tell)
+        _judge(works, judge, pool, tell)
+    return works, problems
+
+
+def _find(handed: list[Handed], judge: Judge, pool, tell) -> tuple[list[Work], list[Unreadable]]:
+    """Each student's best answers, and the files in which nothing could be found."""
+
+    def look(one: Handed):
+        try:
+            return judge.find(list(one.code))
+        except Stopped as stopped:
+            return Unreadable(one.path, f"its code cannot be parsed: {stopped}")
+
+    works: dict[str, Work] = {}
+    ranks: dict[tuple[str, str], tuple] = {}
+    problems = []
+    for number, (one, found) in enumerate(zip(handed, pool.map(look, handed), strict=True)):
+        tell("reading", number, len(handed))
+        if not isinstance(found, Unreadable) and not any(RANK[f["status"]] for f in found.values()):
+            found = Unreadable(one.path, "none of the course's functions is in it")
+        if isinstance(found, Unreadable):
+            problems.append(found)
+            continue
+        work = works.setdefault(one.student, Work(one.student))
+        work.files.append(one.path)
+        work.texts += one.text
+        for exercise, what in found.items():
+            rank = RANK[what["status"]], one.time, one.path
+            if rank > ranks.get((one.student, exercise), (-1,)):
+                ranks[one.student, exercise] = rank
+                work.found[exercise] = what
+    return [works[student] for student in sorted(works)], problems
+
+
+def _judge(works: list[Work], judge: Judge, pool, tell) -> None:
+    def look(task):
+        work, exercise = task
+        return judge.verdict(exercise, work.found[exercise])
+
+    tasks = [(work, item.exercise) for work in works for item in judge.course.items]
+    for number, ((work, exercise), verdict) in enumerate(zip(tasks, pool.map(look, tasks), strict=True)):
+        tell("judging", number, len(tasks))
+        work.verdicts[exercise] = verdict
+
+
+def _copy(course: Course, name: str, work: Work) -> None:
+    """Put the answers into a clean copy of the assignment, for nbgrader; one that changed is graded anew."""
+    cells = []
+    for cell in course.books[name].cells:
+        grader = cell.metadata.get("nbgrader", {})
+        if "exercise" not in cell.metadata and not cell.id.startswith(("question-", "answer-")):
+            continue
+        cell = nbformat.from_dict(cell)
+        if grader.get("solution") and cell.cell_type == "code":
+            found = work.found[grader["grade_id"]]
+            cell.source = found["code"] or cell.source
+        elif grader.get("solution"):
+            marker = cell.source.partition("\n")[0]
+            given = [text for text in work.texts if marker in text and text.strip() != cell.source.strip()]
+            # The formgrader shows Markdown as a web page: no tag of a student's becomes one of it.
+            cell.source = given[-1].replace("<", "&lt;") if given else cell.source
+        elif cell.cell_type == "code" and not grader.get("grade"):
+            continue  # `check`: its verdict is the test cell's
+        elif "<details>" in cell.source:
+            continue  # hints
+        cells.append(cell)
+    book = nbformat.v4.new_notebook(cells=cells, metadata=course.books[name].metadata | {"qlora_lab": "copy"})
+    text = nbformat.writes(book) + "\n"
+    path = course.notebook("submitted", name, work.student)
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(course.notebook("autograded", name, work.student).parent, ignore_errors=True)
+    write_text(path, text)
+
+
+def _points(course: Course, works: list[Work], gradebook) -> tuple[dict[str, float], dict]:
+    """The columns with their maximum, in the order of the notebooks, and the points by student and column."""
+    cells = []
+    for name, book in course.books.items():
+        for cell in book.cells:
+            grader = cell.metadata.get("nbgrader", {})
+            if grader.get("grade"):
+                cells.append((name, grader["grade_id"], float(grader["points"])))
+    columns = {f"{name[:2]} {cell.removesuffix('-test')}": most for name, cell, most in cells}
+    scores = gradebook.scores(course, [work.student for work in works])
+    points = {
+        (work.student, column): scores.get((work.student, name), {}).get(cell)
+        for work in works
+        for column, (name, cell, _) in zip(columns, cells, strict=True)
+    }
+    return columns, points
+
+
+def _write_grades(out: Path, works: list[Work], columns: dict[str, float], points: dict) -> None:
+    rows = []
+    for work in works:
+        own = [points[work.student, column] for column in columns]
+        total = sum(value for value in own if value is not None)
+        given = ["" if value is None else f"{value:g}" for value in own]
+        rows.append([work.student, *given, f"{total:g}", f"{sum(columns.values()):g}"])
+    _write_csv(out, ["student", *columns, "total", "max"], rows)
+
+
+def _write_csv(path: Path, head: list[str], rows: list[list]) -> None:
+    """A table for spreadsheets, in which a text that begins like a formula is kept a text."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    for row in rows:
+        writer.writerow([f"'{cell}" if str(cell).startswith(("=", "+", "-", "@", "\t")) else cell for cell in row])
+    write_text(path, text.getvalue())

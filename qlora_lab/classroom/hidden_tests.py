@@ -1,0 +1,235 @@
+"""The hidden tests: an exercise's check again, on many more inputs, drawn with a seed that only the teacher has.
+
+First come the notebook's own inputs. A mistake there is told in full, as `check` tells it to the student. Only an
+answer that is right on these is given the hidden inputs, and about them only is said what gives none of them away: the
+misconception that it looks like, or in what way it differs.
+"""
+
+import builtins
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from qlora_lab.checks import EXERCISES, Exercise, Verdict
+from qlora_lab.checks.differences import is_same
+from qlora_lab.checks.exercise import CASES, describe_arguments, diagnose
+from qlora_lab.classroom.inside import values
+from qlora_lab.classroom.sandbox import Sandbox
+
+CHANGED = "Your function changes its arguments in place; compute with copies of them."
+ROUNDS = 5  # of the notebook's kinds of inputs, each with other numbers
+
+
+def function_name(exercise: str) -> str:
+    """The name of the function that an exercise asks for."""
+    return exercise.replace("-", "_")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call: arguments and what of the right result is compared."""
+
+    arguments: tuple
+    expected: Any
+
+
+class HiddenTests:
+    """The inputs of one exercise: the notebook's, and the hidden ones of one course.
+
+    Args:
+        exercise: what is asked.
+        seed: the teacher's, any text.
+    """
+
+    def __init__(self, exercise: Exercise, seed: str):
+        self.exercise = exercise
+        self.shown = [self._case(torch.Generator().manual_seed(n), n, exercise.draw) for n in range(CASES)]
+        self.hidden = [
+            self._case(self._generator(seed, turn, n), n, exercise.draw) for turn in range(ROUNDS) for n in range(CASES)
+        ]
+        if exercise.draw_more is not None:
+            count = ROUNDS * CASES
+            self.hidden += [self._case(self._generator(seed, ROUNDS, n), n, exercise.draw_more) for n in range(count)]
+
+    def _generator(self, seed: str, turn: int, number: int) -> torch.Generator:
+        text = json.dumps([seed, self.exercise.id, turn, number])
+        return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7]))
+
+    def _case(self, generator: torch.Generator, number: int, draw: Callable) -> Case:
+        arguments = draw(generator, number)
+        copy = values.unpack(values.pack(arguments))  # a specification may keep what it is given, too
+        return Case(arguments, self.exercise.compared(arguments, self.exercise.solution(*copy)))
+
+    @cached_property
+    def digest(self) -> str:
+        """Changes when anything does that a verdict depends on, but for the answer and the limits."""
+        words = [self.exercise.id, str(self.exercise.tolerance), *(m.message for m in self.exercise.misconceptions)]
+        content = hashlib.sha256(json.dumps(words).encode())
+        for case in (*self.shown, *self.hidden):
+            content.update(values.pack([case.arguments, case.expected]))
+        return content.hexdigest()
+
+    @cached_property
+    def _packed(self) -> tuple[bytes, bytes]:
+        shown, hidden = ([case.arguments for case in cases] for cases in (self.shown, self.hidden))
+        return values.pack(shown), values.pack(hidden)
+
+    def judge(self, code: str, sandbox: Sandbox) -> Verdict:
+        """Run an answer in the sandbox and judge what it gives.
+
+        Args:
+            code: defines the function, as `inside.answers.find_answers` found it.
+
+        Raises:
+            Stopped: it gave no result. Its message says why, for the student.
+        """
+        with sandbox.answer(code, function_name(self.exercise.id)) as child:
+            try:
+                verdict = self._judge_shown(Reply.read(child.ask(self._packed[0])))
+                if verdict.status == "right":
+                    verdict = self._judge_hidden(Reply.read(child.ask(self._packed[1])))
+            except ValueError:  # the answer wrote this, not the sandbox
+                verdict = self._wrong("What it gave could not be read.")
+        return verdict
+
+    def judge_function(self, function: Callable) -> Verdict:
+        """As `judge`, in this process: for the teacher's own solutions only."""
+        results = []
+        for case in (*self.shown, *self.hidden):
+            arguments = values.unpack(values.pack(case.arguments))
+            results.append(function(*arguments))
+            if values.pack(arguments) != values.pack(case.arguments):
+                return self._wrong(CHANGED)
+        verdict = self._judge_shown(Reply(results[:CASES]))
+        return verdict if verdict.status != "right" else self._judge_hidden(Reply(results[CASES:]))
+
+    def _wrong(self, message: str) -> Verdict:
+        return Verdict(self.exercise.id, "wrong", message)
+
+    def _compared(self, cases: list[Case], results: list) -> list[tuple]:
+        return [
+            (case.arguments, self.exercise.compared(case.arguments, result), case.expected)
+            for case, result in zip(cases, results, strict=False)
+        ]
+
+    def _judge_shown(self, reply: "Reply") -> Verdict:
+        name = function_name(self.exercise.id)
+        if reply.kind == "not attempted":
+            return Verdict(self.exercise.id, "not attempted", "Replace `raise NotImplementedError` by your answer.")
+        if reply.kind == "masked":
+            return self._wrong(reply.message)
+        text = None
+        if reply.kind == "not callable":
+            text = f"`{name}` is no function ({reply.type})."
+        elif reply.kind == "changed":
+            text = CHANGED
+        elif reply.kind == "error":
+            place = f" in `{reply.line}`" if reply.line else ""
+            called = describe_arguments(self.shown[min(len(reply.results), CASES - 1)].arguments)
+            text = f"{reply.type}{place}: {reply.message} (called with {called})"
+        elif len(reply.results) != len(self.shown):
+            return self._wrong("What it gave could not be read.")
+        if text is not None and reply.failure:
+            text += f" Before that, {reply.failure}"
+        try:
+            verdict = diagnose(self.exercise, self._compared(self.shown, reply.results), text)
+        except Exception as problem:  # a result unlike any other: the comparison itself fails on it
+            return self._wrong(f"What it returned cannot be compared with the right result ({type(problem).__name__}).")
+        return Verdict(verdict.exercise, verdict.status, _short(verdict.message, 1000))
+
+    def _judge_hidden(self, reply: "Reply") -> Verdict:
+        """Nothing that the answer wrote goes into these messages: it has seen the inputs."""
+        total = len(self.hidden)
+        start = "Right on the notebook's inputs, but"
+        try:
+            cases = self._compared(self.hidden, reply.results)
+            off = [case for case in cases if not is_same(case[1], case[2], self.exercise.tolerance)]
+            if off:
+                found = diagnose(self.exercise, cases, None).message
+                if any(found == misconception.message for misconception in self.exercise.misconceptions):
+                    return self._wrong(found)
+        except Exception:
+            return self._wrong(f"{start} it returned what cannot be compared on another.")
+        if off:
+            return self._wrong(f"{start} wrong on {len(off)} of {total} others: {_manner(off[0][1], off[0][2])}.")
+        if reply.kind is None and len(cases) == total:
+            return Verdict(self.exercise.id, "right", f"Compared on {total} more inputs of different shapes.")
+        if reply.kind == "masked":
+            return self._wrong(f"{start} on another it uses what is masked while answers are graded.")
+        if reply.kind == "changed":
+            return self._wrong(f"{start} on another it changes its arguments in place.")
+        known = isinstance(getattr(builtins, reply.type, None), type)
+        return self._wrong(f"{start} on another it stops with {reply.type if known else 'an error'}.")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back for a list of cases: see `inside.running.Answer.call`. kind: None where nothing stopped it."""
+
+    results: list
+    kind: str | None = None
+    type: str = ""
+    message: str = ""
+    line: str = ""
+    failure: str = ""
+
+    @staticmethod
+    def read(data: bytes) -> "Reply":
+        """From the bytes that a child sent, whoever wrote them.
+
+        Raises:
+            ValueError: these are not a reply.
+        """
+        given = values.unpack(data)
+        if not isinstance(given, dict) or not isinstance(given.get("results"), list):
+            raise ValueError("no reply")
+        error, failures = given.get("error"), given.get("failures")
+        failure = failures[0] if isinstance(failures, list) and failures else ""
+        if error is None:
+            return Reply(given["results"], failure=_short(failure))
+        if not isinstance(error, dict) or not isinstance(error.get("kind"), str):
+            raise ValueError("no reply")
+        words = {name: _short(error.get(name, "")) for name in ("type", "message", "line")}
+        return Reply(given["results"], error["kind"], **words, failure=_short(failure))
+
+
+def _short(text: Any, limit: int = 300) -> str:
+    """A text that can be stored and shown, whatever it was: cut, and without halves of surrogates."""
+    if not isinstance(text, str):
+        return ""
+    return text[:limit].encode("utf-8", "replace").decode()
+
+
+def _manner(result: Any, expected: Any) -> str:
+    """In what way two results differ, without a number from either."""
+    if not isinstance(expected, torch.Tensor):
+        kind = type(expected).__name__
+        return "another value" if isinstance(result, type(expected)) else f"the result is no {kind}"
+    if not isinstance(result, torch.Tensor):
+        return "the result is no tensor"
+    if result.shape != expected.shape:
+        return "another shape"
+    return "another dtype" if result.dtype != expected.dtype else "other numbers"
+
+
+def hidden_test(exercise: str, function: Callable) -> None:
+    """The hidden tests on a solution of the teacher's own, in this process, as the cell in `source/` calls it.
+
+    Raises:
+        AssertionError: the answer is not right.
+        RuntimeError: called by nbgrader's autograder. Students' code is never run so.
+        FileNotFoundError: not within a course.
+    """
+    from qlora_lab.classroom.course import Course
+
+    if os.environ.get("NBGRADER_EXECUTION") == "autograde":
+        raise RuntimeError("students' answers are graded in a sandbox: use the course's own nbgrader_config.py")
+    verdict = HiddenTests(EXERCISES[exercise], Course.find(Path.cwd()).seed).judge_function(function)
+    assert verdict.status == "right", verdict

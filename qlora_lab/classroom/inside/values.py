@@ -1,0 +1,105 @@
+"""Arguments and results as bytes that are safe to read, whoever wrote them: JSON for structure, safetensors inside.
+
+Nothing is ever unpickled. What is neither a number, a text, a tensor nor made of such arrives as a `Foreign` object
+that has only the name of its type.
+"""
+
+import json
+import re
+import struct
+from typing import Any
+
+import safetensors.torch
+import torch
+
+LENGTH = struct.Struct("<Q")
+DEEPEST = 50  # levels of lists in lists; nothing that is asked for has more than three
+LARGEST = 2**200  # whole numbers beyond are nobody's answer, and slow to read
+
+
+class Foreign:
+    """Stands for something that cannot be sent. Its class has the name that the real one had."""
+
+
+def foreign(name: str) -> Foreign:
+    """A `Foreign` whose class is called `name` (letters, digits and _, 40 at most)."""
+    return type(re.sub(r"\W", "_", str(name))[:40] or "_", (Foreign,), {})()
+
+
+def pack(value: Any) -> bytes:
+    """A value as bytes. Tensors are detached, moved to the CPU and copied."""
+    tensors: dict[str, torch.Tensor] = {}
+    text = json.dumps(_plain(value, tensors, 0)).encode()
+    return LENGTH.pack(len(text)) + text + safetensors.torch.save(tensors)
+
+
+def unpack(data: bytes) -> Any:
+    """What `pack` was given.
+
+    Raises:
+        ValueError: these bytes do not come from `pack`.
+    """
+    try:
+        (length,) = LENGTH.unpack_from(data)
+        text = data[LENGTH.size : LENGTH.size + length]
+        return _value(json.loads(text), safetensors.torch.load(bytes(data[LENGTH.size + length :])))
+    except Exception as error:  # damaged on purpose, perhaps: whatever goes wrong here, it is unreadable
+        raise ValueError(f"not a packed value ({type(error).__name__})") from error
+
+
+def _plain(value: Any, tensors: dict, depth: int) -> list:
+    if value is None:
+        return ["n"]
+    if isinstance(value, bool):
+        return ["b", bool(value)]
+    if isinstance(value, int):
+        number = int(value)
+        return ["i", str(number)] if abs(number) < LARGEST else ["o", "int"]
+    if isinstance(value, float):
+        return ["f", float(value)]  # json writes the shortest text that reads back as the same float
+    if isinstance(value, str):
+        return ["s", str(value)]
+    if isinstance(value, torch.Tensor):
+        return _tensor(value, tensors)
+    if depth < DEEPEST:
+        for letter, kind in (("l", list), ("u", tuple), ("e", set)):
+            if isinstance(value, kind):
+                items = [_plain(item, tensors, depth + 1) for item in value]
+                return [letter, sorted(items, key=json.dumps) if kind is set else items]  # equal sets, equal bytes
+        if isinstance(value, dict):
+            pairs = [[_plain(k, tensors, depth + 1), _plain(v, tensors, depth + 1)] for k, v in value.items()]
+            return ["d", pairs]
+    return ["o", type(value).__name__]
+
+
+def _tensor(value: torch.Tensor, tensors: dict) -> list:
+    name = f"t{len(tensors)}"
+    try:
+        plain = value.detach().as_subclass(torch.Tensor).cpu().clone(memory_format=torch.contiguous_format)
+        safetensors.torch.save({name: plain})  # a sparse, quantized or meta tensor says here that it cannot be sent
+    except (RuntimeError, ValueError, KeyError, TypeError, NotImplementedError):
+        return ["o", type(value).__name__]
+    tensors[name] = plain
+    return ["t", name]
+
+
+def _value(plain: list, tensors: dict) -> Any:
+    letter, *rest = plain
+    if letter == "n":
+        return None
+    (content,) = rest
+    if letter == "t":
+        return tensors[content]
+    if letter == "i":
+        return int(content)
+    if letter in "bfs":
+        kind = {"b": bool, "f": float, "s": str}[letter]
+        if not isinstance(content, kind):
+            raise TypeError(letter)
+        return content
+    if letter in "lue":
+        kind = {"l": list, "u": tuple, "e": set}[letter]
+        return kind(_value(item, tensors) for item in content)
+    if letter == "d":
+        return {_value(key, tensors): _value(item, tensors) for key, item in content}
+    return foreign(content)

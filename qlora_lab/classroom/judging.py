@@ -1,0 +1,115 @@
+"""Judge the answers of a course: find them in cells, run them in sandboxes, and remember what came out.
+
+A verdict is kept under a hash of the answer and of all it was tested with. So the same answer is run once, whoever
+hands it in, and a class whose grading was interrupted goes on where it was.
+"""
+
+import hashlib
+import json
+import sqlite3
+import threading
+
+from qlora_lab.checks import EXERCISES, Verdict
+from qlora_lab.classroom.course import Course
+from qlora_lab.classroom.hidden_tests import HiddenTests, function_name
+from qlora_lab.classroom.sandbox import MEMORY, SECONDS, Sandbox, Stopped
+
+TABLES = """
+create table if not exists notebooks (hash text primary key, answers text);
+create table if not exists verdicts (hash text primary key, exercise text, status text, message text);
+"""
+
+
+class Judge:
+    """Finds and judges answers. May be used by several threads; each gets a sandbox of its own.
+
+    Args:
+        course: whose seed makes the hidden tests.
+        seconds, memory: limits of one answer, see `Sandbox`.
+    """
+
+    def __init__(self, course: Course, seconds: float = SECONDS, memory: int = MEMORY):
+        self.course, self.seconds, self.memory = course, seconds, memory
+        self.names = {function_name(item.exercise): item.exercise for item in course.items}
+        self._own = threading.local()
+        self._sandboxes: list[Sandbox] = []
+        self._lock = threading.RLock()
+        self._tests: dict[str, HiddenTests] = {}
+        self._stopped: dict[str, Verdict] = {}
+        self._store = sqlite3.connect(course.verdicts, check_same_thread=False, timeout=60)
+        self._store.execute("pragma journal_mode=wal")
+        self._store.execute("pragma synchronous=normal")
+        self._store.executescript(TABLES)
+
+    def __enter__(self) -> "Judge":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the sandboxes."""
+        for sandbox in self._sandboxes:
+            sandbox.close()
+        self._sandboxes.clear()
+        self._own = threading.local()
+        self._store.close()
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """This thread's."""
+        if not hasattr(self._own, "sandbox"):
+            self._own.sandbox = Sandbox(self.seconds, self.memory)
+            with self._lock:
+                self._sandboxes.append(self._own.sandbox)
+        return self._own.sandbox
+
+    def find(self, cells: list[str]) -> dict[str, dict]:
+        """What of each exercise of the course stands in code cells: id -> as `find_answers` tells it.
+
+        Raises:
+            Stopped: they cannot be parsed.
+        """
+        key = hashlib.sha256(json.dumps([cells, list(self.names)]).encode()).hexdigest()
+        with self._lock:
+            row = self._store.execute("select answers from notebooks where hash = ?", (key,)).fetchone()
+        if row:
+            found = json.loads(row[0])
+        else:
+            found = self.sandbox.find_answers(cells, list(self.names))
+            with self._lock, self._store:
+                self._store.execute("insert or replace into notebooks values (?, ?)", (key, json.dumps(found)))
+        return {self.names[name]: what for name, what in found.items()}
+
+    def verdict(self, exercise: str, found: dict) -> Verdict:
+        """On what `find` found."""
+        if found["status"] == "missing":
+            name = function_name(exercise)
+            return Verdict(exercise, "not attempted", f"There is no function `{name}` in what was handed in.")
+        if found["status"] == "stub":
+            return Verdict(exercise, "not attempted", "`raise NotImplementedError` stands where the answer belongs.")
+        if found["status"] == "broken":
+            return Verdict(exercise, "wrong", f"Its cell is no Python: {found['problem']}.")
+        tests = self._tests_of(exercise)
+        key = hashlib.sha256(json.dumps([found["code"], tests.digest]).encode()).hexdigest()
+        if key in self._stopped:
+            return self._stopped[key]
+        with self._lock:
+            row = self._store.execute("select status, message from verdicts where hash = ?", (key,)).fetchone()
+        if row:
+            return Verdict(exercise, *row)
+        try:
+            verdict = tests.judge(found["code"], self.sandbox)
+        except Stopped as stopped:  # not kept for the next run, which may have other limits
+            self._stopped[key] = Verdict(exercise, "wrong", str(stopped))
+            return self._stopped[key]
+        with self._lock, self._store:
+            row = (key, exercise, verdict.status, verdict.message)
+            self._store.execute("insert or replace into verdicts values (?, ?, ?, ?)", row)
+        return verdict
+
+    def _tests_of(self, exercise: str) -> HiddenTests:
+        with self._lock:
+            if exercise not in self._tests:
+                self._tests[exercise] = HiddenTests(EXERCISES[exercise], self.course.seed)
+            return self._tests[exercise]

@@ -1,0 +1,229 @@
+"""A class that does not exist, graded: everybody gets what they deserve, and nobody stops the rest."""
+
+import csv
+import shutil
+import sqlite3
+from pathlib import Path
+
+import nbformat
+import pytest
+from hostile_answers import HOSTILE
+from synthetic_class import UNREADABLE, Student, answered, make_class, plain, solutions, write
+from typer.testing import CliRunner
+
+from qlora_lab.classroom import submissions
+from qlora_lab.classroom.course import Course
+from qlora_lab.classroom.grading import judge_all
+from qlora_lab.classroom.items import OTHER, statistics
+from qlora_lab.classroom.judging import Judge
+from qlora_lab.cli import app
+
+
+@pytest.fixture(scope="module")
+def own_course(course, tmp_path_factory):
+    """A copy that may be graded in."""
+    folder = tmp_path_factory.mktemp("class") / "course"
+    shutil.copytree(course.folder, folder)
+    return Course(folder)
+
+
+@pytest.fixture(scope="module")
+def students(own_course):
+    return make_class(own_course)
+
+
+@pytest.fixture(scope="module")
+def judged(own_course, students, tmp_path_factory):
+    """(works by student, unreadable files): the whole class, without nbgrader's records."""
+    folder = tmp_path_factory.mktemp("submissions")
+    write(students, folder)
+    handed, unreadable = submissions.read(folder, own_course.names)
+    with Judge(own_course, seconds=2, memory=2**29) as judge:
+        works, problems = judge_all(handed, judge, workers=2)
+    return {work.student: work for work in works}, [*unreadable, *problems]
+
+
+def test_the_class_is_large_enough(students):
+    assert len(students) > 100 and len({s.name for s in students}) == len(students)
+    assert sum(s.name.startswith("hostile") for s in students) == len(HOSTILE) > 30
+
+
+def test_everybody_is_graded_and_nobody_else(judged, students):
+    assert set(judged[0]) == {student.name for student in students}
+
+
+def test_everybody_gets_what_they_deserve(judged, students, own_course):
+    for student in students:
+        verdicts = judged[0][student.name].verdicts
+        assert set(verdicts) == {item.exercise for item in own_course.items}
+        not_right = {exercise for exercise, verdict in verdicts.items() if verdict.status != "right"}
+        assert not_right == student.wrong, (student.name, [str(verdicts[e]) for e in not_right ^ student.wrong])
+
+
+def test_wrong_and_hostile_answers_are_told_what_they_are(judged, students):
+    for student in students:
+        for exercise, words in student.says.items():
+            assert words in judged[0][student.name].verdicts[exercise].message, student.name
+
+
+def test_hostile_answers_left_nothing_behind():
+    assert not Path("/tmp/pwned").exists() and not Path("/tmp/left-behind").exists()
+
+
+def test_unreadable_files_are_listed_with_a_reason(judged):
+    assert {one.path for one in judged[1]} == set(UNREADABLE)
+    assert all(one.reason for one in judged[1])
+
+
+def test_statistics_of_the_class(judged, own_course):
+    works = list(judged[0].values())
+    for one in statistics(own_course.items, works):
+        right = [w.verdicts[one.item.exercise].status == "right" for w in works]
+        assert one.right == sum(right) and one.difficulty == pytest.approx(sum(right) / len(works))
+        assert one.diagnosed and (one.diagnosis == OTHER or "hint" in one.diagnosis or one.diagnosis.endswith("."))
+        assert -1 <= one.discrimination <= 1
+
+
+def test_statistics_tell_a_good_item_from_one_that_is_the_same_for_all(judged, own_course):
+    works = [judged[0]["perfect-colab"], judged[0]["perfect-jupyterlab"], judged[0]["empty"], judged[0]["helpers"]]
+    found = {one.item.exercise: one for one in statistics(own_course.items, works)}
+    assert found["decode"].discrimination == pytest.approx(1, abs=0.01)
+    assert found["block-absmax"].right == 3 and found["block-absmax"].attempted == 3
+    assert statistics(own_course.items, works[:2])[0].discrimination is None
+    assert statistics(own_course.items, [])[0].difficulty is None
+
+
+# Through nbgrader
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["classroom", "grade", *map(str, arguments)], terminal_width=140)
+
+
+SMALL = ["perfect-colab", "empty", "helpers", "perfect-flat", "syntax-error", "hostile-ends-the-process"]
+
+
+@pytest.fixture(scope="module")
+def graded(own_course, students, tmp_path_factory):
+    """(folder of results, folder of submissions, output): a few of the class, all the way, with an open answer."""
+    few = [s for s in students if s.name in SMALL]
+    book = answered(own_course, own_course.names[0], solutions(own_course))
+    for cell in book.cells:
+        if cell.cell_type == "markdown" and "**Answer to question 01-a**" in cell.source:
+            cell.source = "**Answer to question 01-a**\n\nBecause <b>blocks</b> are scaled."
+    few.append(Student("writes", {f"writes/{own_course.names[0]}.ipynb": plain(book)}))
+    few.append(Student("=1+1", {f"=1+1/{own_course.names[0]}.ipynb": plain(book)}))
+    folder, out = tmp_path_factory.mktemp("handed"), tmp_path_factory.mktemp("out")
+    write(few, folder)
+    result = run(folder, "--course", own_course.folder, "--out", out / "grades.csv", "--seconds", 5, "--workers", 2)
+    assert result.exit_code == 0, result.output
+    return out, folder, result.output
+
+
+def table(path: Path) -> list[dict]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_of_points(graded, own_course, students):
+    rows = {row["student"]: row for row in table(graded[0] / "grades.csv")}
+    assert set(rows) == {*SMALL, "writes", "1_1"}
+    for student in students:
+        if student.name in SMALL:
+            row = rows[student.name]
+            for item in own_course.items:
+                wanted = 0 if item.exercise in student.wrong else item.points
+                assert float(row[item.column]) == wanted, (student.name, item)
+            own = [item.points for item in own_course.items if item.exercise not in student.wrong]
+            assert float(row["total"]) == sum(own)
+            assert float(row["max"]) == sum(item.points for item in own_course.items) + 4 + 4 + 4
+    assert rows["writes"]["01 question-01-a"] == "" and rows["empty"]["01 question-01-a"] == "0"
+
+
+def test_the_other_tables(graded, own_course):
+    items = table(graded[0] / "items.csv")
+    assert [row["exercise"] for row in items] == [item.exercise for item in own_course.items]
+    assert {row["file"] for row in table(graded[0] / "unreadable.csv")} == set(UNREADABLE)
+    assert f"{len(UNREADABLE)} files could not be read" in graded[2] and "2 open answers wait" in graded[2]
+    assert "Sandbox: files" in graded[2]
+
+
+def test_feedback_pages(graded, own_course):
+    pages = {p.stem: p.read_text() for p in (graded[0] / "feedback").glob("*.html")}
+    assert set(pages) == {*SMALL, "writes", "1_1"}
+    assert "SyntaxError" in pages["syntax-error"] and "ended the process" in pages["hostile-ends-the-process"]
+    assert "return t.stack([largest(b)" in pages["helpers"] and "def largest" in pages["helpers"]
+    for page in pages.values():
+        assert own_course.seed not in page and "hidden_test" not in page
+        assert "<script" not in page
+
+
+def test_nbgrader_has_the_points_and_the_answers(graded, own_course):
+    from nbgrader.api import Gradebook
+
+    with Gradebook(f"sqlite:///{own_course.folder / 'gradebook.db'}") as book:
+        submission = book.find_submission("01_four_bit_quantization", "perfect-colab")
+        assert submission.score == 18 and not submission.needs_manual_grade
+        waiting = book.find_submission("01_four_bit_quantization", "writes")
+        assert waiting.needs_manual_grade and waiting.score == 18
+    marked = nbformat.read(own_course.notebook("autograded", "01_four_bit_quantization", "syntax-error"), as_version=4)
+    outputs = {c.metadata.nbgrader.grade_id: c.outputs for c in marked.cells if c.cell_type == "code" and c.outputs}
+    assert outputs["decode-test"][0].output_type == "error" and "SyntaxError" in outputs["decode-test"][0].evalue
+    assert outputs["block-absmax-test"][0].data["text/plain"] == "2"
+
+
+def test_a_second_run_judges_nothing_anew_and_takes_up_points_of_a_person(graded, own_course, monkeypatch):
+    from nbgrader.api import Gradebook
+
+    out, folder, _ = graded
+    with Gradebook(f"sqlite:///{own_course.folder / 'gradebook.db'}") as book:
+        grade = book.find_grade("question-01-a", "01_four_bit_quantization", "01_four_bit_quantization", "writes")
+        grade.manual_score, grade.needs_manual_grade = 3, False
+        book.db.commit()
+    before = {p: p.stat().st_mtime_ns for p in (own_course.folder / "autograded").rglob("*.ipynb")}
+    with sqlite3.connect(own_course.verdicts) as store:
+        store.execute("update verdicts set message = 'as it was kept'")
+    again = run(folder, "--course", own_course.folder, "--out", out / "grades.csv", "--seconds", 5)
+    assert again.exit_code == 0, again.output
+    assert {p: p.stat().st_mtime_ns for p in (own_course.folder / "autograded").rglob("*.ipynb")} == before
+    rows = {row["student"]: row for row in table(out / "grades.csv")}
+    assert rows["writes"]["01 question-01-a"] == "3" and rows["1_1"]["01 question-01-a"] == ""
+    assert "as it was kept" in (out / "feedback" / "perfect-colab.html").read_text()
+
+
+def test_plain_nbgrader_autograde_runs_no_students_code_either(graded, own_course, students):
+    """A teacher who collects with nbgrader itself: the notebook as it was handed in, graded by nbgrader's command."""
+    import subprocess
+    import sys
+
+    (student,) = [s for s in students if s.name == "hostile-writes-a-file"]
+    for path, content in student.files.items():
+        name = Path(path).stem
+        place = own_course.notebook("submitted", name, "through-nbgrader")
+        place.parent.mkdir(parents=True)
+        place.write_bytes(content)
+    command = [sys.executable, "-m", "nbgrader", "autograde", "01_four_bit_quantization", "--student=through-nbgrader"]
+    done = subprocess.run(command, cwd=own_course.folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    from nbgrader.api import Gradebook
+
+    with Gradebook(f"sqlite:///{own_course.folder / 'gradebook.db'}") as book:
+        assert book.find_submission("01_four_bit_quantization", "through-nbgrader").score == 17
+    assert not Path("/tmp/left-behind").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "no folder nowhere"),
+        ([".", "--course", "nowhere"], "no course in"),
+        ([".", "--out", "nowhere/grades.csv"], "in a folder that exists"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, monkeypatch, own_course, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    if "--course" not in arguments:
+        arguments = [*arguments, "--course", own_course.folder]
+    result = run(*arguments)
+    assert result.exit_code == 1 and words in result.output and "Traceback" not in result.output
+    assert not list(tmp_path.iterdir())

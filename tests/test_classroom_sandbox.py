@@ -1,0 +1,199 @@
+"""What an answer can and cannot do in the sandbox. (What hostile ones get for it: `test_classroom_grading.py`.)"""
+
+import os
+import signal
+import sys
+import time
+
+import pytest
+import torch
+
+from qlora_lab.classroom.inside import sealing
+from qlora_lab.classroom.inside.values import pack, unpack
+from qlora_lab.classroom.sandbox import Sandbox, Stopped
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    with Sandbox(seconds=3, memory=2**29) as made:
+        yield made
+
+
+def call(sandbox, code: str, *arguments):
+    """What `f` of this code gives for these arguments, or the type of what it raises."""
+    with sandbox.answer(code, "f") as child:
+        reply = unpack(child.ask(pack([arguments])))
+    return reply["error"]["type"] if reply["error"] and "type" in reply["error"] else reply["results"][0]
+
+
+def test_an_answer_is_called_with_what_it_needs(sandbox):
+    code = "import torch\ndef f(x, levels):\n    return (x[:, None] - levels).abs().argmin(1), [len(x)]"
+    found, (length,) = call(sandbox, code, torch.tensor([0.1, 0.9]), torch.tensor([0.0, 1.0]))
+    assert found.tolist() == [0, 1] and length == 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "torch.linalg.svd(torch.eye(3))[1].sum().item()",
+        "torch.autograd.grad((w := torch.ones(3, requires_grad=True)).sum(), w)[0].sum().item()",
+        "float(__import__('statistics').mean([3, 3]))",
+        "float(__import__('numpy').ones(3).sum())",
+        "float(__import__('decimal').Decimal(3))",
+        "torch.nn.Linear(2, 3).weight.shape[0] * 1.0",
+    ],
+)
+def test_what_answers_are_made_of_works(sandbox, body):
+    assert call(sandbox, f"import torch\ndef f():\n    return {body}") == 3.0
+
+
+def test_each_child_begins_anew(sandbox):
+    code = "import torch\ndef f():\n    torch.seen = getattr(torch, 'seen', 0) + 1\n    return torch.seen"
+    assert call(sandbox, code) == call(sandbox, code) == 1
+
+
+def test_arguments_changed_in_place_are_noticed(sandbox):
+    with sandbox.answer("def f(x):\n    return x.add_(1)", "f") as child:
+        assert unpack(child.ask(pack([(torch.ones(2),)])))["error"] == {"kind": "changed"}
+
+
+def test_files_can_be_read_where_python_lies_and_nowhere_else(sandbox, tmp_path):
+    (tmp_path / "secret").write_text("x")
+    tmp_path.chmod(0o755)
+    read = "def f(path):\n    return len(open(path, 'rb').read())"
+    assert call(sandbox, read, os.__file__) > 0
+    for path in (tmp_path / "secret", sealing.__file__, "/etc/hostname", "/proc/self/environ", "/proc/1/cmdline"):
+        assert call(sandbox, read, str(path)) in ("PermissionError", "FileNotFoundError")
+    for body in (
+        f"open({str(tmp_path / 'new')!r}, 'w')",
+        f"__import__('os').remove({str(tmp_path / 'secret')!r})",
+        f"__import__('os').rename({str(tmp_path / 'secret')!r}, 'x')",
+        f"__import__('os').listdir({str(tmp_path)!r})",
+        "open('here', 'w')",
+    ):
+        assert call(sandbox, f"def f():\n    return str({body})") == "PermissionError", body
+    assert [p.name for p in tmp_path.iterdir()] == ["secret"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "__import__('socket').socket()",
+        "__import__('socket').socketpair()",
+        "__import__('os').fork()",
+        "__import__('os').execv('/bin/sh', ['sh'])",
+        "__import__('os').posix_spawn('/bin/sh', ['sh'], {})",
+        "__import__('multiprocessing').Process(target=print).start()",
+        "__import__('os').kill(__import__('os').getppid(), 9)",
+        "__import__('os').memfd_create('x')",
+        "__import__('os').setpriority(0, 0, 19)",
+        "__import__('resource').setrlimit(7, (9999, 9999))",
+        "__import__('os').chmod(__import__('os').__file__, 0o644)",
+        "__import__('os').chown(__import__('os').__file__, 0, 0)",
+        "__import__('os').utime(__import__('os').__file__)",
+        "__import__('os').setxattr(__import__('os').__file__, 'user.x', b'y')",
+        "__import__('time').clock_settime(0, 0.0)",
+        "__import__('socket').sethostname('x')",
+    ],
+)
+def test_calls_that_reach_beyond_the_process_are_refused(sandbox, body):
+    assert call(sandbox, f"def f():\n    return str({body})") in ("PermissionError", "OSError", "ValueError")
+
+
+def test_it_has_no_capabilities(sandbox):
+    """Also where the grader is root."""
+    code = "import ctypes\ndef f():\n    data = bytes(24)\n    header = (0x20080522).to_bytes(4, 'little') + bytes(4)\n"
+    code += "    assert ctypes.CDLL(None).capget(header, data) == 0\n    return data == bytes(24)"
+    assert call(sandbox, code) is True
+
+
+def test_the_environment_holds_nothing_of_the_graders(sandbox, monkeypatch):
+    monkeypatch.setenv("SECRET_TOKEN", "x")
+    with Sandbox() as fresh:
+        names = call(fresh, "import os\ndef f():\n    return sorted(os.environ)")
+    assert "SECRET_TOKEN" not in names and "HOME" not in names
+
+
+def test_limits_of_time_and_memory(sandbox):
+    began = time.monotonic()
+    with pytest.raises(Stopped, match="did not finish within 3 seconds"):
+        call(sandbox, "def f():\n    while True: pass")
+    assert time.monotonic() - began < 60
+    assert call(sandbox, "def f():\n    return len(bytes(2**28))") == 2**28
+    assert call(sandbox, "def f():\n    return len(bytes(2**30))") == "MemoryError"
+
+
+def test_after_a_child_died_the_next_one_lives(sandbox):
+    for code, words in (
+        ("import os\ndef f():\n    os._exit(3)", "ended the process"),
+        ("import ctypes\ndef f():\n    ctypes.string_at(0)", "crashed Python"),
+    ):
+        with pytest.raises(Stopped, match=words):
+            call(sandbox, code)
+        assert call(sandbox, "def f():\n    return 1") == 1
+
+
+def test_no_process_is_left(sandbox):
+    fresh = Sandbox()
+    with fresh.answer("def f():\n    return 1", "f") as child:
+        pid = child.pid
+        os.kill(pid, 0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    fresh.close()
+    assert fresh.process.poll() is not None
+
+
+def test_if_the_grader_dies_so_do_its_children():
+    code = (
+        "import sys; from qlora_lab.classroom.sandbox import *; s = Sandbox(600);"
+        "t = s.answer('import time\\ntime.sleep(600)', 'f'); c = t.__enter__();"
+        "print(s.process.pid, c.pid, flush=True); sys.stdin.read()"
+    )
+    import subprocess
+
+    grader = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pids = [int(word) for word in grader.stdout.readline().split()]
+    assert len(pids) == 2
+    grader.send_signal(signal.SIGKILL)
+    grader.wait()
+    for _ in range(300):
+        if not any(alive(pid) for pid in pids):
+            return
+        time.sleep(0.1)
+    raise AssertionError("still running")
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_another_system_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(sealing.Unsealed, match="only be graded on Linux"):
+        Sandbox()
+
+
+def test_without_landlock_and_root_it_is_refused(monkeypatch):
+    monkeypatch.setattr("qlora_lab.classroom.sandbox.Child.reply", lambda self: b'{"landlock": false, "nobody": false}')
+    with pytest.raises(sealing.Unsealed, match=r"Linux 5\.13"):
+        Sandbox()
+
+
+@pytest.mark.parametrize("machine", sealing.MACHINES)
+def test_the_filter_is_whole_on_every_machine(monkeypatch, machine):
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    program = sealing.seccomp_program()
+    assert len(program) % 8 == 0 and 50 < len(program) // 8 < 4096
+    names = [row.split() for row in sealing.REFUSED.split(",")]
+    assert all(len(row) == 3 for row in names) and len({row[0] for row in names}) == len(names)
+
+
+def test_another_machine_is_refused(monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    with pytest.raises(sealing.Unsealed, match="riscv64"):
+        sealing.seccomp_program()
