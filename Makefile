@@ -1,6 +1,8 @@
 # Each target is a line or two that a person could type. `make run` and `make test` need only Python 3.11 or newer.
 PYTHON ?= python3
 BIN := .venv/bin
+# Files of tests and notebooks at the same time; each takes up to 4 GB.
+WORKERS ?= 2
 
 .PHONY: run test lab bench record site links notebooks lint colab-check floors-check bundle-check clean
 
@@ -9,7 +11,7 @@ run: .venv/ready  ## fine-tune the default model; ends with a before/after table
 
 test: .venv/ready lint  ## everything: lint, unit tests, every notebook re-executed and compared
 	$(BIN)/qlora-lab fetch
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: .venv/ready
 	$(BIN)/ruff check .
