@@ -71,7 +71,7 @@ def decode(code, low, high):
     while True:
         pass
 """,
-        "did not finish",
+        "seconds of computing",
     ),
     "sleeps": (
         "decode",
@@ -375,7 +375,7 @@ def decode(code, low, high):
 def decode(code, low, high):
     return 'x' * 10**7
 """,
-        "returned a str",
+        "too large",
     ),
     "opens-a-connection": (
         "decode",

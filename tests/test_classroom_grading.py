@@ -38,7 +38,7 @@ def judged(own_course, students, tmp_path_factory):
     folder = tmp_path_factory.mktemp("submissions")
     write(students, folder)
     handed, unreadable = submissions.read(folder, own_course.names)
-    with Judge(own_course, seconds=2, memory=2**29) as judge:
+    with Judge(own_course, seconds=2, memory=2**29, patience=10) as judge:
         works, problems = judge_all(handed, judge, workers=2)
     return {work.student: work for work in works}, [*unreadable, *problems]
 

@@ -62,11 +62,14 @@ def test_options_of_release_that_the_guide_names(option):
 
 def test_the_limits_that_the_guide_states():
     from qlora_lab.classroom.inside.masking import NAMES
-    from qlora_lab.classroom.sandbox import SECONDS
+    from qlora_lab.classroom.sandbox import PATIENCE, SECONDS
     from qlora_lab.classroom.submissions import LARGEST
 
     text = GUIDE.read_text()
-    assert f"{SECONDS} seconds by the clock" in text and "1 GB; `--seconds` and `--memory`" in text
+    assert (
+        f"{SECONDS:g} seconds of processor time, {SECONDS * PATIENCE:g} by the clock" in text
+        and "1 GB; `--seconds` and `--memory`" in text
+    )
     assert f"{LARGEST // 10**6 // 10 * 10} MB at most" in text
     for name in ("qlora_lab", "bitsandbytes", "PEFT", "torchao", "transformers"):
         assert name in text and name.lower() in NAMES

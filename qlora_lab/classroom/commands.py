@@ -52,7 +52,7 @@ def grade(
         Path("grades.csv")
     ),
     course: Annotated[Path, typer.Option(help="Folder of the course.")] = Path("course"),
-    seconds: Annotated[float, typer.Option(help="For one answer.", min=1)] = 10,
+    seconds: Annotated[float, typer.Option(help="Of processor time, for one answer.", min=1)] = 10,
     memory: Annotated[float, typer.Option(help="GB that one answer may take.", min=0.1)] = 1.0,
     workers: Annotated[int, typer.Option(help="Answers at a time. Default: one a core.", min=0)] = 0,
 ) -> None:

@@ -204,7 +204,7 @@ def _short(text: Any, limit: int = 300) -> str:
     """A text that can be stored and shown, whatever it was: cut, and without halves of surrogates."""
     if not isinstance(text, str):
         return ""
-    return text[:limit].encode("utf-8", "replace").decode()
+    return text[:limit].replace("\0", " ").encode("utf-8", "replace").decode()
 
 
 def _manner(result: Any, expected: Any) -> str:

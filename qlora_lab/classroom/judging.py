@@ -12,7 +12,7 @@ import threading
 from qlora_lab.checks import EXERCISES, Verdict
 from qlora_lab.classroom.course import Course
 from qlora_lab.classroom.hidden_tests import HiddenTests, function_name
-from qlora_lab.classroom.sandbox import MEMORY, SECONDS, Sandbox, Stopped
+from qlora_lab.classroom.sandbox import MEMORY, PATIENCE, SECONDS, Sandbox, Stopped
 
 TABLES = """
 create table if not exists notebooks (hash text primary key, answers text);
@@ -25,11 +25,11 @@ class Judge:
 
     Args:
         course: whose seed makes the hidden tests.
-        seconds, memory: limits of one answer, see `Sandbox`.
+        seconds, memory, patience: limits of one answer, see `Sandbox`.
     """
 
-    def __init__(self, course: Course, seconds: float = SECONDS, memory: int = MEMORY):
-        self.course, self.seconds, self.memory = course, seconds, memory
+    def __init__(self, course: Course, seconds: float = SECONDS, memory: int = MEMORY, patience: float = PATIENCE):
+        self.course, self.limits = course, (seconds, memory, patience)
         self.names = {function_name(item.exercise): item.exercise for item in course.items}
         self._own = threading.local()
         self._sandboxes: list[Sandbox] = []
@@ -59,7 +59,7 @@ class Judge:
     def sandbox(self) -> Sandbox:
         """This thread's."""
         if not hasattr(self._own, "sandbox"):
-            self._own.sandbox = Sandbox(self.seconds, self.memory)
+            self._own.sandbox = Sandbox(*self.limits)
             with self._lock:
                 self._sandboxes.append(self._own.sandbox)
         return self._own.sandbox

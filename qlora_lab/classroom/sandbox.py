@@ -6,6 +6,7 @@ a process in which no line of an answer ever runs. A child that goes on for too 
 
 import contextlib
 import json
+import math
 import os
 import signal
 import socket
@@ -22,7 +23,8 @@ from qlora_lab.classroom.inside.sealing import Unsealed
 from qlora_lab.classroom.inside.zygote import FRAME, STATUS
 
 ZYGOTE = Path(__file__).parent / "inside" / "zygote.py"
-SECONDS = 10  # by the clock and of processor time, for all calls of one answer
+SECONDS = 10.0  # of processor time, for all calls of one answer
+PATIENCE = 6  # times as long by the clock: a busy machine must not cost a student points
 MEMORY = 2**30  # bytes
 LARGEST_REPLY = 2**26
 
@@ -87,14 +89,14 @@ class Child:
         self.connection.settimeout(left)
 
     def _too_slow(self) -> str:
-        return f"It did not finish within {self.seconds:g} seconds. Is there a loop without an end?"
+        return f"It did not finish within {self.seconds:g} seconds. Does it wait for something?"
 
 
 class Sandbox:
     """One process with torch in memory that forks sealed children, one at a time.
 
     Args:
-        seconds: for one child, by the clock.
+        seconds: of processor time for one child. By the clock it may take `patience` times as long.
         memory: bytes that a child may take beyond what torch has taken already.
 
     Attributes:
@@ -104,8 +106,8 @@ class Sandbox:
         Unsealed: this system cannot contain untrusted code.
     """
 
-    def __init__(self, seconds: float = SECONDS, memory: int = MEMORY):
-        self.seconds, self.memory = seconds, memory
+    def __init__(self, seconds: float = SECONDS, memory: int = MEMORY, patience: float = PATIENCE):
+        self.seconds, self.memory, self.patience = seconds, memory, patience
         if sys.platform != "linux":
             raise Unsealed(
                 "answers can only be graded on Linux, whose kernel contains what students' code does; on another "
@@ -180,7 +182,7 @@ class Sandbox:
         return self._child({"do": "call", "code": code, "name": name})
 
     def _child(self, task: dict) -> "_Task":
-        return _Task(self, task | {"seconds": int(self.seconds) + 1, "memory": self.memory})
+        return _Task(self, task | {"seconds": math.ceil(self.seconds), "memory": self.memory})
 
 
 class _Task:
@@ -193,7 +195,7 @@ class _Task:
         ours, theirs = socket.socketpair()
         socket.send_fds(self.sandbox.control, [b"F"], [theirs.fileno()])
         theirs.close()
-        self.child = Child(ours, self._status(), self.sandbox.seconds)
+        self.child = Child(ours, self._status(), self.sandbox.seconds * self.sandbox.patience)
         try:
             state = self.child.ask(json.dumps(self.task).encode())
         except Stopped:
