@@ -56,7 +56,9 @@ def run(path: Path, address: str, content: Path) -> tuple[bool, str]:
             cell.outputs, cell.execution_count = [], None
     folder = content / path.stem  # nothing beside it
     folder.mkdir()
-    client = NotebookClient(book, timeout=3600, kernel_name="colab", resources={"metadata": {"path": str(folder)}})
+    client = NotebookClient(
+        book, timeout=3600, startup_timeout=600, kernel_name="colab", resources={"metadata": {"path": str(folder)}}
+    )
     try:
         client.execute()
     except CellExecutionError as error:
