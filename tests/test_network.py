@@ -64,7 +64,7 @@ import nbformat
 from nbclient import NotebookClient
 
 book = nbformat.read(sys.argv[1], as_version=4)
-NotebookClient(book, timeout=600, resources={"metadata": {"path": sys.argv[2]}}).execute()
+NotebookClient(book, timeout=600, startup_timeout=600, resources={"metadata": {"path": sys.argv[2]}}).execute()
 nbformat.write(book, sys.argv[1])
 """
 

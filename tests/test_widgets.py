@@ -3,6 +3,7 @@
 import inspect
 import re
 
+import ipywidgets
 import pytest
 
 from qlora_lab import widgets
@@ -52,6 +53,20 @@ def test_it_is_shown_with_a_static_figure(name, monkeypatch):
     data, options = shown[0]
     assert "application/vnd.jupyter.widget-view+json" in data and data["image/png"].startswith(b"\x89PNG")
     assert len(options["metadata"]["image/png"]["alt"]) > 60
+
+
+def test_ipywidgets_7_is_given_the_same_view(monkeypatch):
+    """Colab has that version: it displays a widget at once and cannot say how."""
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **options: shown.append(data))
+    explorer = widgets.explore_pages()
+    widgets.show(explorer)
+    if hasattr(ipywidgets.Widget, "_repr_mimebundle_"):
+        monkeypatch.delattr(ipywidgets.Widget, "_repr_mimebundle_")
+    widgets.show(explorer)
+    view = "application/vnd.jupyter.widget-view+json"
+    assert shown[0].keys() == shown[1].keys() and shown[0][view] == shown[1][view]
+    assert shown[1][view]["model_id"] == explorer.model_id
 
 
 def test_fit_tells_what_the_budget_says():

@@ -15,4 +15,12 @@ def show(widget: Shown) -> None:
     from IPython.display import display
 
     data, metadata = widget.fallback()
-    display(widget._repr_mimebundle_() | data, metadata=metadata, raw=True)
+    display(_view(widget) | data, metadata=metadata, raw=True)
+
+
+def _view(widget) -> dict:
+    """What makes a front end draw the widget. ipywidgets 7, which Colab has, only knows how to display it at once."""
+    if hasattr(widget, "_repr_mimebundle_"):
+        return widget._repr_mimebundle_()
+    view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
+    return {"text/plain": repr(widget), "application/vnd.jupyter.widget-view+json": view}

@@ -23,7 +23,7 @@ import nbformat
 from nbclient import NotebookClient
 
 book = nbformat.read(sys.argv[1], as_version=4)
-NotebookClient(book, timeout=3600, resources={"metadata": {"path": "notebooks"}}).execute()
+NotebookClient(book, timeout=3600, startup_timeout=600, resources={"metadata": {"path": "notebooks"}}).execute()
 print(sum(cell.cell_type == "code" for cell in book.cells), "cells ran")
 """
 

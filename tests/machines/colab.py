@@ -24,7 +24,7 @@ from nbclient.exceptions import CellExecutionError
 
 # What Colab has before anything is installed there, of what matters here.
 PREINSTALLED = ["numpy", "matplotlib", "transformers", "accelerate", "peft", "psutil", "jinja2", "rich", "ipykernel"]
-WIDGETS = "ipywidgets==7.7.1"
+WIDGETS = ["ipywidgets==7.7.1", "notebook==6.5.7"]  # newer ones of the second would bring JupyterLab
 SOURCE = 'SOURCE = "'
 
 
@@ -56,7 +56,9 @@ def run(path: Path, address: str, content: Path) -> tuple[bool, str]:
             cell.outputs, cell.execution_count = [], None
     folder = content / path.stem  # nothing beside it
     folder.mkdir()
-    client = NotebookClient(book, timeout=3600, kernel_name="colab", resources={"metadata": {"path": str(folder)}})
+    client = NotebookClient(
+        book, timeout=3600, startup_timeout=600, kernel_name="colab", resources={"metadata": {"path": str(folder)}}
+    )
     try:
         client.execute()
     except CellExecutionError as error:
@@ -79,7 +81,7 @@ def main() -> None:
         address = wheel(place).as_uri()
         python = make(place / "venv")
         pip(python, "install", f"torch=={pinned()['torch']}")
-        pip(python, "install", *PREINSTALLED, WIDGETS)
+        pip(python, "install", *PREINSTALLED, *WIDGETS)
         before = versions(python)
         for name in ("jupyterlab", "qlora-lab", "bitsandbytes"):
             assert name not in before, f"{name} should not be there yet"
