@@ -113,6 +113,19 @@ QUESTIONS: dict[str, tuple[Question, ...]] = {
             ),
         ),
     ),
+    "07": (
+        Question(
+            "07-a",
+            "Take the comparison of two ranks, data types or methods that you find most doubtful. What would another "
+            "ten seeds change, and what would they not change?",
+            (
+                (1, "names the comparison, with its interval from the notebook"),
+                (1, "estimates the width of the interval with ten more seeds"),
+                (1, "names something that seeds do not cover: the task, the learning rate, the test commands"),
+                (1, "describes an experiment for that"),
+            ),
+        ),
+    ),
     "08": (
         Question(
             "08-a",
