@@ -39,10 +39,12 @@ def course(tmp_path_factory):
     """A course of three notebooks with hints and open questions, made once. Tests must not change it."""
     from qlora_lab.classroom.release import find_notebooks, release
 
-    made, _ = release(
-        find_notebooks(["01", "03", "05"]),
-        tmp_path_factory.mktemp("course"),
-        questions=True,
-        seed="the seed of the tests",
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", os.defpath)  # as for somebody who has not activated the environment
+        made, _ = release(
+            find_notebooks(["01", "03", "05"]),
+            tmp_path_factory.mktemp("course"),
+            questions=True,
+            seed="the seed of the tests",
+        )
     return made

@@ -17,6 +17,7 @@ MOVES = [(0, 0, "device"), (0, 1, "device"), (3, 1, "disk"), (4, 2, "host"), (5,
 SMALL = {"quantized base": 33.0, "base weights": 1.0, "adapters": 1.6, "gradients": 1.6, "optimizer state": 6.4}
 SHARES = {name: [0.5, 0.2, 0.3] for name in ("nf4", "fp4", "int4", "int4_affine")}
 HALVES = [i / 500 - 1 for i in range(1001)]
+COST = "a: 250 MB; loss 0.250 (0.210 to 0.290)"
 RESULT = (0.25, 0.21, 0.29, [0.24, 0.25, 0.26])
 LONG = "adapter beside a base in 4 bits, after a hundred steps"
 
@@ -92,8 +93,8 @@ def figures():
         ),
         "against_rank": plots.against_rank({1: RESULT, 16: RESULT}, {1: 4.9, 16: 78.2, 64: 313.0}, "T", "loss"),
         "decoding_share": plots.decoding_share([(8, 0.4), (2048, 0.02)], [(8, 0.41), (100, 0.2), (2048, 0.01)], "T"),
-        "quality_and_memory": plots.quality_and_memory({"a": (250.0, RESULT), LONG: (1e3, RESULT)}, "a", "T", "loss"),
-        "no_quality": plots.quality_and_memory({"a": (250.0, RESULT)}, None, "T", "loss", at=400.0),
+        "quality_and_memory": plots.quality_and_memory({"a": (250.0, RESULT), LONG: (1e3, RESULT)}, "a", COST, "loss"),
+        "no_quality": plots.quality_and_memory({"a": (250.0, RESULT)}, None, COST, "loss", at=400.0),
         "method_squares": plots.method_squares(
             [("full", {"base weights": 130.0, "gradients": 130.0, "optimizer state": 520.0}), ("QLoRA", SMALL)],
             "T", limit=("one GPU of 48 GB", 48.0),

@@ -9,6 +9,8 @@ import atexit
 import contextlib
 import io
 import logging
+import os
+import sysconfig
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +90,17 @@ def _configured(course: Course) -> tuple[CourseDirectory, Config]:
     return CourseDirectory(config=config), config
 
 
+@contextlib.contextmanager
+def _scripts_on_path() -> Iterator[None]:
+    """nbgrader calls a program of its environment, alembic, by name; nobody need have activated that environment."""
+    before = os.environ.get("PATH", "")
+    os.environ["PATH"] = os.pathsep.join(filter(None, [sysconfig.get_path("scripts"), before]))
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
+
+
 def _run(converter, error: str) -> None:
     """Run a converter of nbgrader's; its own log only shows in the error."""
     stream = io.StringIO()
@@ -97,7 +110,7 @@ def _run(converter, error: str) -> None:
     log.setLevel(logging.WARNING)
     converter.log = log
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _scripts_on_path():
             warnings.filterwarnings("ignore", category=SAWarning)  # of nbgrader's own queries
             converter.start()
     except Exception as problem:
@@ -141,7 +154,7 @@ def scores(course: Course, students: list[str]) -> dict[tuple[str, str], dict[st
     """Points by (student, assignment) and cell, a person's included; None for an answer that waits for a person."""
     folder, _ = _configured(course)
     found = {}
-    with Gradebook(folder.db_url) as book:
+    with _scripts_on_path(), Gradebook(folder.db_url) as book:
         for name in course.names:
             for student in students:
                 with contextlib.suppress(MissingEntry):

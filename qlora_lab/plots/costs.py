@@ -68,10 +68,10 @@ def against_rank(points: Mapping[int, Result], megabytes: Mapping[int, float], t
     right.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
     right.yaxis.set_minor_locator(NullLocator())
     label(right, "adapters, their gradients and moments", "rank", "MB")
-    for ax in (left, right):
+    for ax, ticks in ((left, ranks), (right, sorted(megabytes))):
         ax.set_xscale("log", base=2)
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_xticks(ranks, [str(rank) for rank in ranks])
+        ax.set_xticks(ticks, [str(rank) for rank in ticks])
     fig.alt_text = (
         f"{title}, {measure} against the rank: "
         + "; ".join(f"rank {rank} {_words(points[rank])}" for rank in ranks)
