@@ -14,7 +14,12 @@ from qlora_lab.intervals import Interval, mean_interval, paired_difference
 from qlora_lab.tasks import data_directory
 
 LOSS, PROSE, BEFORE = "validation loss", "loss on prose after", "loss on prose before"
-MEASURES = {LOSS: "nats", PROSE: "nats", "test": "of 1", "paraphrases": "of 1"}
+MEASURES = {  # name in the record: words for an axis
+    LOSS: "loss on new commands (nats)",
+    PROSE: "loss on prose (nats)",
+    "test": "answered exactly, of 1",
+    "paraphrases": "paraphrases answered exactly, of 1",
+}
 
 
 @dataclass(frozen=True)
@@ -97,9 +102,11 @@ class CostRecord:
         Raises:
             KeyError: the record has no run of the method.
         """
-        for run in (run for name in self.conditions(method, seeds=1) for run in self._runs[name].values()):
-            return run["trained parameters"] * rank // run["rank"] if run["rank"] else run["trained parameters"]
-        raise KeyError(f"no run of {method!r}")
+        names = self.conditions(method, seeds=1)
+        if not names:
+            raise KeyError(f"no run of {method!r}")
+        run = next(iter(self._runs[names[0]].values()))
+        return run["trained parameters"] * rank // run["rank"] if run["rank"] else run["trained parameters"]
 
     def state_bytes(self, condition: str) -> int:
         """What training keeps between steps, in float32: weights, what is trained, its gradients and two moments."""

@@ -53,7 +53,7 @@ class Explorer(ipywidgets.VBox):
         return data, {"image/png": {"alt": words}}
 
 
-def _choice(description: str, options, value) -> ipywidgets.SelectionSlider:
+def choice(description: str, options, value) -> ipywidgets.SelectionSlider:
     return ipywidgets.SelectionSlider(description=description, options=options, value=value, continuous_update=False)
 
 
@@ -77,7 +77,7 @@ def explore_codebook() -> Explorer:
     controls = {
         "weights": ipywidgets.ToggleButtons(description="weights", options=list(samples), value="Gaussian"),
         "datatype": ipywidgets.ToggleButtons(description="data type", options=list(DATATYPES), value="nf4"),
-        "block_size": _choice("block size", [16, 32, 64, 128, 256, 512, 1024, 2048, 4096], 64),
+        "block_size": choice("block size", [16, 32, 64, 128, 256, 512, 1024, 2048, 4096], 64),
     }
     return Explorer(controls, draw)
 
@@ -145,7 +145,7 @@ def explore_rank() -> Explorer:
 
     controls = {
         "model": ipywidgets.Dropdown(description="model", options=list(PRESETS), value="SmolLM2-135M-Instruct"),
-        "rank": _choice("rank", [1, 2, 4, 8, 16, 32, 64, 128, 256, 512], 16),
+        "rank": choice("rank", [1, 2, 4, 8, 16, 32, 64, 128, 256, 512], 16),
         "adapted": ipywidgets.Dropdown(description="adapters on", options=list(targets), value="all linear layers"),
     }
     return Explorer(controls, draw)
@@ -205,11 +205,11 @@ def explore_fit() -> Explorer:
     controls = {
         "model": ipywidgets.Dropdown(description="model", options=list(PRESETS), value="llama-65b"),
         "method": ipywidgets.ToggleButtons(description="method", options=list(METHODS), value="qlora"),
-        "rank": _choice("rank", [4, 8, 16, 32, 64, 128, 256], 64),
-        "batch_size": _choice("batch size", [1, 2, 4, 8, 16, 32], 1),
-        "sequence_length": _choice("sequence length", [128, 256, 512, 1024, 2048, 4096, 8192], 512),
+        "rank": choice("rank", [4, 8, 16, 32, 64, 128, 256], 64),
+        "batch_size": choice("batch size", [1, 2, 4, 8, 16, 32], 1),
+        "sequence_length": choice("sequence length", [128, 256, 512, 1024, 2048, 4096, 8192], 512),
         "checkpointing": ipywidgets.Checkbox(description="gradient checkpointing", value=True),
-        "gpu": _choice("GPU (GB)", [8, 12, 16, 24, 32, 40, 48, 80, 141], 48),
+        "gpu": choice("GPU (GB)", [8, 12, 16, 24, 32, 40, 48, 80, 141], 48),
     }
     return Explorer(controls, draw)
 
@@ -228,10 +228,10 @@ def explore_gpus() -> Explorer:
     controls = {
         "model": ipywidgets.Dropdown(description="model", options=list(PRESETS), value="llama-65b"),
         "method": ipywidgets.ToggleButtons(description="method", options=list(METHODS), value="qlora"),
-        "processes": _choice("GPUs", [1, 2, 4, 8, 16, 32], 2),
-        "batch_size": _choice("rows per GPU", [1, 2, 4, 8, 16], 1),
-        "sequence_length": _choice("sequence length", [128, 256, 512, 1024, 2048, 4096, 8192], 512),
-        "gpu": _choice("GPU (GB)", [8, 12, 16, 24, 32, 40, 48, 80, 141], 24),
+        "processes": choice("GPUs", [1, 2, 4, 8, 16, 32], 2),
+        "batch_size": choice("rows per GPU", [1, 2, 4, 8, 16], 1),
+        "sequence_length": choice("sequence length", [128, 256, 512, 1024, 2048, 4096, 8192], 512),
+        "gpu": choice("GPU (GB)", [8, 12, 16, 24, 32, 40, 48, 80, 141], 24),
     }
     return Explorer(controls, draw)
 

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from qlora_lab import plots
 from qlora_lab.costs import MEASURES, CostRecord
-from qlora_lab.widgets.explorers import Explorer
+from qlora_lab.widgets.explorers import Explorer, choice
 
 RANKS = [1, 2, 4, 8, 16, 32, 64]
 
@@ -26,16 +26,11 @@ def explore_costs(record: CostRecord | None = None) -> Explorer:
         if chosen in points:
             size, (mean, low, high, values) = points[chosen]
             title = f"{chosen}: {size:,.0f} MB; {measure} {mean:.3f} ({low:.3f} to {high:.3f}, {len(values)} seeds)"
-            return plots.quality_and_memory(points, chosen, title, measure)
+            return plots.quality_and_memory(points, chosen, title, MEASURES[measure])
         weights = next(record.size(name, "bytes of weights") for name in names if name.startswith(f"{base} r"))
         size = (weights + 16 * record.trained(base.split()[0], rank)) / 1e6
         title = f"{chosen}: {size:,.0f} MB; its {measure} was not recorded"
-        return plots.quality_and_memory(points, None, title, measure, at=size)
-
-    def choice(description: str, options: list, value) -> ipywidgets.SelectionSlider:
-        return ipywidgets.SelectionSlider(
-            description=description, options=options, value=value, continuous_update=False
-        )
+        return plots.quality_and_memory(points, None, title, MEASURES[measure], at=size)
 
     first = next(name for name in names if name.startswith("qlora"))
     base, _, rank = first.rpartition(" r")

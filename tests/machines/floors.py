@@ -19,7 +19,7 @@ TESTERS = ("pytest", "pytest-socket", "hypothesis", "nbval", "playwright", "acce
 def lowest(torch: str | None) -> list[str]:
     """Each requirement at its floor, exactly."""
     pins = []
-    for requirement in required("reference", "notebooks"):
+    for requirement in required("reference", "notebooks", "classroom"):
         (bound,) = requirement.specifier
         assert bound.operator == ">=", f"{requirement} has no floor"
         version = torch if requirement.name == "torch" and torch else bound.version
