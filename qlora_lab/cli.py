@@ -154,7 +154,7 @@ def ask(
             tuned = load_adapter(quantize_model(base, rank=0), adapter)
             answers[f"with {adapter}"] = generate(tuned, tokenizer, [prompt])[0]
     for who, text in answers.items():
-        console.print(f"[bold]{who}[/bold]")
+        console.print(who, style="bold", markup=False, soft_wrap=True)
         console.print(text.strip(), markup=False)
 
 
