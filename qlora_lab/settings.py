@@ -20,7 +20,7 @@ class Settings:
         ValueError: a value that makes no sense; the message says what would.
     """
 
-    steps: int = 240
+    steps: int = 220
     batch_size: int = 8
     accumulation: int = 1
     learning_rate: float = 4e-3
