@@ -194,7 +194,7 @@ def memory(
         predicted = predict_training(model, method, **plan)
         said = verdict(predicted, gpu) if gpu is not None else None
         traced = simulate_training(model, method, **plan) if simulate else None
-    table = Table(title=f"{model}, {method}, batch {batch_size} × {sequence_length} tokens", title_justify="left")
+    table = Table()  # without a title, which would wrap to the table's width
     table.add_column("category")
     table.add_column("predicted", justify="right")
     if traced:
@@ -204,6 +204,7 @@ def memory(
         table.add_row(*row, *([f"{traced.by_category.get(name, 0) / 1e9:,.2f} GB"] if traced else []))
     table.add_section()
     table.add_row("peak", f"{predicted.peak / 1e9:,.2f} GB", *([f"{traced.peak / 1e9:,.2f} GB"] if traced else []))
+    console.print(f"{model}, {method}, batch {batch_size} × {sequence_length} tokens", markup=False, soft_wrap=True)
     console.print(table)
     if said is not None:
         console.print(str(said), soft_wrap=True)

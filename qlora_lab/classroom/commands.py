@@ -22,17 +22,23 @@ def release(
     hints: Annotated[bool, typer.Option(help="Leave the hints in students' notebooks.")] = True,
     questions: Annotated[bool, typer.Option(help="Add open questions, which a person grades.")] = False,
     seed: Annotated[str | None, typer.Option(help="Of the hidden tests, any text. Default: drawn once.")] = None,
+    due: Annotated[
+        list[str] | None,
+        typer.Option(help="When they are due: 2026-12-04T18:00, or of one notebook: 05=2026-12-11T18:00. Repeatable."),
+    ] = None,
     folder: Annotated[Path | None, typer.Option(help="Where the notebooks lie. Default: this checkout's.")] = None,
 ) -> None:
     """Make an nbgrader course of notebooks: `source/` with solutions and hidden tests, `release/` for students.
 
     The same command again leaves every file as it is; after a notebook changed, it brings the course up to date.
     """
+    from qlora_lab.classroom.due import due_dates
     from qlora_lab.classroom.release import find_notebooks
     from qlora_lab.classroom.release import release as make
 
     with told_errors():
-        course, changed = make(find_notebooks([*notebooks, *(more or [])], folder), out, hints, questions, seed)
+        paths = find_notebooks([*notebooks, *(more or [])], folder)
+        course, changed = make(paths, out, hints, questions, seed, due_dates(due or [], paths))
     table = Table(title=f"Course in {course.folder}", title_justify="left")
     for column in ("assignment", "exercises", "points", ""):
         table.add_column(column, justify="right" if column in ("exercises", "points") else "left")

@@ -13,6 +13,7 @@ import os
 import sysconfig
 import warnings
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
@@ -118,8 +119,8 @@ def _run(converter, error: str) -> None:
         raise ValueError(f"{error}: {problem} {' '.join(last)}".strip()) from problem
 
 
-def generate(course: Course, name: str) -> None:
-    """Make `release/NAME` of `source/NAME`, and enter it into the gradebook.
+def generate(course: Course, name: str, due: datetime | None = None) -> None:
+    """Make `release/NAME` of `source/NAME`, and enter it into the gradebook, with when it is due (None: no date).
 
     Raises:
         ValueError: nbgrader refuses, as it does where the exercises changed after answers were graded.
@@ -129,6 +130,8 @@ def generate(course: Course, name: str) -> None:
     converter = GenerateAssignment(coursedir=folder, config=config)
     converter.force = True
     _run(converter, f"nbgrader cannot make the assignment {name}")
+    with _scripts_on_path(), Gradebook(folder.db_url) as book:  # its dates are in UTC, without saying so
+        book.update_or_create_assignment(name, duedate=due and due.astimezone(UTC).replace(tzinfo=None))
 
 
 def autograde(course: Course, name: str, students: list[str]) -> None:

@@ -6,13 +6,15 @@ between nbgrader's marks, a test cell follows the check, and of the last cell th
 
 import ast
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 
 import nbformat
 
 import qlora_lab
 from qlora_lab.classroom.course import Course, require_nbgrader
+from qlora_lab.classroom.due import in_words
 from qlora_lab.classroom.hidden_tests import function_name
 from qlora_lab.classroom.questions import QUESTIONS, Question
 from qlora_lab.files import write_text
@@ -58,7 +60,9 @@ def find_notebooks(names: Iterable[str], folder: Path | None = None) -> list[Pat
     return found
 
 
-def assignment(book: nbformat.NotebookNode, name: str, hints: bool, questions: bool) -> nbformat.NotebookNode:
+def assignment(
+    book: nbformat.NotebookNode, name: str, hints: bool, questions: bool, due: datetime | None = None
+) -> nbformat.NotebookNode:
     """The source of an assignment.
 
     Args:
@@ -66,6 +70,7 @@ def assignment(book: nbformat.NotebookNode, name: str, hints: bool, questions: b
         name: of the notebook.
         hints: keep them.
         questions: add the open questions, which a person grades.
+        due: when it is due, with a time zone, if students are to read that.
 
     Raises:
         ValueError: an exercise is not as it should be, or there is none.
@@ -98,7 +103,7 @@ def assignment(book: nbformat.NotebookNode, name: str, hints: bool, questions: b
     asked = QUESTIONS.get(name[:2], ()) if questions else ()
     cells += [cell for question in asked for cell in _question_cells(question)]
     graded += sum(question.points for question in asked)
-    cells.insert(1, _introduction(len(exercises), graded, hints, bool(asked)))
+    cells.insert(1, _introduction(len(exercises), graded, hints, bool(asked), due))
     made = nbformat.v4.new_notebook(cells=cells)
     made.metadata = {key: book.metadata[key] for key in ("kernelspec", "language_info") if key in book.metadata}
     nbformat.validate(made)
@@ -180,10 +185,14 @@ def _question_cells(question: Question) -> list[nbformat.NotebookNode]:
     ]
 
 
-def _introduction(exercises: int, points: float, hints: bool, questions: bool) -> nbformat.NotebookNode:
+def _introduction(
+    exercises: int, points: float, hints: bool, questions: bool, due: datetime | None
+) -> nbformat.NotebookNode:
+    summary = f"{exercises} exercises{' and open questions' if questions else ''}, {points:g} points"
+    if due is not None:
+        summary += f", due **{in_words(due)}**"
     text = (
-        f"## This notebook is an assignment\n\n{exercises} exercises{' and open questions' if questions else ''}, "
-        f"{points:g} points. Write each answer into the cell of its function, in the place of "
+        f"## This notebook is an assignment\n\n{summary}. Write each answer into the cell of its function, in place of "
         "`raise NotImplementedError`, and keep the function's name: answers are found by it. `check` says what looks "
         "wrong, as often as you like; the cell after it fails until the answer is right. Then hand in this file.\n\n"
         "An answer may use torch, Python's own library, and functions of yours in other cells. `qlora_lab`, "
@@ -196,7 +205,12 @@ def _introduction(exercises: int, points: float, hints: bool, questions: bool) -
 
 
 def release(
-    notebooks: list[Path], folder: Path, hints: bool = True, questions: bool = False, seed: str | None = None
+    notebooks: list[Path],
+    folder: Path,
+    hints: bool = True,
+    questions: bool = False,
+    seed: str | None = None,
+    due: Mapping[str, datetime] | None = None,
 ) -> tuple[Course, list[str]]:
     """Make a course of notebooks, or bring it up to date. The same notebooks leave the same files.
 
@@ -204,6 +218,7 @@ def release(
         notebooks: paths.
         folder: of the course.
         seed: of the hidden tests. None: the course's own, or a new one.
+        due: name of a notebook -> when it is due, see `due.due_dates`. Written for students, and into the gradebook.
 
     Returns:
         the course, and the names of those assignments that changed.
@@ -214,10 +229,11 @@ def release(
     require_nbgrader()
     from qlora_lab.classroom import gradebook
 
-    sources = {
-        path.stem: nbformat.writes(assignment(nbformat.read(path, as_version=4), path.stem, hints, questions)) + "\n"
-        for path in notebooks
-    }
+    due = due or {}
+    sources = {}
+    for path in notebooks:
+        book = nbformat.read(path, as_version=4)
+        sources[path.stem] = nbformat.writes(assignment(book, path.stem, hints, questions, due.get(path.stem))) + "\n"
     course = Course(folder.resolve())
     course.prepare(seed)
     changed = []
@@ -227,6 +243,6 @@ def release(
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)
-        gradebook.generate(course, name)
+        gradebook.generate(course, name, due.get(name))
         changed.append(name)
     return course, changed
