@@ -2,7 +2,7 @@
 
     python benchmarks/costs.py                    writes data/recorded/costs-<device>.json
     python benchmarks/costs.py --jobs 2           two runs side by side, each with half of the threads
-    python benchmarks/costs.py --only qlora       conditions whose name begins so
+    python benchmarks/costs.py --only qlora       conditions whose name begins so, or so (several may be given)
     python benchmarks/costs.py --only share       how long decoding takes, which wants a quiet machine
 
 Runs take minutes each and hours together. Each is a process of its own; after each, the JSON is written whole, so the
@@ -194,7 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", default="", help="conditions whose name begins with this")
+    parser.add_argument("--only", nargs="+", default=[""], help="conditions whose name begins with one of these")
     parser.add_argument("--steps", type=int, default=BUDGET["steps"], help="of each run; a record has one budget")
     parser.add_argument("--out", type=Path, help="the JSON; default: data/recorded/costs-<device type>.json")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -215,6 +215,7 @@ def main() -> None:
     device, threads = default_device(), max(1, torch.get_num_threads() // args.jobs)
     out = args.out or ROOT / "data" / "recorded" / f"costs-{device.type}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
+    only = tuple(args.only)
     budget = BUDGET | {"steps": args.steps}
     record = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {"budget": budget, "runs": {}}
     if record["budget"] != budget:
@@ -238,7 +239,7 @@ def main() -> None:
                 condition, seed = running[done]
                 save(f"{condition.name} seed {seed}", asdict(condition) | {"seed": seed} | done.result())
 
-    first, then = ([c for c in group if c.name.startswith(args.only)] for group in (FIRST, THEN))
+    first, then = ([c for c in group if c.name.startswith(only)] for group in (FIRST, THEN))
     work([(c, 0) for c in first])
     rates = [r for r in record["runs"].values() if r.get("method") == "full" and "validation loss" in r]
     best = min((r for r in rates if r["seed"] == 0), key=lambda r: r["validation loss"], default=None)
@@ -248,7 +249,7 @@ def main() -> None:
     repeated = [c for c in first if c not in FULL or (best and c.learning_rate == best["learning_rate"])]
     work([(c, seed) for seed in range(1, args.seeds) for c in repeated])
     work([(c, seed) for seed in range(args.seeds) for c in then])
-    if "share of decoding".startswith(args.only) and "share of decoding" not in record:
+    if "share of decoding".startswith(only) and "share of decoding" not in record:
         record["share of decoding"] = in_a_process(["--one", "{}"], torch.get_num_threads())
         write_json(out, record)
     print(f"written to {os.path.relpath(out)}")
