@@ -1,6 +1,6 @@
 """Due dates: what is understood, and that students and the gradebook have the same moment."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -49,8 +49,6 @@ def test_what_is_no_date_is_said_before_anything_is_written(tmp_path, text, word
 
 @given(st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1)), st.integers(-12 * 4, 14 * 4))
 def test_what_students_read_is_the_moment(moment, quarters):
-    from datetime import timezone
-
     date = moment.replace(second=0, microsecond=0, tzinfo=timezone(timedelta(minutes=15 * quarters)))
     assert datetime.strptime(in_words(date), "%A, %d %B %Y, %H:%M (UTC%z)") == date
 
