@@ -280,6 +280,7 @@ def compare_gradients(ours, theirs, batch) -> dict:
 def matrix_products(model, batch):
     """The products with frozen weights that any such step needs: x W^T, g W, and the head where labelled."""
     from qlora_lab.lora import adapted_layers
+    from qlora_lab.products import matmul
 
     tokens, labelled = batch[0].numel(), int((batch[2][:, 1:] != -100).sum())
     shapes = [(layer.out_features, layer.in_features) for _, layer in adapted_layers(model)]
@@ -291,10 +292,10 @@ def matrix_products(model, batch):
 
     def run():
         for out, in_ in shapes:
-            inputs[in_] @ weights[out, in_].t()
-            inputs[out] @ weights[out, in_]
-        some @ head.t()
-        logits @ head
+            matmul(inputs[in_], weights[out, in_].t())
+            matmul(inputs[out], weights[out, in_])
+        matmul(some, head.t())
+        matmul(logits, head)
 
     return run
 

@@ -9,6 +9,7 @@ import torch
 
 from qlora_lab import memory
 from qlora_lab.models import default_compute_dtype, default_dtype, multiplies_bfloat16
+from qlora_lab.products import prefers_onednn
 
 PACKAGES = ("torch", "transformers", "safetensors", "bitsandbytes", "peft", "numpy")
 
@@ -45,6 +46,7 @@ def describe() -> dict[str, str]:
         "device": device_name(device),
         "computes in": _computes_in(device),
         "bfloat16": _bfloat16(device),
+        "float32 products": "by oneDNN" if prefers_onednn(torch.empty(1, device=device)) else "by PyTorch's own choice",
         "free memory": f"{memory.free_memory(device) / 1e9:.1f} GB",
         "compiler": compiler or "none found: quantization takes the plain PyTorch path (same results, slower)",
     }

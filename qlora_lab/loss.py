@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from qlora_lab.batching import IGNORED
 from qlora_lab.lora import output_head
+from qlora_lab.products import matmul
 
 CHUNK_BYTES = 2**25  # of float32 logits that are alive at a time, where they need not be kept
 
@@ -67,14 +68,13 @@ class _HeadLoss(torch.autograd.Function):
         rows = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
         for start in range(0, len(hidden), rows):
             part, label = hidden[start : start + rows], labels[start : start + rows, None]
-            z = (part @ weight.t()).float()  # (rows, vocabulary)
+            z = matmul(part, weight.t()).float()  # (rows, vocabulary)
             top, chosen = z.amax(1, keepdim=True), z.gather(1, label)
             norm = z.sub_(top).exp_().sum(1, keepdim=True)  # in place: nothing else of the logits' size is made
             total += (norm.log() + top - chosen).sum()
             if gradient is not None:  # of softmax - onehot, times norm: divided out where it is small
                 z.scatter_add_(1, label, -norm)
-                torch.mm(z.to(weight.dtype), weight, out=gradient[start : start + rows])
-                gradient[start : start + rows].div_(norm)
+                gradient[start : start + rows] = matmul(z.to(weight.dtype), weight).div_(norm)
             del z  # before the next rows are made
         ctx.save_for_backward(gradient)
         return total

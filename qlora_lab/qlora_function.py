@@ -11,6 +11,8 @@ import contextlib
 import torch
 from torch.autograd.function import once_differentiable
 
+from qlora_lab.products import matmul, prefers_onednn
+
 
 class QLoRAFunction(torch.autograd.Function):
     """y = x W^T + bias + s (x' A^T) B^T with W in 4 bits; x' is x, or x after dropout (None: no dropout).
@@ -55,11 +57,11 @@ class QLoRAFunction(torch.autograd.Function):
                 gw = g.to(wide)
                 gb = _narrow(gw, b.to(wide))  # (n, out) -> (n, r)
                 if need_dropped:
-                    d_dropped = (gb @ a.to(wide)).mul_(ctx.scaling).to(ctx.input_dtype)
+                    d_dropped = matmul(gb, a.to(wide)).mul_(ctx.scaling).to(ctx.input_dtype)
                 elif not ctx.merge:  # no dropout: the adapter's share joins the base's
                     share = gb, a.to(wide)
                 if need_a:
-                    da = (gb.t() @ inputs).to(a.dtype).mul_(ctx.scaling)
+                    da = matmul(gb.t(), inputs).to(a.dtype).mul_(ctx.scaling)
                 if need_b:
                     db = _narrow(gw.t(), h).to(b.dtype).mul_(ctx.scaling)
             if need_x:  # (n, out) -> (n, in)
@@ -73,13 +75,13 @@ class QLoRAFunction(torch.autograd.Function):
 
 def _narrow(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     """x @ w where w has few columns, computed as the transpose: a CPU's matrix product is up to three times as fast."""
-    return (w.t() @ x.t()).t()
+    return matmul(w.t(), x.t()).t()
 
 
 def _product(x, w, wide: torch.dtype, share, scaling: float, bias=None) -> torch.Tensor:
     """x @ w + bias + scaling * (share[0] @ share[1]), in dtype `wide`, which may be wider than x's."""
-    if wide != x.dtype:
-        y = (x @ w).to(wide)
+    if wide != x.dtype or prefers_onednn(x):
+        y = matmul(x, w).to(wide)
         if bias is not None:
             y += bias.to(wide)
         return y if share is None else y.addmm_(*share, alpha=scaling)

@@ -14,7 +14,7 @@ def test_versions_name_what_is_missing(monkeypatch):
 
 def test_every_fact_has_a_value():
     facts = environment.describe()
-    assert {"device", "computes in", "bfloat16", "free memory", "compiler"} == facts.keys()
+    assert {"device", "computes in", "bfloat16", "float32 products", "free memory", "compiler"} == facts.keys()
     assert all(facts.values())
 
 
