@@ -9,8 +9,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from qlora_lab.products import frozen_linear
-
 
 class LoRALayer(nn.Module):
     """The trainable half of an adapted linear layer: A, B, their scaling and the dropout before A.
@@ -104,17 +102,11 @@ class LoRALinear(LoRALayer):
         return self.base.weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (..., in) -> (..., out)
-        y = self._base_output(x)
+        y = self.base(x)
         if self.merged or self.switched_off or not self.rank:
             return y
         h = F.linear(F.dropout(x, self.dropout, self.training), self.lora_A.to(x.dtype))  # (..., in) -> (..., r)
         return y + self.scaling * F.linear(h, self.lora_B.to(x.dtype))
-
-    def _base_output(self, x: torch.Tensor) -> torch.Tensor:
-        base = self.base
-        if type(base) is not nn.Linear or base.weight.requires_grad or base._forward_hooks or base._forward_pre_hooks:
-            return base(x)  # of another library, unfrozen by hand, or with someone listening
-        return frozen_linear(x, base.weight, base.bias)
 
     @torch.no_grad()
     def merge(self) -> None:
