@@ -5,14 +5,17 @@ computes with vectors half as wide. oneDNN, which PyTorch carries as well (for i
 can do. The sums are the same but for the order in which they are rounded.
 """
 
+import contextlib
 import functools
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 _CPUINFO = Path("/proc/cpuinfo")
+_state = {"plain": False}
 
 
 def matmul(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
@@ -28,13 +31,23 @@ def prefers_onednn(x: torch.Tensor) -> bool:
     """Whether `matmul` takes oneDNN for this left factor: float32 on an AMD processor with AVX-512.
 
     Not where someone compiles or transforms the caller, or watches every operation (a counter of FLOPs, fake tensors):
-    they should see a plain matrix product. And not inside `torch.backends.mkldnn.flags(enabled=False)`.
+    they should see a plain matrix product. And not inside `plain()`.
     """
     if torch.compiler.is_compiling() or x.dtype != torch.float32 or x.device.type != "cpu" or not x.numel():
         return False
     if is_in_torch_dispatch_mode() or torch._C._are_functorch_transforms_active():
         return False
-    return torch.backends.mkldnn.enabled and not torch.is_autocast_enabled("cpu") and _onednn_is_faster()
+    return not _state["plain"] and not torch.is_autocast_enabled("cpu") and _onednn_is_faster()
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+    """Inside, every product is PyTorch's own `@`: for comparisons with layers that have nothing else."""
+    before, _state["plain"] = _state["plain"], True
+    try:
+        yield
+    finally:
+        _state["plain"] = before
 
 
 def _onednn(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:

@@ -64,9 +64,18 @@ def test_whoever_watches_or_transforms_sees_a_plain_product(calls):
     torch.testing.assert_close(mapped, torch.stack([x @ w, 2 * (x @ w)]))
     with torch.autocast("cpu", torch.bfloat16):
         assert products.matmul(x, w).dtype == torch.bfloat16
-    with torch.backends.mkldnn.flags(enabled=False):
-        assert torch.equal(products.matmul(x, w), x @ w)
     assert not calls
+
+
+@has_onednn
+def test_inside_plain_products_are_those_of_pytorch(calls):
+    x, w = torch.randn(4, 8), torch.randn(8, 6)
+    with pytest.raises(KeyError), products.plain(), products.plain():
+        assert torch.equal(products.matmul(x, w), x @ w)
+        raise KeyError
+    assert not calls
+    products.matmul(x, w)
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize(
