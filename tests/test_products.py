@@ -55,6 +55,20 @@ def test_matmul_takes_onednn_only_for_float32(calls):
 
 
 @has_onednn
+def test_onednn_gets_no_layout_that_it_has_no_fast_code_for(monkeypatch, onednn):
+    seen, run = [], products._onednn
+    monkeypatch.setattr(products, "_onednn", lambda *args: seen.extend(args) or run(*args))
+    one, wide = torch.randn(()), torch.randn(8, 6, 2)
+    for x, w in (
+        (one.expand(5, 8), wide[..., 0]),
+        (wide[..., 1].t(), one.expand(8, 3)),
+        (one.expand(4, 1), wide[:1, 0]),
+    ):
+        close(products.matmul(x, w), x.double() @ w.double())
+    assert len(seen) == 6 and all(1 in t.stride() and 0 not in t.stride() for t in seen)
+
+
+@has_onednn
 def test_whoever_watches_or_transforms_sees_a_plain_product(calls):
     x, w = torch.randn(4, 8), torch.randn(8, 6)
     with FlopCounterMode(display=False) as counter:
