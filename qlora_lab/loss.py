@@ -74,7 +74,7 @@ class _HeadLoss(torch.autograd.Function):
             total += (norm.log() + top - chosen).sum()
             if gradient is not None:  # of softmax - onehot, times norm: divided out where it is small
                 z.scatter_add_(1, label, -norm)
-                gradient[start : start + rows] = matmul(z.to(weight.dtype), weight).div_(norm)
+                matmul(z.to(weight.dtype), weight, out=gradient[start : start + rows]).div_(norm)
             del z  # before the next rows are made
         ctx.save_for_backward(gradient)
         return total

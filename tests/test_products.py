@@ -40,8 +40,11 @@ def test_matmul_is_the_product_for_any_shape_and_layout(n, k, m, seed, layout):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "_onednn_is_faster", lambda: True)
         y = products.matmul(x, w)
+        rows = torch.full((n + 1, m), 7.0)
+        products.matmul(x, w, out=rows[:n])
     assert y.shape == (n, m) and y.dtype == torch.float32
     close(y, x.double() @ w.double())
+    assert torch.equal(rows[:n], y) and (rows[n:] == 7).all()
 
 
 @has_onednn
