@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Files of tests and notebooks at the same time; each takes up to 4 GB.
 WORKERS ?= 2
 
-.PHONY: run test lab bench record site links notebooks lint colab-check floors-check bundle-check clean
+.PHONY: run test lab bench record site links notebooks lint colab-check floors-check alone-check bundle-check clean
 
 run: .venv/ready  ## fine-tune the default model; ends with a before/after table and runs/<name>/report.html
 	$(BIN)/qlora-lab finetune $(ARGS)
@@ -49,6 +49,9 @@ colab-check: .venv/ready  ## every notebook in a stand-in for Colab (minutes eac
 
 floors-check: .venv/ready  ## the unit tests with the lowest versions that pyproject.toml allows
 	$(BIN)/python tests/machines/floors.py $(ARGS)
+
+alone-check: .venv/ready  ## every notebook compared once more: alone, in reverse order, one thread, AVX2
+	$(BIN)/python tests/machines/alone.py $(ARGS)
 
 bundle-check: .venv/ready  ## make a bundle, install it and run a notebook from it where there is no network
 	$(BIN)/python tests/machines/bundle.py $(ARGS)
