@@ -12,61 +12,22 @@ with equal results bit for bit, and compiled: to C++ on a CPU, to Triton on an N
   looked up; neither the product with the scale nor the rounding happens per weight.
 - Large outputs are allocated in huge pages (Linux): touching fresh memory 4 KiB at a time costs more than filling it.
 
-Where no compiler works, one warning says so and the definitions run instead.
+`compilation` decides when they run, and has them proved.
 """
 
 import functools
-import mmap
-import os
-import types
-import warnings
 
 import torch
 
+from qlora_lab import blocks as definition
 from qlora_lab.blocks import SCALE_BLOCK, dequantize_scales, scale_levels
+from qlora_lab.compilation import compiled, proved, run
+from qlora_lab.compilation import set_compile as set_compile
+from qlora_lab.compilation import wanted as wanted
 from qlora_lab.datatypes import DataType
+from qlora_lab.huge_pages import empty
 
-SMALLEST = 2**16  # weights; below this a look-up in plain PyTorch takes microseconds and compiling seconds
-_HUGE_PAGE = 2**21  # bytes
-_MODES = ("auto", "always", "never")
-
-
-def _mode_from_environment() -> str:
-    mode = os.environ.get("QLORA_LAB_COMPILE", "auto")
-    if mode in _MODES:
-        return mode
-    choices = ", ".join(_MODES)
-    warnings.warn(f"QLORA_LAB_COMPILE={mode!r} is none of {choices}; using auto", RuntimeWarning, stacklevel=2)
-    return "auto"
-
-
-_state = {"mode": _mode_from_environment(), "broken": set()}
-
-
-def set_compile(mode: str) -> str:
-    """Choose when compiled kernels are used; returns the mode until now. The results are equal in every mode.
-
-    Args:
-        mode: "auto" (from `SMALLEST` weights on), "always", or "never". The environment variable QLORA_LAB_COMPILE
-            sets it at import (another value there: a warning, and "auto").
-
-    Raises:
-        ValueError: unknown mode.
-    """
-    if mode not in _MODES:
-        raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(_MODES)}")
-    before, _state["mode"] = _state["mode"], mode
-    return before
-
-
-def wanted(tensor: torch.Tensor, weights: int) -> bool:
-    """Whether the compiled kernel should handle `weights` weights that lie where `tensor` does."""
-    mode, kind = _state["mode"], tensor.device.type
-    if mode == "never" or weights == 0 or kind not in ("cpu", "cuda") or kind in _state["broken"]:
-        return False
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
-        return False  # someone compiles the caller, or watches every operation (a FLOP counter, fake tensors)
-    return mode == "always" or weights >= SMALLEST
+_SAMPLE = 64  # blocks that a kernel is compared with its definition on
 
 
 def quantize_blocks(blocks: torch.Tensor, datatype: DataType) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -84,7 +45,16 @@ def quantize_blocks(blocks: torch.Tensor, datatype: DataType) -> tuple[torch.Ten
     if blocks.storage_offset() % 2:  # a slice that starts inside a pair
         blocks = blocks.clone()
     pairs = blocks.view(torch.int64 if blocks.dtype == torch.float32 else torch.int32)
-    return (codes, scales) if _run(_quantize_kernel, (datatype, blocks.dtype), pairs, codes, scales) else None
+    if not run(_quantize_kernel, (datatype, blocks.dtype), pairs, codes, scales):
+        return None
+
+    def agrees() -> bool | None:
+        expected, absmax, _ = definition.quantize_blocks(blocks[:_SAMPLE], datatype)
+        if not absmax.isfinite().all():
+            return None  # a NaN among the weights, which the caller will refuse
+        return torch.equal(codes[:_SAMPLE], definition.pack(expected)) and torch.equal(scales[:_SAMPLE], absmax)
+
+    return (codes, scales) if proved("quantization", blocks, (datatype, blocks.dtype, size), agrees) else None
 
 
 def dequantize_blocks(
@@ -109,88 +79,26 @@ def dequantize_blocks(
     if second is not None and (codes.device.type != "cpu" or dtype != torch.float32):
         # Triton would round a product and a sum only once, and the vector code for 16 bits reads beyond the levels
         scales, second = dequantize_scales(scales, *second), None
+    plain = scales if second is None else None
     scales = (scales,) if second is None else (scales, *second, scale_levels(codes.device))
     wide = torch.int64 if dtype == torch.float32 else torch.int32
     pairs = empty((count, half), wide, codes.device)  # one element holds two neighbouring weights
     if dtype == torch.float32:
-        done = _run(_dequantize_32bit_kernel, (datatype,), pairs, codes, *scales)
+        done = run(_dequantize_32bit_kernel, (datatype,), pairs, codes, *scales)
     else:
         products = torch.empty((8, count), dtype=torch.int32, device=codes.device).t()
-        done = _run(_products_kernel, (datatype, dtype), products, scales[0])
-        done = done and _run(_dequantize_16bit_kernel, (), codes, products, pairs)
-    return pairs.view(dtype) if done else None
+        done = run(_products_kernel, (datatype, dtype), products, scales[0])
+        done = done and run(_dequantize_16bit_kernel, (), codes, products, pairs)
+    if not done:
+        return None
+    decoded = pairs.view(dtype)
 
+    def agrees() -> bool:
+        some = plain if plain is not None else dequantize_scales(scales[0], *second)
+        expected = definition.dequantize_blocks(codes[:_SAMPLE], some[:_SAMPLE], None, datatype, dtype)
+        return torch.allclose(decoded[:_SAMPLE], expected, rtol=0, atol=0, equal_nan=True)
 
-def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """`torch.empty`, in huge pages where that helps: on Linux CPUs, from two huge pages on."""
-    count = 1
-    for n in shape:
-        count *= n
-    size = count * dtype.itemsize
-    if device.type != "cpu" or size < 2 * _HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(shape, dtype=dtype, device=device)
-    try:
-        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    except OSError:  # no memory left, or a kernel built without huge pages: PyTorch knows what to say or do
-        return torch.empty(shape, dtype=dtype, device=device)
-    return torch.frombuffer(memory, dtype=dtype, count=count).view(shape)  # the tensor keeps the mapping alive
-
-
-def _run(make, key: tuple, *tensors: torch.Tensor) -> bool:
-    """Call the compiled kernel `make(context, *key)`; the number of blocks may change from call to call.
-
-    On the first failure for a kind of device it says so, and `wanted` never tries there again.
-    """
-    kind = tensors[0].device.type
-    try:
-        if torch._dynamo.config.disable:  # TORCH_COMPILE_DISABLE: it would run the kernel uncompiled, which is slow
-            return False
-        for tensor in tensors:  # one compilation serves every number of blocks
-            if tensor.ndim:
-                torch._dynamo.maybe_mark_dynamic(tensor, 0)
-        with torch.no_grad():
-            make(_context(tensors[0]), *key)(*tensors)
-    except Exception as error:
-        _state["broken"].add(kind)
-        need = "a C++ compiler (g++ or clang++)" if kind == "cpu" else "Triton and a C compiler"
-        error = getattr(error, "inner_exception", error)
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        warnings.warn(
-            f"torch.compile does not work here for {kind} ({reason[:200]}); quantization takes the plain PyTorch path: "
-            f"the same results, several times slower. Installing {need} brings the fast path.",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-        return False
-    return True
-
-
-def _context(tensor: torch.Tensor) -> tuple:
-    """Settings around the call that PyTorch compiles anew for; a kernel of its own for each keeps all below its limit.
-
-    Dynamo gives up on a function after eight recompilations. Block sizes take up to four.
-    """
-    kind = tensor.device.type
-    return (
-        torch.is_inference_mode_enabled(),
-        tensor.is_inference(),
-        torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind),
-        torch.get_default_dtype(),
-        torch.are_deterministic_algorithms_enabled(),
-        torch.get_num_threads(),
-    )
-
-
-def _compiled(function):
-    """torch.compile with a compilation cache of its own.
-
-    Dynamo counts recompilations per code object; the closures made here share theirs, so each gets a copy.
-    """
-    own = types.FunctionType(
-        function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__
-    )
-    return torch.compile(own, fullgraph=True)
+    return decoded if proved("dequantization", codes, (datatype, half, dtype, second is None), agrees) else None
 
 
 def _constants(values, device: torch.device) -> list[torch.Tensor]:
@@ -206,7 +114,7 @@ def _choose(bits: list[torch.Tensor], entries: list):
 
 
 def _bits(nibble: torch.Tensor, which: tuple[int, ...]) -> list[torch.Tensor]:
-    return [(nibble & (1 << bit)) != 0 for bit in which]
+    return [(nibble & (1 << bit)) > 0 for bit in which]
 
 
 def _decoded(scales, second) -> torch.Tensor:
@@ -229,7 +137,7 @@ def _dequantize_32bit_kernel(context: tuple, datatype: DataType):
         second = (_choose(_bits(byte, (0, 1, 2, 3)), table) * scale).view(torch.int32).to(torch.int64)
         pairs.copy_((first & 0xFFFFFFFF) | (second << 32))
 
-    return _compiled(kernel)
+    return compiled(kernel)
 
 
 @functools.cache
@@ -248,7 +156,7 @@ def _products_kernel(context: tuple, datatype: DataType, dtype: torch.dtype):
         for i in range(8):
             products[:, i].copy_((bits(levels[2 * i]) & 0xFFFF) | (bits(levels[2 * i + 1]) << 16))
 
-    return _compiled(kernel)
+    return compiled(kernel)
 
 
 @functools.cache
@@ -262,7 +170,7 @@ def _dequantize_16bit_kernel(context: tuple):
 
         pairs.copy_((look_up(byte >> 4) & 0xFFFF) | (look_up(byte) << 16))
 
-    return _compiled(kernel)
+    return compiled(kernel)
 
 
 @functools.cache
@@ -291,4 +199,4 @@ def _quantize_kernel(context: tuple, datatype: DataType, dtype: torch.dtype):
         scales.copy_(absmax)
         codes.copy_((code(first * inverse) * 16 + code(second * inverse)).to(torch.uint8))
 
-    return _compiled(kernel)
+    return compiled(kernel)

@@ -1,0 +1,143 @@
+"""When the fast path runs, and whether it can be trusted: torch.compile, its cache, its failures, its bugs.
+
+What a kernel computes first is compared with the definition. Where no compiler works, or makes something else of it,
+one warning says so and the definitions run instead.
+"""
+
+import os
+import platform
+import types
+import warnings
+from collections.abc import Callable
+
+import torch
+
+SMALLEST = 2**16  # weights; below this a look-up in plain PyTorch takes microseconds and compiling seconds
+_MODES = ("auto", "always", "never")
+
+
+def _mode_from_environment() -> str:
+    mode = os.environ.get("QLORA_LAB_COMPILE", "auto")
+    if mode in _MODES:
+        return mode
+    choices = ", ".join(_MODES)
+    warnings.warn(f"QLORA_LAB_COMPILE={mode!r} is none of {choices}; using auto", RuntimeWarning, stacklevel=2)
+    return "auto"
+
+
+_state = {"mode": _mode_from_environment(), "broken": set(), "proved": set()}
+
+
+def set_compile(mode: str) -> str:
+    """Choose when compiled kernels are used; returns the mode until now. The results are equal in every mode.
+
+    Args:
+        mode: "auto" (from `SMALLEST` weights on), "always", or "never". The environment variable QLORA_LAB_COMPILE
+            sets it at import (another value there: a warning, and "auto").
+
+    Raises:
+        ValueError: unknown mode.
+    """
+    if mode not in _MODES:
+        raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(_MODES)}")
+    before, _state["mode"] = _state["mode"], mode
+    return before
+
+
+def wanted(tensor: torch.Tensor, weights: int) -> bool:
+    """Whether the compiled kernel should handle `weights` weights that lie where `tensor` does."""
+    mode, kind = _state["mode"], tensor.device.type
+    if mode == "never" or weights == 0 or kind not in ("cpu", "cuda") or kind in _state["broken"]:
+        return False
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        return False  # someone compiles the caller, or watches every operation (a FLOP counter, fake tensors)
+    return mode == "always" or weights >= SMALLEST
+
+
+def run(make, key: tuple, *tensors: torch.Tensor) -> bool:
+    """Call the compiled kernel `make(context, *key)`; the number of blocks may change from call to call.
+
+    On the first failure for a kind of device it says so, and `wanted` never tries there again.
+    """
+    kind = tensors[0].device.type
+    try:
+        if torch._dynamo.config.disable:  # TORCH_COMPILE_DISABLE: it would run the kernel uncompiled, which is slow
+            return False
+        for tensor in tensors:  # one compilation serves every number of blocks
+            if tensor.ndim:
+                torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        with torch.no_grad():
+            make(context(tensors[0]), *key)(*tensors)
+    except Exception as error:
+        error = getattr(error, "inner_exception", error)
+        need = "a C++ compiler (g++ or clang++)" if kind == "cpu" else "Triton and a C compiler"
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        _give_up(kind, reason, f"Installing {need}")
+        return False
+    return True
+
+
+def proved(what: str, tensor: torch.Tensor, key: tuple, agrees: Callable[[], bool | None]) -> bool:
+    """Whether the kernel for `key`, under the circumstances of `tensor`, has the results of its definition.
+
+    Asked once, of its first results; None from `agrees` means that these can't tell. Compilers have bugs, and wrong
+    weights make no noise.
+    """
+    key = (what, *key, *context(tensor))
+    if key not in _state["proved"]:
+        verdict = agrees()
+        if verdict is None:
+            return True
+        if not verdict:
+            _give_up(tensor.device.type, f"its {what} differs from the definition", "Another version of the compiler")
+            return False
+        _state["proved"].add(key)
+    return True
+
+
+def _give_up(kind: str, reason: str, remedy: str) -> None:
+    _state["broken"].add(kind)
+    warnings.warn(
+        f"torch.compile does not work here for {kind} ({reason[:200]}); quantization takes the plain PyTorch path: "
+        f"the same results, several times slower. {remedy} brings the fast path.",
+        RuntimeWarning,
+        stacklevel=5,
+    )
+
+
+def context(tensor: torch.Tensor) -> tuple:
+    """Settings around the call that PyTorch compiles anew for; a kernel of its own for each keeps all below its limit.
+
+    Dynamo gives up on a function after eight recompilations. Block sizes take up to four.
+    """
+    kind = tensor.device.type
+    return (
+        torch.is_inference_mode_enabled(),
+        tensor.is_inference(),
+        torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind),
+        torch.get_default_dtype(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.get_num_threads(),
+    )
+
+
+def compiled(function):
+    """torch.compile with a compilation cache of its own.
+
+    Dynamo counts recompilations per code object; the closures made here share theirs, so each gets a copy.
+    """
+    own = types.FunctionType(
+        function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__
+    )
+    return torch.compile(own, fullgraph=True, options=_vector_width())
+
+
+def _vector_width() -> dict[str, int]:
+    """The width of vectors, spelled out as an option, so that it is part of the key in the compiler's cache on disk.
+
+    That cache outlives a process, and may lie on a disk that machines share. Its key lacks the processor: what was
+    made for AVX-512 would be taken in a process that computes with AVX2, and silently write every other vector only.
+    """
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return {}
+    return {"cpp.simdlen": {"AVX512": 512, "AVX2": 256}.get(torch.backends.cpu.get_cpu_capability(), 1)}

@@ -1,0 +1,86 @@
+"""The fast path is taken where it works and is right; its absence is told once."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from qlora_lab import compilation, kernels
+from qlora_lab.quantization import quantize
+
+
+def test_unknown_modes_are_refused():
+    with pytest.raises(ValueError, match="auto, always, never"):
+        kernels.set_compile("sometimes")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_kernel_that_computes_something_else_is_found_out(monkeypatch, dtype):
+    monkeypatch.setattr(compilation, "_state", {"mode": "always", "broken": set(), "proved": set()})
+    miscompiled = {"_quantize_kernel": 1, "_dequantize_32bit_kernel": 0, "_dequantize_16bit_kernel": 2}
+    for name, output in miscompiled.items():  # writes zeros where its results belong
+        monkeypatch.setattr(kernels, name, lambda *key, i=output: lambda *tensors: tensors[i].zero_())
+    weight = torch.randn(30, 64)
+    with pytest.warns(RuntimeWarning, match="quantization differs from the definition"):
+        q = quantize(weight)
+    assert compilation._state["broken"] == {"cpu"}
+    compilation._state["broken"].clear()
+    with pytest.warns(RuntimeWarning, match="dequantization differs from the definition") as said:
+        decoded = [q.dequantize(dtype) for _ in range(2)]
+    assert len(said) == 1
+    kernels.set_compile("never")
+    expected = quantize(weight)
+    assert torch.equal(q.codes, expected.codes) and torch.equal(q.scales, expected.scales)
+    assert all(torch.equal(d, expected.dequantize(dtype)) for d in decoded)
+
+
+def test_weights_that_cannot_be_quantized_prove_nothing(monkeypatch):
+    monkeypatch.setattr(compilation, "_state", {"mode": "always", "broken": set(), "proved": set()})
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        quantize(torch.full((4, 64), torch.nan))
+    assert not compilation._state["proved"] and not compilation._state["broken"]
+
+
+@pytest.mark.slow
+def test_without_a_compiler_one_warning_and_the_same_results(tmp_path):
+    script = """
+import warnings, torch
+from qlora_lab import kernels, quantize
+w = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+kernels.set_compile("never"); expected = quantize(w)
+kernels.set_compile("always")
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(3):
+        q = quantize(w)
+        assert torch.equal(q.codes, expected.codes) and torch.equal(q.dequantize(), expected.dequantize())
+said = [str(w.message) for w in caught if "plain PyTorch path" in str(w.message)]
+assert len(said) == 1, said
+print("ok")
+"""
+    environment = {**os.environ, "CXX": "/no/such/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "ok", done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_processes_with_other_vectors_share_a_cache_on_disk(tmp_path):
+    script = """
+import torch
+from qlora_lab import kernels, quantize
+w = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
+kernels.set_compile("never"); expected = quantize(w)
+kernels.set_compile("always"); found = quantize(w)
+assert torch.equal(found.codes, expected.codes) and torch.equal(found.scales, expected.scales), "quantize"
+for dtype in (torch.float32, torch.bfloat16):
+    fast = expected.dequantize(dtype)
+    kernels.set_compile("never"); slow = expected.dequantize(dtype); kernels.set_compile("always")
+    assert torch.equal(fast, slow), f"dequantize {dtype}"
+print(torch.backends.cpu.get_cpu_capability())
+"""
+    for capability in ("default", "avx512", "avx2"):  # a processor without AVX-512 takes what it has
+        environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, (capability, done.stdout, done.stderr[-2000:])
