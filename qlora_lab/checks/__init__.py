@@ -16,6 +16,7 @@ from qlora_lab.checks import (
     low_rank,
     paged_optimizers,
     qlora_layer,
+    right_calls,
     scale_factors,
     start_here,
     training_step,
@@ -34,6 +35,7 @@ MODULES = (  # in the order of the notebooks
     qlora_layer,
     fine_tuning,
     training_step,
+    right_calls,
     costs,
     beyond_one_gpu,
 )

@@ -68,9 +68,26 @@ def describe_difference(one, other, tolerance: float) -> str:
         times = f"{one / other:.6g}" if other and not isinstance(one, bool) else "1"
         ratio = f", {times} times as much" if times != "1" else ""
         return f"it returned {one!r} instead of {other!r}{ratio}."
-    if type(one) is not type(other):
-        return f"it returned a {type(one).__name__}; a {type(other).__name__} is wanted."
+    if other is not None and type(one) is not type(other):
+        return f"it returned {one!r}, of type {type(one).__name__}; {type(other).__name__} is wanted."
     return f"it returned {one!r} instead of {other!r}."
+
+
+def describe_arguments(arguments: tuple) -> str:
+    """Short words for what a function was called with."""
+
+    def one(value) -> str:
+        if isinstance(value, torch.Tensor):
+            kind = str(value.dtype).removeprefix("torch.")
+            return f"{kind} of shape {tuple(value.shape)}" if value.ndim else f"{value.item():.4g}"
+        if isinstance(value, float):
+            return f"{value:.4g}"
+        if isinstance(value, list) and value and all(isinstance(item, torch.Tensor) for item in value):
+            return f"[{len(value)} tensors, the first {one(value[0])}]"
+        text = repr(value)
+        return text if len(text) <= 60 else text[:57] + "..."
+
+    return "(" + ", ".join(map(one, arguments)) + ")"
 
 
 def _lists(one, other) -> str:
@@ -89,7 +106,8 @@ def _tensors(one, other: torch.Tensor, tolerance: float) -> str:
         )
         more = ", and it is exactly the transpose" if turned else ""
         return f"its shape is {tuple(one.shape)} instead of {tuple(other.shape)}{more}."
-    if one.dtype != other.dtype and (not tolerance or one.dtype.is_floating_point != other.dtype.is_floating_point):
+    both_float = one.dtype.is_floating_point and other.dtype.is_floating_point
+    if one.dtype != other.dtype and not (tolerance and both_float):
         return f"its dtype is {one.dtype} instead of {other.dtype}."
     a, b = one.detach().double(), other.double()
     if not a.isfinite().all() and b.isfinite().all():

@@ -146,36 +146,3 @@ def counts_from_zero(step, steps, peak, warmup):
     if step <= warmup:
         return peak * (step - 1) / warmup
     return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))))
-
-
-@wrong("calls-match", says="`True == 1`")
-def plain_equality(said, wanted):
-    return wanted == said
-
-
-@wrong("calls-match", says="Compared as texts")
-def as_texts(said, wanted):
-    return repr(said) == repr(wanted)
-
-
-@wrong("calls-match", says="order of calls is ignored")
-def any_order(said, wanted):
-    return said is not None and len(said) == len(wanted) and all(call in wanted for call in said)
-
-
-@wrong("calls-match", says="`zip` stops")
-def wanted_is_there(said, wanted):
-    if said is None:
-        return False
-    for one, other in zip(said, wanted, strict=False):
-        if one["name"] != other["name"]:
-            return False
-        for key, value in other["arguments"].items():
-            if one["arguments"].get(key) != value:
-                return False
-    return True
-
-
-@wrong("calls-match", says="TypeError")
-def forgets_none(said, wanted):
-    return len(said) == len(wanted) and all(a == b for a, b in zip(said, wanted, strict=True))
