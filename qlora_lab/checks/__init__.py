@@ -19,6 +19,7 @@ from qlora_lab.checks import (
     qlora_layer,
     right_calls,
     scale_factors,
+    seeds,
     start_here,
     training_step,
 )
@@ -38,6 +39,7 @@ MODULES = (  # in the order of the notebooks
     fine_tuning,
     training_step,
     right_calls,
+    seeds,
     costs,
     beyond_one_gpu,
 )

@@ -17,6 +17,12 @@ def state_bytes(parameters: int, bits: int) -> int:
     return 2 * parameters * bits // 8
 
 
+def _state_case(generator: torch.Generator, number: int):
+    """One in 8 bits has whole blocks, after which none begins."""
+    parameters = 256 * _numbers(generator, 2, 4000, 1)[0] if number == 4 else _numbers(generator, 300, 10**6, 1)[0]
+    return parameters, (32, 8, 16)[number % 3]
+
+
 def adamw_step(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
     p = p * (1 - lr * weight_decay)
     m = m + (1 - beta1) * (gradient - m)
@@ -40,6 +46,11 @@ def _eps_inside(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
     return p * (1 - lr * weight_decay) - lr / (1 - beta1**step) * m / root, m, v
 
 
+def _corrected_kept(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
+    p, m, v = adamw_step(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay)
+    return p, m / (1 - beta1**step), v / (1 - beta2**step)
+
+
 def _no_root(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
     _, m, v = adamw_step(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay)
     return p * (1 - lr * weight_decay) - lr / (1 - beta1**step) * m / (v / (1 - beta2**step) + eps), m, v
@@ -53,7 +64,8 @@ def _step_case(generator: torch.Generator, number: int):
     n = 3 + 5 * number
     p, gradient, m = (torch.randn(n, generator=generator) for _ in range(3))
     v = torch.rand(n, generator=generator) * 1e-2
-    return p, gradient, m, v, 1 + number, 10 ** -(1 + number % 3), 0.9, 0.99, (1e-8, 1e-3)[number % 2], 0.1
+    beta1, beta2, decay = (0.9, 0.8, 0.95)[number % 3], (0.99, 0.999)[number // 2 % 2], (0.1, 0.01, 0.05)[number % 3]
+    return p, gradient, m, v, 1 + number, 10 ** -(1 + number % 3), beta1, beta2, (1e-8, 1e-3)[number % 2], decay
 
 
 def pages_of(first: int, count: int, per_page: int) -> list[int]:
@@ -83,8 +95,10 @@ def _eviction(generator: torch.Generator, number: int):
     times = torch.randperm(100, generator=generator).tolist()
     last_used = dict(zip(pages, times, strict=False))
     oldest = sorted(last_used, key=last_used.get)
-    due = set(oldest[:number]) | {oldest[-1]}  # from the second case on the oldest is due
-    return last_used, due
+    due = {page for page in oldest[1:] if _numbers(generator, 0, 3, 1)[0] == 0}  # any of them ...
+    if number:
+        due |= set(oldest[: number % 4])  # ... and in most cases the oldest ones
+    return last_used, due - {oldest[-1 - number % 3]}  # at least one is not
 
 
 def bytes_moved(pages: int, resident: int, page_bytes: int) -> int:
@@ -100,7 +114,7 @@ def _traffic(generator: torch.Generator, number: int):
 EXERCISES = (
     Exercise(
         "state-bytes",
-        lambda generator, number: (_numbers(generator, 300, 10**6, 1)[0], (32, 8, 16)[number % 3]),
+        _state_case,
         state_bytes,
         (
             Misconception(
@@ -114,6 +128,11 @@ EXERCISES = (
             Misconception(
                 "The last block of 256 may be shorter and has a scale all the same: round up. Open hint 2.",
                 lambda n, bits: 2 * (n + 4 * (n // 256)) if bits == 8 else state_bytes(n, bits),
+            ),
+            Misconception(
+                "One is added to a number of blocks that leaves no rest: `n // 256 + 1` is one too many there; "
+                "-(-n // 256) rounds up. Open hint 2.",
+                lambda n, bits: 2 * (n + 4 * (n // 256 + 1)) if bits == 8 else state_bytes(n, bits),
             ),
             Misconception(
                 "There are scales for both moments; you count them for one. Open hint 2.",
@@ -135,6 +154,17 @@ EXERCISES = (
                 "Weight decay goes into the gradient here, which is Adam with L2. The W in AdamW means that the weight "
                 "is made smaller by itself, beside the gradient. Open hint 1.",
                 _coupled,
+            ),
+            Misconception(
+                "m and v come back corrected. They are running means that go on with the next step: correct them only "
+                "where the weight is moved. Open hint 2.",
+                _corrected_kept,
+            ),
+            Misconception(
+                "beta1 and beta2 have changed places: beta1 belongs to m, beta2 to v. Open hint 2.",
+                lambda p, g, m, v, step, lr, beta1, beta2, eps, decay: adamw_step(
+                    p, g, m, v, step, lr, beta2, beta1, eps, decay
+                ),
             ),
             Misconception("eps is added after the square root, not inside it. Open hint 3.", _eps_inside),
             Misconception("m is divided by the square root of v, not by v. Open hint 3.", _no_root),
@@ -211,6 +241,24 @@ EXERCISES = (
                 "That page is the oldest, but it is still due in this sweep and would have to come back at once. "
                 "Open hint 2.",
                 lambda last_used, due: min(last_used, key=last_used.get),
+            ),
+            Misconception(
+                "You pass over as many of the oldest pages as there are in `due`, without asking which ones. Open hint "
+                "2.",
+                lambda last_used, due: sorted(last_used, key=last_used.get)[len(due)],
+            ),
+            Misconception(
+                "You pass over as many of the oldest pages as there are in `due`, without asking which ones. Open hint "
+                "2.",
+                lambda last_used, due: sorted(last_used, key=last_used.get)[max(0, len(due) - 1)],
+            ),
+            Misconception(
+                "That is the first page that is not due, in the dictionary's order, not by time. Open hint 1.",
+                lambda last_used, due: next(page for page in last_used if page not in due),
+            ),
+            Misconception(
+                "That is the page of `due` used longest ago; these have to stay. Open hint 2.",
+                lambda last_used, due: min((p for p in last_used if p in due), key=last_used.get, default=None),
             ),
             Misconception(
                 "That is a time; the page is wanted. Open hint 1.",

@@ -138,3 +138,58 @@ def all_pages(pages, resident, page_bytes):
 @wrong("bytes-moved", says="cannot be negative")
 def negative(pages, resident, page_bytes):
     return (pages - resident) * page_bytes * 2
+
+
+@wrong("state-bytes", says="leaves no rest")
+def a_block_more(parameters, bits):
+    return 2 * (parameters * bits // 8 + (4 * (parameters // 256 + 1) if bits == 8 else 0))
+
+
+@wrong("adamw-step", says="come back corrected")
+def corrected_moments(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
+    m = (beta1 * m + (1 - beta1) * gradient) / (1 - beta1**step)
+    v = (beta2 * v + (1 - beta2) * gradient * gradient) / (1 - beta2**step)
+    return p * (1 - lr * weight_decay) - lr * m / (v**0.5 + eps), m, v
+
+
+@wrong("adamw-step", says="have changed places")
+def betas_swapped(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
+    m = beta2 * m + (1 - beta2) * gradient
+    v = beta1 * v + (1 - beta1) * gradient * gradient
+    p = p * (1 - lr * weight_decay)
+    return p - lr * (m / (1 - beta2**step)) / ((v / (1 - beta1**step)) ** 0.5 + eps), m, v
+
+
+@wrong("adamw-step", says="differ")
+def usual_betas(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
+    m = 0.9 * m + 0.1 * gradient
+    v = 0.99 * v + 0.01 * gradient * gradient
+    return p * (1 - lr * weight_decay) - lr * (m / (1 - 0.9**step)) / ((v / (1 - 0.99**step)) ** 0.5 + eps), m, v
+
+
+@wrong("adamw-step", says="differ")
+def usual_decay(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
+    m = beta1 * m + (1 - beta1) * gradient
+    v = beta2 * v + (1 - beta2) * gradient * gradient
+    return p * (1 - lr * 0.1) - lr * (m / (1 - beta1**step)) / ((v / (1 - beta2**step)) ** 0.5 + eps), m, v
+
+
+@wrong("evict", says="without asking which ones")
+def passes_over_as_many(last_used, due):
+    return sorted(last_used, key=last_used.get)[len(due)]
+
+
+@wrong("evict", says="the dictionary's order")
+def first_not_due(last_used, due):
+    return next(page for page in last_used if page not in due)
+
+
+@wrong("evict", says="instead of")
+def second_oldest_if_the_oldest_is_due(last_used, due):
+    first, second, *_ = sorted(last_used, key=last_used.get)
+    return second if first in due else first
+
+
+@wrong("evict", says="instead of")
+def times_looked_up_in_due(last_used, due):
+    return min((page for page, time in last_used.items() if time not in due), key=last_used.get)
