@@ -15,6 +15,7 @@ from qlora_lab.checks import (
     four_bits,
     layer_memory,
     low_rank,
+    node_bytes,
     paged_optimizers,
     qlora_layer,
     right_calls,
@@ -42,6 +43,7 @@ MODULES = (  # in the order of the notebooks
     seeds,
     costs,
     beyond_one_gpu,
+    node_bytes,
 )
 EXERCISES: dict[str, Exercise] = {exercise.id: exercise for module in MODULES for exercise in module.EXERCISES}
 

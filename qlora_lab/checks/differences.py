@@ -53,7 +53,8 @@ def is_same(one, other, tolerance: float) -> bool:
 def describe_difference(one, other, tolerance: float) -> str:
     """A sentence on what `one`, the answer, has that `other`, the right result, has not."""
     if one is None:
-        return "it returned None. Is there a `return`?"
+        wanted = f" instead of {other!r}" if isinstance(other, int | float | str) else ""
+        return f"it returned None{wanted}. Is there a `return`?"
     if isinstance(other, tuple | list):
         if not isinstance(one, tuple | list):
             return f"it returned a {type(one).__name__}; {len(other)} values are wanted."

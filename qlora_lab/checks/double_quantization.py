@@ -43,12 +43,18 @@ def model_bytes(shapes: list, block_size: int) -> int:
     return sum(quantize(torch.zeros(shape), "nf4", block_size, double_quant=True).nbytes for shape in shapes)
 
 
-def _model_bytes(shapes, block_size, offset=4, second=4, first=1, together=False) -> int:
+def _rounded_up(n: int, size: int = 256) -> int:
+    return -(-n // size)
+
+
+def _model_bytes(
+    shapes, block_size, offset=4, second=4, first=1, together=False, in_blocks=_rounded_up, groups=_rounded_up
+) -> int:
     counts = [math.prod(shape) for shape in shapes]
     total = 0
     for n in [sum(counts)] if together else counts:
-        blocks = math.ceil(n / block_size)
-        total += math.ceil(n / 2) + first * blocks + second * math.ceil(blocks / 256) + offset
+        blocks = in_blocks(n, block_size)
+        total += math.ceil(n / 2) + first * blocks + second * groups(blocks) + offset
     return total
 
 
@@ -73,13 +79,16 @@ def _stored_scales(generator: torch.Generator, number: int):
     codes = torch.randint(0, 256, (n,), generator=generator, dtype=torch.uint8)
     codes[number], codes[-1] = 0, 255
     absmax = 2.0 + _randn(generator, -(-n // 256)).abs()
-    return codes, absmax, torch.tensor(1.0 + number / 10), SCALE_LEVELS.clone()
+    zero = int(torch.bucketize(-0.5 - number / 20, THRESHOLDS))  # decodes to exactly 0, which is not below zero
+    codes[10 + number], absmax[0] = zero, 2.0
+    return codes, absmax, -2 * SCALE_LEVELS[zero], SCALE_LEVELS.clone()
 
 
 def _shapes(generator: torch.Generator, number: int):
-    return [(_number(generator, 1, 90), _number(generator, 1, 700)) for _ in range(2 + number)], (64, 32, 128)[
-        number % 3
-    ]
+    """From the second case on one has whole groups of 256 blocks, and one a broken block of odd size."""
+    size = (64, 32, 128)[number % 3]
+    shapes = [(_number(generator, 1, 90), _number(generator, 1, 700)) for _ in range(2 + number)]
+    return shapes + [(256, size * (1 + number % 2)), (3, 21)] * (number > 0), size
 
 
 def _decoded(scales):
@@ -182,6 +191,13 @@ EXERCISES = (
                 lambda c, a, o, levels: (flipped_blocks(c, a, o, levels)[0], flipped_blocks(c, a, o, levels)[0] < 0),
             ),
             Misconception(
+                "A scale of exactly zero is not below it: `<`, not `<=`. Open hint 3.",
+                lambda c, a, o, levels: (
+                    flipped_blocks(c, a, o, levels)[0],
+                    (flipped_blocks(c, a, o, levels)[0] <= 0).nonzero().flatten(),
+                ),
+            ),
+            Misconception(
                 "The scales are right, but these are the blocks whose *level* is negative; the offset lifts most of "
                 "them above zero. Open hint 3.",
                 lambda c, a, o, levels: (
@@ -237,6 +253,27 @@ EXERCISES = (
             Misconception(
                 "The second-level scales, four bytes for each 256 scales or part of 256, are missing. Open hint 2.",
                 lambda shapes, size: _model_bytes(shapes, size, second=0),
+            ),
+            Misconception(
+                "The second-level scales are rounded down: 256 scales or a part of 256 share one. Open hint 1.",
+                lambda shapes, size: _model_bytes(shapes, size, groups=lambda blocks: blocks // 256),
+            ),
+            Misconception(
+                "`n // 256 + 1` is one too many where 256 divides the number of scales; -(-n // 256) rounds up. "
+                "Open hint 1.",
+                lambda shapes, size: _model_bytes(shapes, size, groups=lambda blocks: blocks // 256 + 1),
+            ),
+            Misconception(
+                "There is a second-level scale for each 256 scales, not one for each tensor. Open hint 2.",
+                lambda shapes, size: _model_bytes(shapes, size, groups=lambda blocks: 1),
+            ),
+            Misconception(
+                "A last block that is shorter needs a scale as well: round the number of blocks up. Open hint 1.",
+                lambda shapes, size: _model_bytes(shapes, size, in_blocks=lambda n, size: n // size),
+            ),
+            Misconception(
+                "An odd code takes a byte to itself: round the bytes of the codes up. Open hint 1.",
+                lambda shapes, size: _model_bytes(shapes, size) - sum(rows * columns % 2 for rows, columns in shapes),
             ),
             Misconception(
                 "Each scale is counted with four bytes; under double quantization it takes one. Open hint 2.",

@@ -65,10 +65,11 @@ def _logits(generator: torch.Generator, number: int):
     """logits (b, t, v) and labels (b, t); rows have different numbers of labels, and the first label may be one too."""
     b, t, v = 1 + number % 3, 5 + number, 6 + 2 * number
     labels = torch.randint(0, v, (b, t), generator=generator)
+    labels[:, -1] = 0
     for row in range(b):
         labels[row, : 1 + _number(generator, 0, t - 2)] = -100
-    if number == 0:
-        labels[0, 0] = 1  # a label that nothing predicts
+    if number in (0, 4):
+        labels[:, 0] = 1  # labels that nothing predicts, not even the end of the row before
     return 3 * torch.randn(b, t, v, generator=generator), labels
 
 
@@ -173,6 +174,22 @@ EXERCISES = (
                 "That is the mean of the examples' means, in which a token of a short answer counts more than one of a "
                 "long answer. Open hint 2.",
                 _mean_of_examples,
+            ),
+            Misconception(
+                "Rows are put one after the other before the shift, so that the end of one predicts the beginning of "
+                "the next. Shift within each row, then flatten. Open hint 3.",
+                lambda logits, labels: torch.nn.functional.cross_entropy(
+                    logits.flatten(0, 1)[:-1], labels.flatten()[1:]
+                ),
+            ),
+            Misconception(
+                "That is divided by all labels there are, also those of first tokens, which nothing predicts. Count "
+                "after the shift. Open hint 2.",
+                lambda logits, labels: _token_losses(logits[:, :-1], labels[:, 1:]).sum() / (labels != -100).sum(),
+            ),
+            Misconception(
+                "0 is a token like others; only -100 means that there is no label. Open hint 2.",
+                lambda logits, labels: supervised_loss(logits, torch.where(labels > 0, labels, -100)),
             ),
             Misconception(
                 "That is the sum; the mean is wanted. Open hint 2.",

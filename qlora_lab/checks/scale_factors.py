@@ -41,7 +41,7 @@ def least_error_scale(w, q):
 def _example(generator: torch.Generator, number: int):
     levels = list(INT4 if number % 2 else NF4)
     code = [code for code in range(1, 15) if levels[code]][_number(generator, 0, 13)]
-    return levels[code] * (0.05 + _number(generator, 1, 400) / 100), code, levels
+    return levels[code] * (0.05 + 4 * torch.rand((), generator=generator).item()), code, levels
 
 
 def _code(generator: torch.Generator, number: int):
@@ -57,13 +57,15 @@ def _packed(generator: torch.Generator, number: int):
 
 
 def _blocks(generator: torch.Generator, number: int):
-    """Weights and the levels of their codes; from the second case on, one block is all zeros."""
+    """Weights and the levels of their codes; from the second case on, one block is all zeros, and another was coded
+    with a scale so large that its levels are all near zero."""
     count, size = 2 + number, (16, 64, 32)[number % 3]
     w = _randn(generator, count, size) * 10.0 ** (number % 3 - 1)
     levels = torch.tensor(NF4)
     q = levels[(w[..., None] / w.abs().amax(1)[:, None, None] - levels).abs().argmin(-1)]
     if number:
         w[1] = q[1] = 0.0
+        q[2] = levels[(w[2, :, None] / (6 * w[2].abs().max()) - levels).abs().argmin(-1)]
     return w, q
 
 
@@ -185,6 +187,11 @@ EXERCISES = (
             Misconception(
                 "This makes the decoded block as long as the weights; that does not bring it nearest. Open hint 1.",
                 lambda w, q: _always(w, q, ((w * w).sum(1) / (q * q).sum(1).clamp(min=1e-38)).sqrt()),
+            ),
+            Misconception(
+                "The denominator is kept at 1 or above. It is only to be kept from zero, and a block of small levels "
+                "has a small one. Open hint 3.",
+                lambda w, q: (w * q).sum(1) / (q * q).sum(1).clamp(min=1),
             ),
             Misconception("That is absmax, the scale you started from. Open hint 1.", lambda w, q: w.abs().amax(1)),
             Misconception(

@@ -146,3 +146,21 @@ def counts_from_zero(step, steps, peak, warmup):
     if step <= warmup:
         return peak * (step - 1) / warmup
     return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))))
+
+
+@wrong("supervised-loss", says="Shift within each row")
+def shifted_across_rows(logits, labels):
+    return cross_entropy(logits.flatten(0, 1)[:-1], labels.flatten()[1:])
+
+
+@wrong("supervised-loss", says="Count after the shift")
+def counted_before_the_shift(logits, labels):
+    total = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
+    return total / (labels != -100).sum()
+
+
+@wrong("supervised-loss", says="0 is a token like others")
+def zero_is_no_label(logits, labels):
+    losses = cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], reduction="none")
+    counted = labels[:, 1:] > 0
+    return (losses * counted).sum() / counted.sum()

@@ -234,3 +234,13 @@ def second_level_forgotten(shapes, block_size):
 def rounded_at_the_end(shapes, block_size):
     bits = 4 + 8 / block_size + 32 / (256 * block_size)
     return int(bits / 8 * sum(math.prod(shape) for shape in shapes))
+
+
+@wrong("scale-from-example", says="instead of")
+def two_digits(weight, code, levels):
+    return round(weight / levels[code], 2)
+
+
+@wrong("least-error-scale", says="kept at 1 or above")
+def clamped_at_one(w, q):
+    return (w * q).sum(1) / (q * q).sum(1).clamp(min=1.0)
