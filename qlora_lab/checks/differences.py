@@ -121,18 +121,20 @@ def _tensors(one, other: torch.Tensor, tolerance: float) -> str:
         f"{int(wrong.sum())} of {wrong.numel()} elements differ, the first at {first}: "
         f"{one[tuple(first)].item():.6g} instead of {other[tuple(first)].item():.6g}."
     )
-    return text + _pattern(a.flatten(), b.flatten(), max(limit, 1e-6 * b.abs().max().item()))
+    return text + pattern(one, other, tolerance)
 
 
-def _pattern(a: torch.Tensor, b: torch.Tensor, limit: float) -> str:
+def pattern(one: torch.Tensor, other: torch.Tensor, tolerance: float, what: str = "it") -> str:
     """Whether all of it is off in one way."""
+    a, b = one.detach().double().flatten(), other.double().flatten()
+    limit = max(tolerance, 1e-6) * max(b.abs().max().item(), 1e-30)
     norm = (b @ b).item()
     factor = (a @ b).item() / norm if norm else 0.0
     if factor and (a - factor * b).abs().max().item() <= limit * max(1.0, abs(factor)):
-        return f" All of it is {factor:.6g} times what it should be."
+        return f" All of {what} is {factor:.6g} times what it should be."
     shift = (a - b).mean().item()
     if (a - b - shift).abs().max().item() <= limit:
-        return f" All of it is off by {shift:+.6g}."
+        return f" All of {what} is off by {shift:+.6g}."
     if (a.sort().values - b.sort().values).abs().max().item() <= limit:
         return " They are the right numbers in another order."
     return f" The largest difference is {(a - b).abs().max().item():.3g}."

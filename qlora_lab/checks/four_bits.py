@@ -2,6 +2,8 @@
 
 import torch
 
+from qlora_lab.checks.blocks import a_value_each, packed_codes, where_off, with_arguments
+from qlora_lab.checks.differences import pattern
 from qlora_lab.checks.exercise import Exercise, Misconception
 
 
@@ -50,6 +52,18 @@ def _levels_case(generator: torch.Generator, number: int):
     middle = (levels[1:] + levels[:-1]) / 2
     x = torch.cat((levels, middle, 2 * torch.rand(20 + number, generator=generator) - 1))
     return x[torch.randperm(len(x), generator=generator)], levels
+
+
+def _describe_codes(arguments: tuple, one, other) -> str | None:
+    off = where_off(one, other, 0.0)
+    if off is None:
+        return None
+    x, levels = arguments
+    first = int(off[0])
+    given, right = (f"code {code} (level {levels[code]:.4g})" if code < 16 else f"code {code}"
+                    for code in (one[first].item(), other[first].item()))  # fmt: skip
+    start = f"{len(off)} of {len(other)} codes differ, the first is that of {x[first]:.4g}: {given} instead of {right}."
+    return start + pattern(one, other, 0.0)
 
 
 def pack_nibbles(codes: torch.Tensor) -> torch.Tensor:
@@ -121,6 +135,7 @@ EXERCISES = (
             ),
         ),
         tolerance=1e-6,
+        describe=with_arguments(a_value_each(1e-6, size=lambda arguments: arguments[1])),
     ),
     Exercise(
         "nearest-code",
@@ -153,6 +168,7 @@ EXERCISES = (
                 lambda x, levels: ((x + 1) * 7.5).round().to(torch.uint8),
             ),
         ),
+        describe=with_arguments(_describe_codes),
     ),
     Exercise(
         "pack-nibbles",
@@ -186,5 +202,6 @@ EXERCISES = (
                 lambda codes: pack_nibbles(codes).long(),
             ),
         ),
+        describe=with_arguments(packed_codes),
     ),
 )

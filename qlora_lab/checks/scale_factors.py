@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from qlora_lab.checks.blocks import a_value_each, in_blocks, with_arguments
 from qlora_lab.checks.exercise import Exercise, Misconception
 from qlora_lab.datatypes import get_datatype
 
@@ -28,9 +29,13 @@ def weights_of_a_code(code: int, absmax: float, levels: list) -> tuple[float, fl
     return low * absmax, high * absmax
 
 
+def _codes(arguments: tuple) -> torch.Tensor:
+    packed = arguments[0]
+    return torch.stack((packed >> 4, packed & 15), 1).view(-1)
+
+
 def dequantize_packed(packed, scales, table, block_size: int, n: int):
-    codes = torch.stack((packed >> 4, packed & 15), 1).view(-1)[:n]
-    return table[codes.int()] * scales.repeat_interleave(block_size)[:n]
+    return table[_codes((packed,))[:n].int()] * scales.repeat_interleave(block_size)[:n]
 
 
 def least_error_scale(w, q):
@@ -167,6 +172,7 @@ EXERCISES = (
                 ),
             ),
         ),
+        describe=with_arguments(in_blocks(0.0, lambda arguments: arguments[3], codes=_codes)),
     ),
     Exercise(
         "least-error-scale",
@@ -200,5 +206,6 @@ EXERCISES = (
             ),
         ),
         tolerance=1e-5,
+        describe=with_arguments(a_value_each(1e-5)),
     ),
 )
