@@ -6,6 +6,7 @@ One or two modules a notebook hold its exercises; `exercise` judges, `difference
 from collections.abc import Callable
 
 from qlora_lab.checks import (
+    adamw,
     adapter_counts,
     beyond_one_gpu,
     costs,
@@ -38,6 +39,7 @@ MODULES = (  # in the order of the notebooks
     quantized_bytes,
     low_rank,
     adapter_counts,
+    adamw,
     paged_optimizers,
     qlora_layer,
     layer_memory,

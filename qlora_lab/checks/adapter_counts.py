@@ -205,6 +205,14 @@ EXERCISES = (
                 "Keys and values have kv_heads heads only: k_proj and v_proj are narrower than q_proj. Open hint 1.",
                 lambda d, m, n, h, k, r: n * r * (8 * d + 3 * (d + m)),
             ),
+            *(
+                Misconception(
+                    "k and v put out kv_heads heads of hidden // heads numbers each, not one number or one head. "
+                    "Open hint 1.",
+                    lambda d, m, n, h, k, r, out=out: n * r * (4 * d + 2 * (d + out(d // h, k)) + 3 * (d + m)),
+                )
+                for out in (lambda size, kv_heads: kv_heads, lambda size, kv_heads: size)
+            ),
             Misconception(
                 "That is one block; a model has `layers` of them. Open hint 3.",
                 lambda d, m, n, h, k, r: predict_trainable(d, m, 1, h, k, r),

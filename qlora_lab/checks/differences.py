@@ -34,7 +34,8 @@ def is_same(one, other, tolerance: float) -> bool:
             one = one.item() if one.numel() == 1 else None
         if isinstance(one, bool) or not isinstance(one, int | float):
             return False
-        return math.isclose(one, other, rel_tol=max(tolerance, 1e-12), abs_tol=0.0)
+        # a zero that was rounded on its way is a zero
+        return math.isclose(one, other, rel_tol=max(tolerance, 1e-12), abs_tol=1e-15 if tolerance else 0.0)
     if isinstance(other, tuple | list):
         return (
             isinstance(one, tuple | list)

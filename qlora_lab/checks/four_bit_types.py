@@ -38,8 +38,12 @@ def bits_per_weight(block_size: int, constants: int, double_quant: bool) -> floa
 
 
 def predict_and_measure(weight: torch.Tensor, block_size: int) -> tuple[float, float]:
+    return _with_steps(weight, block_size, lambda blocks: blocks.abs().amax(1, keepdim=True) / 7)
+
+
+def _with_steps(weight: torch.Tensor, block_size: int, steps_of) -> tuple[float, float]:
     blocks = weight.reshape(-1, block_size).double()
-    steps = blocks.abs().amax(1, keepdim=True) / 7
+    steps = steps_of(blocks)
     predicted = (steps.square().mean() / 12).sqrt().item()
     decoded = (blocks / steps).round() * steps
     return predicted, (decoded - blocks).square().mean().sqrt().item()
@@ -137,6 +141,21 @@ EXERCISES = (
                 lambda size, constants, double: 4 + (bits_per_weight(size, constants, double) - 4) / 8,
             ),
             Misconception(
+                "Each sort of constants has second-level scales of its own; you count them for one. Open hint 2.",
+                lambda size, constants, double: (
+                    bits_per_weight(size, constants, double) - (constants - 1) * double * 32 / (256 * size)
+                ),
+            ),
+            Misconception(
+                "A second-level scale serves 256 constants, and each of these `block_size` weights: divide by both. "
+                "Open hint 2.",
+                lambda size, constants, double: 4 + constants * (8 / size + 32 / 256 if double else 32 / size),
+            ),
+            Misconception(
+                "The four bits of the code are missing: this is the price of the constants alone. Open hint 1.",
+                lambda size, constants, double: bits_per_weight(size, constants, double) - 4,
+            ),
+            Misconception(
                 "Double quantization is ignored: constants then have 8 bits instead of 32. Open hint 2.",
                 lambda size, constants, double: bits_per_weight(size, constants, False),
             ),
@@ -170,6 +189,20 @@ EXERCISES = (
             Misconception(
                 "The step is absmax / 7: fourteen steps from -7 to 7. You took another number of steps. Open hint 1.",
                 _scaled(7 / 7.5, 1),
+            ),
+            *(
+                Misconception(
+                    "The step is absmax / 7: fourteen steps from -7 to 7. You took another number of steps. "
+                    "Open hint 1.",
+                    lambda weight, size, parts=parts: _with_steps(
+                        weight, size, lambda b: b.abs().amax(1, True) / parts
+                    ),
+                )
+                for parts in (7.5, 8)
+            ),
+            Misconception(
+                "That is one step for the whole tensor; each block has the step of its own absmax. Open hint 1.",
+                lambda weight, size: _with_steps(weight, size, lambda b: (b.abs().max() / 7).expand(len(b), 1)),
             ),
             Misconception(
                 "The measured number is a mean of magnitudes; take the root of the mean of squares. Open hint 3.",

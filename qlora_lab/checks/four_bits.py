@@ -99,6 +99,10 @@ EXERCISES = (
                 lambda code, low, high: low + high * code / 15,
             ),
             Misconception(
+                "You count down from `high`. Code 0 is the lowest value, code 15 the highest. Open hint 2.",
+                lambda code, low, high: high - (high - low) * code / 15,
+            ),
+            Misconception(
                 "These are codes counted from 1. Code 0 is the lowest value, code 15 the highest. Open hint 2.",
                 lambda code, low, high: low + (high - low) * (code - 1) / 15,
             ),

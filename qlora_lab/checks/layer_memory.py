@@ -186,6 +186,22 @@ EXERCISES = (
                 lambda q, o, p, t, d, n: qlora_bytes(q, o, p, t, d, 1),
             ),
             Misconception(
+                "The weights that are not quantized are missing: two bytes each. Open hint 1.",
+                lambda q, o, p, t, d, n: qlora_bytes(q, 0, p, t, d, n),
+            ),
+            Misconception(
+                "The inputs of the layers are missing: tokens times hidden numbers for each. Open hint 3.",
+                lambda q, o, p, t, d, n: qlora_bytes(q, o, p, 0, d, n),
+            ),
+            Misconception(
+                "The inputs of the layers are counted as numbers; each takes two bytes. Open hint 3.",
+                lambda q, o, p, t, d, n: qlora_bytes(q, o, p, t, d, n) - t * d * n,
+            ),
+            Misconception(
+                "AdamW keeps two moments, each in 32 bits: eight bytes, and you count four. Open hint 2.",
+                lambda q, o, p, t, d, n: qlora_bytes(q, o, p, t, d, n) - 4 * p,
+            ),
+            Misconception(
                 "These are bits for the quantized weights and bytes for the rest: divide by 8. Open hint 1.",
                 lambda q, o, p, t, d, n: qlora_bytes(q, o, p, t, d, n) + (4.127 - 4.127 / 8) * q,
             ),

@@ -25,6 +25,11 @@ def _with_gradient(generator: torch.Generator, number: int):
     return torch.randn(len(x), len(w), generator=generator), x, w, a, b, s
 
 
+def _fit(a: torch.Tensor, b: torch.Tensor, w: torch.Tensor) -> bool:
+    """Whether x A^T B^T can be added to x W^T."""
+    return (b.shape[0], b.shape[1], a.shape[1]) == (w.shape[0], a.shape[0], w.shape[1])
+
+
 def qlora_forward(x, w, a, b, s):
     return x @ w.T + s * (x @ a.T) @ b.T
 
@@ -62,6 +67,16 @@ EXERCISES = (
             Misconception(
                 "A and B are in the wrong order, or not transposed: x goes through A first, then B. Open hint 1.",
                 lambda x, w, a, b, s: x @ w.T + s * (x @ b.T @ a.T if a.shape[0] == a.shape[1] == b.shape[0] else 0),
+            ),
+            *(
+                Misconception(
+                    "One of A and B is not transposed: x meets the transpose of each. With square matrices nothing "
+                    "complains. Open hint 1.",
+                    lambda x, w, a, b, s, turned=turned: (
+                        qlora_forward(x, w, *turned(a, b), s) if _fit(*turned(a, b), w) else None
+                    ),
+                )
+                for turned in (lambda a, b: (a.T, b), lambda a, b: (a, b.T))
             ),
         ),
         tolerance=1e-5,

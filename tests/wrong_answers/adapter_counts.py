@@ -125,3 +125,8 @@ def beginnings(paths, targets):
 @wrong("find-targets", says="instead of")
 def names_inside(paths, targets):
     return [path for path in paths if any(f".{target}." in f".{path}." for target in targets)]
+
+
+@wrong("predict-trainable", says="not one number or one head")
+def one_number_a_head(hidden, mlp, layers, heads, kv_heads, rank):
+    return layers * rank * (2 * 2 * hidden + 2 * (hidden + kv_heads) + 3 * (hidden + mlp))

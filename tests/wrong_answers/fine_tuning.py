@@ -164,3 +164,24 @@ def zero_is_no_label(logits, labels):
     losses = cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], reduction="none")
     counted = labels[:, 1:] > 0
     return (losses * counted).sum() / counted.sum()
+
+
+@wrong("learning-rate", says="jumps above the peak")
+def floor_on_top(step, steps, peak, warmup):
+    if step <= warmup:
+        return peak * step / warmup
+    return peak * (0.1 + 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))))
+
+
+@wrong("learning-rate", says="cut off at a tenth")
+def cut_off(step, steps, peak, warmup):
+    if step <= warmup:
+        return peak * step / warmup
+    return max(0.1 * peak, peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))))
+
+
+@wrong("learning-rate", says="Divide by steps - warmup")
+def over_all_steps(step, steps, peak, warmup):
+    if step <= warmup:
+        return peak * step / warmup
+    return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / steps)))

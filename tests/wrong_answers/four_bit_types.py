@@ -100,3 +100,28 @@ def mean_absolute(weight, block_size):
     step = blocks.abs().amax(1, keepdim=True) / 7
     error = (blocks / step).round() * step - blocks
     return (step.square().mean() / 12).sqrt().item(), error.abs().mean().item()
+
+
+@wrong("bits-per-weight", says="you count them for one")
+def second_level_shared(block_size, constants, double_quant):
+    return 4 + (8 * constants / block_size + 1 / (8 * block_size) if double_quant else 32 * constants / block_size)
+
+
+@wrong("bits-per-weight", says="divide by both")
+def second_level_for_weights(block_size, constants, double_quant):
+    return 4 + constants * (8 / block_size + 32 / 256 if double_quant else 32 / block_size)
+
+
+@wrong("predict-and-measure", says="another number of steps")
+def sixteen_levels(weight, block_size):
+    blocks = weight.reshape(-1, block_size)
+    step = 2 * blocks.abs().amax(1, keepdim=True) / 15
+    error = (blocks / step).round() * step - blocks
+    return (step.square().mean() / 12).sqrt().item(), error.square().mean().sqrt().item()
+
+
+@wrong("predict-and-measure", says="one step for the whole tensor")
+def one_step(weight, block_size):
+    step = weight.abs().max() / 7
+    error = (weight / step).round() * step - weight
+    return step.item() / math.sqrt(12), error.square().mean().sqrt().item()

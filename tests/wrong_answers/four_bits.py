@@ -135,3 +135,8 @@ def first_one_twice(codes):
 def padded_with_eight(codes):
     codes = torch.cat((codes, torch.full((len(codes) % 2,), 8, dtype=torch.uint8)))
     return codes[::2] * 16 + codes[1::2]
+
+
+@wrong("decode", says="count down from `high`")
+def from_high(code, low, high):
+    return high - (high - low) / 15 * code

@@ -139,3 +139,18 @@ def whole_gib(peak, gib, reserve):
 @wrong("fits", says="bool is wanted")
 def one_or_zero(peak, gib, reserve):
     return int(peak <= gib * 2**30 - reserve * 10**9)
+
+
+@wrong("qlora-bytes", says="not quantized are missing")
+def others_forgotten(quantized, others, adapters, tokens, hidden, layers):
+    return 4.127 / 8 * quantized + 12 * adapters + 2 * tokens * hidden * layers
+
+
+@wrong("qlora-bytes", says="counted as numbers")
+def inputs_as_numbers(quantized, others, adapters, tokens, hidden, layers):
+    return 4.127 / 8 * quantized + 2 * others + 12 * adapters + tokens * hidden * layers
+
+
+@wrong("qlora-bytes", says="eight bytes, and you count four")
+def moments_in_16_bits(quantized, others, adapters, tokens, hidden, layers):
+    return 4.127 / 8 * quantized + 2 * others + (2 + 2 + 2 + 2) * adapters + 2 * tokens * hidden * layers

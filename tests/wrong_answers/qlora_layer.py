@@ -51,3 +51,13 @@ def weight_turned(g, x, w, a, b, s):
 @wrong("qlora-backward", says="2 values instead of 3")
 def forgets_dx(g, x, w, a, b, s):
     return s * (g @ b).T @ x, s * g.T @ (x @ a.T)
+
+
+@wrong("qlora-forward", says="One of A and B is not transposed")
+def a_as_it_is(x, w, a, b, s):
+    return x @ w.T + s * (x @ a) @ b.T
+
+
+@wrong("qlora-forward", says="One of A and B is not transposed")
+def b_as_it_is(x, w, a, b, s):
+    return x @ w.T + s * (x @ a.T) @ b
