@@ -1,6 +1,6 @@
 """The checks: a stub is not attempted, the notebook's solution is right, wrong answers are told what they look like.
 
-Wrong answers are written in `wrong_answers/`, one module a notebook, one function each, named after the exercise.
+Wrong answers are written in `wrong_answers/`, in modules as the checks', one function each, named after the exercise.
 """
 
 import importlib

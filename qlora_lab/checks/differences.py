@@ -70,8 +70,10 @@ def describe_difference(one, other, tolerance: float) -> str:
         times = f"{one / other:.6g}" if other and not isinstance(one, bool) else "1"
         ratio = f", {times} times as much" if times != "1" else ""
         return f"it returned {one!r} instead of {other!r}{ratio}."
-    if other is not None and type(one) is not type(other):
-        return f"it returned {one!r}, of type {type(one).__name__}; {type(other).__name__} is wanted."
+    if other is None and isinstance(one, int | float):
+        return f"it returned {one!r} instead of None."
+    if type(one) is not type(other):
+        return f"it returned {_a(type(one).__name__)}; {_a(type(other).__name__)} is wanted."
     return f"it returned {one!r} instead of {other!r}."
 
 
@@ -90,6 +92,10 @@ def describe_arguments(arguments: tuple) -> str:
         return text if len(text) <= 60 else text[:57] + "..."
 
     return "(" + ", ".join(map(one, arguments)) + ")"
+
+
+def _a(name: str) -> str:
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
 def _lists(one, other) -> str:
