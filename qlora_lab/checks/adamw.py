@@ -18,8 +18,9 @@ def state_bytes(parameters: int, bits: int) -> int:
 
 
 def _state_case(generator: torch.Generator, number: int):
-    """One in 8 bits has whole blocks, after which none begins."""
-    parameters = 256 * _numbers(generator, 2, 4000, 1)[0] if number == 4 else _numbers(generator, 300, 10**6, 1)[0]
+    """In 8 bits, one has whole blocks, after which none begins, and one less than half of a last one."""
+    blocks, rest, parameters = (_numbers(generator, *limits, 1)[0] for limits in ((2, 4000), (1, 129), (300, 10**6)))
+    parameters = {4: 256 * blocks, 1: 256 * blocks + rest}.get(number, parameters)
     return parameters, (32, 8, 16)[number % 3]
 
 

@@ -64,8 +64,8 @@ def _shifted_labels(ids, prompts, lengths):
 def _logits(generator: torch.Generator, number: int):
     """logits (b, t, v) and labels (b, t); rows have different numbers of labels, and the first label may be one too."""
     b, t, v = 1 + number % 3, 5 + number, 6 + 2 * number
-    labels = torch.randint(0, v, (b, t), generator=generator)
-    labels[:, -1] = 0
+    labels = torch.randint(1, v, (b, t), generator=generator)
+    labels[:, -1] = 0  # a token like others
     for row in range(b):
         labels[row, : 1 + _number(generator, 0, t - 2)] = -100
     if number in (0, 4):
