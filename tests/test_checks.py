@@ -1,6 +1,6 @@
 """The checks: a stub is not attempted, the notebook's solution is right, wrong answers are told what they look like.
 
-Wrong answers are written in `wrong_answers/`, one module a notebook, one function each, named after the exercise.
+Wrong answers are written in `wrong_answers/`, in modules as the checks', one function each, named after the exercise.
 """
 
 import importlib
@@ -109,7 +109,7 @@ def double() -> Exercise:
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (lambda x: None, "returned None"),
+        (lambda x: None, "returned None. Is there"),
         (lambda x: 1, "a tensor of shape"),
         (lambda x: (2 * x).t(), "exactly the transpose"),
         (lambda x: 6 * x, "3 times what it should be"),

@@ -6,17 +6,24 @@ One or two modules a notebook hold its exercises; `exercise` judges, `difference
 from collections.abc import Callable
 
 from qlora_lab.checks import (
+    adamw,
     adapter_counts,
     beyond_one_gpu,
     costs,
+    counterexamples,
     double_quantization,
     fine_tuning,
     four_bit_types,
     four_bits,
+    layer_memory,
     low_rank,
+    node_bytes,
     paged_optimizers,
     qlora_layer,
+    quantized_bytes,
+    right_calls,
     scale_factors,
+    seeds,
     start_here,
     training_step,
 )
@@ -26,16 +33,23 @@ MODULES = (  # in the order of the notebooks
     start_here,
     four_bits,
     four_bit_types,
+    counterexamples,
     scale_factors,
     double_quantization,
+    quantized_bytes,
     low_rank,
     adapter_counts,
+    adamw,
     paged_optimizers,
     qlora_layer,
+    layer_memory,
     fine_tuning,
     training_step,
+    right_calls,
+    seeds,
     costs,
     beyond_one_gpu,
+    node_bytes,
 )
 EXERCISES: dict[str, Exercise] = {exercise.id: exercise for module in MODULES for exercise in module.EXERCISES}
 

@@ -1,5 +1,7 @@
 """Exercises of notebook 03: how many parameters adapters have, and which layers get one."""
 
+import re
+
 import torch
 
 from qlora_lab.checks.exercise import Exercise, Misconception
@@ -43,15 +45,21 @@ _PATHS = [
     "model.layers.10.mlp.up_proj",
     "model.layers.10.self_attn.v_proj.gate",
     "model.up_proj_norm",
+    "model.self_attn_q_proj",
+    "lm_head_norm",
     "up_proj",
     "lm_head",
 ]
-_TARGETS = (["v_proj"], ["up_proj"], ["self_attn.q_proj"], ["proj"], ["lm_head", "v_proj"], ["0.mlp.up_proj"])
+_TARGETS = (["v_proj"], ["up_proj"], ["self_attn.q_proj"], ["proj"], ["lm_head", "v_proj"], ["0.mlp.up_proj"],
+            ["mlp.up_proj", "up_proj"], ["v_proj", "lm_head", "self_attn.q_proj"])  # fmt: skip
 
 
 def _targets_case(generator: torch.Generator, number: int):
-    order = torch.randperm(len(_PATHS), generator=generator).tolist()
-    return [_PATHS[i] for i in order], list(_TARGETS[number % len(_TARGETS)])
+    """Neither paths nor targets are sorted; some paths are meant by two targets."""
+    paths = [_PATHS[i] for i in torch.randperm(len(_PATHS), generator=generator).tolist()]
+    if number == 7:  # in the opposite order of the targets
+        paths.sort(key=lambda path: not path.endswith("self_attn.q_proj"))
+    return paths, list(_TARGETS[number])
 
 
 def predict_trainable(hidden: int, mlp: int, layers: int, heads: int, kv_heads: int, rank: int) -> int:
@@ -157,6 +165,28 @@ EXERCISES = (
                 lambda paths, targets: [p for p in paths if any(p.endswith("." + t) for t in targets)],
             ),
             Misconception(
+                "These are the right paths in the order of the targets, or twice where two targets mean the same one. "
+                "Go through the paths, and ask for each whether `any` target stands for it. Open hint 2.",
+                lambda paths, targets: [path for target in targets for path in find_targets(paths, [target])],
+            ),
+            Misconception(
+                "Only the first target counts in your answer; a path needs any one of them. Open hint 1.",
+                lambda paths, targets: find_targets(paths, targets[:1]),
+            ),
+            Misconception(
+                "You want every target to stand for a path; any one is enough: `any`, not `all`. Open hint 1.",
+                lambda paths, targets: [p for p in paths if all(find_targets([p], [target]) for target in targets)],
+            ),
+            Misconception(
+                "In a regular expression a dot stands for any character: self_attn.q_proj then finds self_attn_q_proj "
+                "as well. Open hint 2.",
+                lambda paths, targets: [p for p in paths if any(re.search(rf"(^|\.){t}$", p) for t in targets)],
+            ),
+            Misconception(
+                "You look at the beginning of a path; a target has to be its end. Open hint 1.",
+                lambda paths, targets: [p for p in paths if p.startswith(tuple(targets))],
+            ),
+            Misconception(
                 "You compare with any one of the names in the path, not with its end. Open hint 1.",
                 lambda paths, targets: [p for p in paths if set(p.split(".")) & set(targets)],
             ),
@@ -174,6 +204,14 @@ EXERCISES = (
             Misconception(
                 "Keys and values have kv_heads heads only: k_proj and v_proj are narrower than q_proj. Open hint 1.",
                 lambda d, m, n, h, k, r: n * r * (8 * d + 3 * (d + m)),
+            ),
+            *(
+                Misconception(
+                    "k and v put out kv_heads heads of hidden // heads numbers each, not one number or one head. "
+                    "Open hint 1.",
+                    lambda d, m, n, h, k, r, out=out: n * r * (4 * d + 2 * (d + out(d // h, k)) + 3 * (d + m)),
+                )
+                for out in (lambda size, kv_heads: kv_heads, lambda size, kv_heads: size)
             ),
             Misconception(
                 "That is one block; a model has `layers` of them. Open hint 3.",

@@ -1,6 +1,4 @@
-"""Exercises of notebook 08: adding gradients up, cutting tensors, bytes on the wire and on each GPU, and resharding."""
-
-import math
+"""Exercises of notebook 08 about gradients and parts: adding gradients up, cutting tensors, and resharding."""
 
 import torch
 
@@ -18,7 +16,9 @@ def combine_gradients(gradients, tokens):
 def _gradients(generator: torch.Generator, number: int):
     processes = (2, 3, 4)[number % 3]
     shape = _numbers(generator, 2, 4 + number, 2)
-    tokens = [3 + 5 * i + n for i, n in enumerate(_numbers(generator, 0, 4, processes))]  # never all alike
+    tokens = [3 + 5 * i + n for i, n in enumerate(_numbers(generator, 0, 4, processes))][::-1]  # never all alike
+    if number % 2:
+        tokens = [tokens[-1], *tokens[:-1]]
     return [torch.randn(shape, generator=generator) for _ in range(processes)], tokens
 
 
@@ -28,7 +28,7 @@ def part_of(tensor, process, processes):
 
 
 def _cut(generator: torch.Generator, number: int):
-    rows, processes = ((7, 3), (10, 4), (1, 2), (9, 4), (13, 5), (6, 4), (5, 2), (16, 3))[number]
+    rows, processes = ((7, 3), (10, 4), (1, 2), (9, 4), (13, 5), (6, 4), (12, 3), (16, 3))[number]
     process = (2, 1, 1, 3, 4, 2, 1, 2)[number]
     if number % 2:
         return torch.randint(0, 256, (rows,), generator=generator).to(torch.uint8), process, processes
@@ -38,36 +38,6 @@ def _cut(generator: torch.Generator, number: int):
 def _any_cut(generator: torch.Generator, number: int):
     rows, processes = _numbers(generator, 1, 60, 1)[0], _numbers(generator, 1, 10, 1)[0]
     return torch.randn(rows, 2, generator=generator), _numbers(generator, 0, processes, 1)[0], processes
-
-
-def bytes_on_the_wire(blocks, gradients, processes):
-    return (processes - 1) / processes * (2 * blocks + gradients)
-
-
-def gpu_bytes(sharded, block, own, gpus):
-    return sharded + own if gpus == 1 else sharded / gpus + 2 * block + own
-
-
-def smallest_node(sharded, gathered, own, card):
-    if sharded + own <= card:
-        return 1
-    room = card - gathered - own
-    return None if room <= 0 else max(2, math.ceil(sharded / room))
-
-
-def _node(generator: torch.Generator, number: int):
-    """(sharded, gathered, own, card): one card is enough, two and a rest, never, more than divide evenly, ..."""
-    a, b, c = _numbers(generator, 1, 9, 3)
-    card = 40 + 8 * (number % 3)
-    gathered, own = (a, b) if number != 2 else (card - 3, 9)  # case 2: no number of cards is enough
-    room = card - gathered - own
-    if number == 0:
-        return card - own, gathered, own, card  # just fits one
-    if number == 4:
-        return card - own + 1, gathered, own, card  # just not
-    if number == 5:
-        return 4 * room, gathered, own, card  # exactly four
-    return (200 if number == 2 else max(3, number) * max(room, 10) + c), gathered, own, card
 
 
 def read_plan(rows, before, after, process):
@@ -154,6 +124,16 @@ EXERCISES = (
                 lambda t, k, n: t[k * (len(t) // n) : (k + 1) * (len(t) // n)],
             ),
             Misconception(
+                "`len // n + 1` is one row too many where the division leaves no rest; `-(-len // n)` rounds up. "
+                "Open hint 1.",
+                lambda t, k, n: t[k * (len(t) // n + 1) : (k + 1) * (len(t) // n + 1)],
+            ),
+            Misconception(
+                "The last part is filled up with zeros. That is done for the all-gather; what is kept are the rows "
+                "there are. Open hint 2.",
+                lambda t, k, n: part_of(torch.cat((t, t.new_zeros(-len(t) % n, *t.shape[1:]))), k, n),
+            ),
+            Misconception(
                 "The last process takes all that is left over, so its part is the largest, and buffers of one size no "
                 "longer do. Round the size of a part up instead. Open hint 1.",
                 lambda t, k, n: t[k * (len(t) // n) : len(t) if k == n - 1 else (k + 1) * (len(t) // n)],
@@ -170,93 +150,6 @@ EXERCISES = (
             ),
         ),
         draw_more=_any_cut,
-    ),
-    Exercise(
-        "bytes-on-the-wire",
-        lambda generator, number: (*_numbers(generator, 10**3, 10 ** (4 + number), 2), (2, 4, 8, 3)[number % 4]),
-        bytes_on_the_wire,
-        (
-            Misconception(
-                "These are the whole tensors; a process has one n-th of each already. Open hint 1.",
-                lambda b, g, n: 2 * b + g,
-            ),
-            Misconception(
-                "Blocks are dropped after the forward pass, so they are gathered again in the backward pass. Open "
-                "hint 2.",
-                lambda b, g, n: bytes_on_the_wire(b / 2, g, n),
-            ),
-            Misconception(
-                "The gradients are missing: they are added up, each part by the process that keeps it. Open hint 3.",
-                lambda b, g, n: bytes_on_the_wire(b, 0, n),
-            ),
-            Misconception(
-                "Gradients cross once: nobody needs all of them, so they are scattered, not gathered again. Twice is "
-                "an all-reduce. Open hint 3.",
-                lambda b, g, n: bytes_on_the_wire(b, 2 * g, n),
-            ),
-            Misconception(
-                "One n-th is what a process has already; what reaches it is the rest, (n - 1) / n. Open hint 1.",
-                lambda b, g, n: (2 * b + g) / n,
-            ),
-        ),
-        tolerance=1e-9,
-    ),
-    Exercise(
-        "gpu-bytes",
-        lambda generator, number: (*_numbers(generator, 100, 10 ** (4 + number), 3), (2, 1, 4, 8)[number % 4]),
-        gpu_bytes,
-        (
-            Misconception(
-                "Embeddings and head are not cut, and activations belong to a GPU's own rows: neither is divided. Open "
-                "hint 1.",
-                lambda s, b, own, n: s + own if n == 1 else (s + own) / n + 2 * b,
-            ),
-            Misconception(
-                "What is gathered is missing: two blocks are whole while they are used. Open hint 2.",
-                lambda s, b, own, n: s / n + own,
-            ),
-            Misconception(
-                "Two blocks are whole at a time: the one that computes, and the next, on its way. Open hint 2.",
-                lambda s, b, own, n: gpu_bytes(s, b, own, n) - (b if n > 1 else 0),
-            ),
-            Misconception(
-                "A single GPU has everything: nothing is gathered there, and nothing is there twice. Open hint 3.",
-                lambda s, b, own, n: s / n + 2 * b + own,
-            ),
-            Misconception(
-                "Everything is divided, but what is whole for a moment is whole on each GPU. Open hint 2.",
-                lambda s, b, own, n: (s + own) / n,
-            ),
-        ),
-        tolerance=1e-9,
-    ),
-    Exercise(
-        "smallest-node",
-        _node,
-        smallest_node,
-        (
-            Misconception(
-                "What is gathered, and each GPU's own activations, take room on every card: subtract both from it "
-                "before you divide. Open hint 1.",
-                lambda s, g, own, card: math.ceil(s / card),
-            ),
-            Misconception(
-                "No number of cards helps where what is not cut fills one: return None there. Open hint 3.",
-                lambda s, g, own, card: (
-                    1 if s + own <= card else max(2, math.ceil(s / (card - g - own))) if card != g + own else 1
-                ),
-            ),
-            Misconception(
-                "On a single card nothing is gathered: try that one first, without it. Open hint 2.",
-                lambda s, g, own, card: None if card - g - own <= 0 else math.ceil(s / (card - g - own)),
-            ),
-            Misconception(
-                "Rounded down, the last piece has no place. Open hint 1.",
-                lambda s, g, own, card: (
-                    1 if s + own <= card else None if card - g - own <= 0 else max(2, s // (card - g - own))
-                ),
-            ),
-        ),
     ),
     Exercise(
         "read-plan",

@@ -1,72 +1,10 @@
-"""Exercises of notebook 07: intervals over seeds, pairing, which condition to choose, and when decoding is cheap."""
+"""Exercises of notebook 07 about costs: which conditions are worth choosing, and when decoding is cheap."""
 
 import math
-import statistics
 
 import torch
 
 from qlora_lab.checks.exercise import Exercise, Misconception
-
-
-def seed_interval(results: list[float], t: float) -> tuple[float, float]:
-    mean = statistics.mean(results)
-    half = t * statistics.stdev(results) / math.sqrt(len(results))
-    return mean - half, mean + half
-
-
-def _interval_with(spread, root=math.sqrt, quantile=lambda t: t):
-    def interval(results, t):
-        mean = statistics.mean(results)
-        half = quantile(t) * spread(results) / root(len(results))
-        return mean - half, mean + half
-
-    return interval
-
-
-def _numbers(generator: torch.Generator, count: int, digits: int = 3) -> list[float]:
-    return [round(x, digits) for x in torch.rand(count, generator=generator).tolist()]
-
-
-def _results_case(generator: torch.Generator, number: int):
-    count = (3, 2, 5, 3, 4, 10, 3, 6)[number % 8]
-    t = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 10: 2.262}[count]
-    return _numbers(generator, count), t
-
-
-def paired(ours: dict[int, float], theirs: dict[int, float]) -> list[float]:
-    return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
-
-
-def _pairs_case(generator: torch.Generator, number: int):
-    """Seeds in different orders; from the third case on each side has one that the other lacks."""
-    count = 3 + number % 4
-    order = torch.randperm(count, generator=generator).tolist()
-    ours = dict(zip(order, _numbers(generator, count), strict=True))
-    theirs = dict(zip(reversed(order), _numbers(generator, count), strict=True))
-    if number >= 2:
-        ours |= {count + 5: 0.125}
-        theirs = {count + 7: 0.375} | theirs
-    return ours, theirs
-
-
-def smallest_rank(differences: dict[int, tuple[float, float]]) -> int:
-    return min(rank for rank, (low, _) in differences.items() if low <= 0)
-
-
-def _ranks_case(generator: torch.Generator, number: int):
-    """{rank: interval of its loss minus the best rank's}, unsorted; the best's own is (0, 0)."""
-    ranks = [1, 2, 4, 8, 16, 32, 64]
-    best = ranks[2 + number % 5]
-    found = {}
-    for rank in ranks:
-        mean, half = 0.4 * abs(math.log2(rank / best)) / 6, 0.02 + 0.1 * torch.rand(1, generator=generator).item()
-        found[rank] = (round(mean - half, 3), round(mean + half, 3))
-    found[best] = (0.0, 0.0)
-    found[ranks[0]] = (0.05, 0.4)
-    if number % 2:
-        found[ranks[1]] = (-0.3, -0.01)  # lower than the best mean in every pair it has: certainly as good
-    order = torch.randperm(len(ranks), generator=generator).tolist()
-    return ({ranks[i]: found[ranks[i]] for i in order},)
 
 
 def not_dominated(conditions: dict[str, tuple[int, float]]) -> list[str]:
@@ -79,12 +17,22 @@ def not_dominated(conditions: dict[str, tuple[int, float]]) -> list[str]:
 
 
 def _front_case(generator: torch.Generator, number: int):
-    """Some have equal bytes, some equal losses, and two are the same point."""
+    """Some have equal bytes, some equal losses, two are the same point, and what is worth choosing is several."""
     count = 5 + number
-    sizes = torch.randint(1, 5, (count,), generator=generator).tolist()
-    losses = torch.randint(1, 6, (count,), generator=generator).tolist()
+    sizes = torch.randint(3, 12, (count,), generator=generator).tolist()
+    losses = torch.randint(3, 12, (count,), generator=generator).tolist()
     points = {f"c{i}": (100 * size, loss / 10) for i, (size, loss) in enumerate(zip(sizes, losses, strict=True))}
-    return (points | {"twin": (100, 0.2), "other twin": (100, 0.2)},)
+    points |= {"twin": (300, 0.6), "other twin": (300, 0.6), "large": (1200, 0.2), "larger": (1300, 0.2)}
+    return (points | {"as large": (1200, 0.4), "small": (100, 1.2), "middle": (600, 0.3)},)
+
+
+def _one_of_equals(conditions) -> list[str]:
+    found, least = [], math.inf
+    for name, (_, loss) in sorted(conditions.items(), key=lambda item: item[1]):
+        if loss < least:
+            found.append(name)
+            least = loss
+    return sorted(found)
 
 
 def tokens_for_share(decoding: float, fixed: float, per_token: float, share: float) -> int:
@@ -92,91 +40,18 @@ def tokens_for_share(decoding: float, fixed: float, per_token: float, share: flo
 
 
 def _tokens_case(generator: torch.Generator, number: int):
-    """In 64ths, so that nothing is rounded; the last case needs no more than one token."""
+    """In fractions of two, so that nothing is rounded. What is left of a token is little, much or nothing; the last
+    case needs no more than one token."""
     a, b, c = torch.randint(1, 40, (3,), generator=generator).tolist()
     if number % 8 == 7:
         return 1 / 64, 4.0, 1 / 64, 0.25
-    return (8 + a) / 64, (8 + a + b) / 64, (1 + c) / 1024, (0.125, 0.25, 0.0625)[number % 3]
+    decoding, per_token, share = (8 + a) / 64, (1 + c) / 1024, (0.125, 0.25, 0.0625)[number % 3]
+    most = int((decoding / share - decoding) / per_token)  # beyond that, `fixed` would be less than decoding
+    tokens = max(1, most - b) - (0.75, 0.25, 0.0)[number // 2 % 3]
+    return decoding, decoding / share - tokens * per_token, per_token, share
 
 
 EXERCISES = (
-    Exercise(
-        "seed-interval",
-        _results_case,
-        seed_interval,
-        (
-            Misconception(
-                "That takes the spread with n in its denominator. With the mean estimated from the same few numbers it "
-                "comes out too small; `statistics.stdev` divides by n - 1. Open hint 1.",
-                _interval_with(statistics.pstdev),
-            ),
-            Misconception(
-                "That is where single runs fall, not their mean: the mean of n runs spreads by √n less. Open hint 2.",
-                _interval_with(statistics.stdev, root=lambda n: 1),
-            ),
-            Misconception(
-                "That uses 1.96, which is right for many runs. Three runs know their own spread badly, and t is what "
-                "pays for it. Open hint 3.",
-                _interval_with(statistics.stdev, quantile=lambda t: 1.96),
-            ),
-            Misconception(
-                "That divides by n, not by its root. Open hint 2.", _interval_with(statistics.stdev, root=lambda n: n)
-            ),
-        ),
-        tolerance=1e-9,
-    ),
-    Exercise(
-        "paired",
-        _pairs_case,
-        paired,
-        (
-            Misconception(
-                "The signs are the other way round: ours minus theirs.",
-                lambda ours, theirs: paired(theirs, ours),
-            ),
-            Misconception(
-                "These are differences of runs that stand at the same place in the two dictionaries; their seeds "
-                "differ. Look them up by seed. Open hint 1.",
-                lambda ours, theirs: [a - b for a, b in zip(ours.values(), theirs.values(), strict=False)],
-            ),
-            Misconception(
-                "A seed that only one side has got a partner out of thin air (zero). Leave it out. Open hint 2.",
-                lambda ours, theirs: [
-                    ours.get(s, 0.0) - theirs.get(s, 0.0) for s in sorted(ours.keys() | theirs.keys())
-                ],
-            ),
-            Misconception(
-                "That is the difference of the means. The point of pairing is to keep one difference for each seed.",
-                lambda ours, theirs: [statistics.mean(ours.values()) - statistics.mean(theirs.values())],
-            ),
-        ),
-        tolerance=1e-9,
-    ),
-    Exercise(
-        "smallest-rank",
-        _ranks_case,
-        smallest_rank,
-        (
-            Misconception(
-                "That is the rank of the best mean. The question is which smaller one the seeds do not tell from it. "
-                "Open hint 1.",
-                lambda differences: next(rank for rank, pair in differences.items() if pair == (0.0, 0.0)),
-            ),
-            Misconception(
-                "An interval that lies below zero says that this rank is *better* than the best mean. Of course it "
-                "qualifies: ask only whether it is clearly worse. Open hint 2.",
-                lambda differences: min(rank for rank, (low, high) in differences.items() if low <= 0 <= high),
-            ),
-            Misconception(
-                "That is the first in the dictionary's order; ranks need not be sorted. Open hint 3.",
-                lambda differences: next(rank for rank, (low, _) in differences.items() if low <= 0),
-            ),
-            Misconception(
-                "That is the largest such rank. The smallest costs least.",
-                lambda differences: max(rank for rank, (low, _) in differences.items() if low <= 0),
-            ),
-        ),
-    ),
     Exercise(
         "not-dominated",
         _front_case,
@@ -207,6 +82,14 @@ EXERCISES = (
                     if size == min(s for s, _ in conditions.values()) or loss == min(x for _, x in conditions.values())
                 ),
             ),
+            *(
+                Misconception("One of two equal ones is gone; neither beats the other. Open hint 2.", lost)
+                for lost in (_one_of_equals, lambda conditions: _one_of_equals(dict(sorted(conditions.items()))))
+            ),
+            Misconception(
+                "Those are the right ones; return their names sorted.",
+                lambda conditions: [name for name in conditions if name in not_dominated(conditions)],
+            ),
             Misconception(
                 "Those are the ones that are beaten. Return the others.",
                 lambda conditions: sorted(conditions.keys() - set(not_dominated(conditions))),
@@ -231,6 +114,17 @@ EXERCISES = (
             Misconception(
                 "Rounded down: with that many tokens the share is still a little above. Open hint 2.",
                 lambda decoding, fixed, per_token, share: max(1, math.floor((decoding / share - fixed) / per_token)),
+            ),
+            Misconception(
+                "That is the nearest whole number, which may be a token too few: round up. Open hint 2.",
+                lambda decoding, fixed, per_token, share: max(1, round((decoding / share - fixed) / per_token)),
+            ),
+            Misconception(
+                "Rounding down and adding one gives a token too many where the division leaves no rest: `math.ceil`. "
+                "Open hint 2.",
+                lambda decoding, fixed, per_token, share: max(
+                    1, math.floor((decoding / share - fixed) / per_token) + 1
+                ),
             ),
             Misconception(
                 "Where decoding is cheap from the first token on, your number is not positive. Open hint 3.",

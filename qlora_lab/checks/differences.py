@@ -34,7 +34,8 @@ def is_same(one, other, tolerance: float) -> bool:
             one = one.item() if one.numel() == 1 else None
         if isinstance(one, bool) or not isinstance(one, int | float):
             return False
-        return math.isclose(one, other, rel_tol=max(tolerance, 1e-12), abs_tol=0.0)
+        # a zero that was rounded on its way is a zero
+        return math.isclose(one, other, rel_tol=max(tolerance, 1e-12), abs_tol=1e-15 if tolerance else 0.0)
     if isinstance(other, tuple | list):
         return (
             isinstance(one, tuple | list)
@@ -53,7 +54,8 @@ def is_same(one, other, tolerance: float) -> bool:
 def describe_difference(one, other, tolerance: float) -> str:
     """A sentence on what `one`, the answer, has that `other`, the right result, has not."""
     if one is None:
-        return "it returned None. Is there a `return`?"
+        wanted = f" instead of {other!r}" if isinstance(other, int | float | str) else ""
+        return f"it returned None{wanted}. Is there a `return`?"
     if isinstance(other, tuple | list):
         if not isinstance(one, tuple | list):
             return f"it returned a {type(one).__name__}; {len(other)} values are wanted."
@@ -68,9 +70,32 @@ def describe_difference(one, other, tolerance: float) -> str:
         times = f"{one / other:.6g}" if other and not isinstance(one, bool) else "1"
         ratio = f", {times} times as much" if times != "1" else ""
         return f"it returned {one!r} instead of {other!r}{ratio}."
+    if other is None and isinstance(one, int | float):
+        return f"it returned {one!r} instead of None."
     if type(one) is not type(other):
-        return f"it returned a {type(one).__name__}; a {type(other).__name__} is wanted."
+        return f"it returned {_a(type(one).__name__)}; {_a(type(other).__name__)} is wanted."
     return f"it returned {one!r} instead of {other!r}."
+
+
+def describe_arguments(arguments: tuple) -> str:
+    """Short words for what a function was called with."""
+
+    def one(value) -> str:
+        if isinstance(value, torch.Tensor):
+            kind = str(value.dtype).removeprefix("torch.")
+            return f"{kind} of shape {tuple(value.shape)}" if value.ndim else f"{value.item():.4g}"
+        if isinstance(value, float):
+            return f"{value:.4g}"
+        if isinstance(value, list) and value and all(isinstance(item, torch.Tensor) for item in value):
+            return f"[{len(value)} tensors, the first {one(value[0])}]"
+        text = repr(value)
+        return text if len(text) <= 60 else text[:57] + "..."
+
+    return "(" + ", ".join(map(one, arguments)) + ")"
+
+
+def _a(name: str) -> str:
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
 def _lists(one, other) -> str:
@@ -89,7 +114,8 @@ def _tensors(one, other: torch.Tensor, tolerance: float) -> str:
         )
         more = ", and it is exactly the transpose" if turned else ""
         return f"its shape is {tuple(one.shape)} instead of {tuple(other.shape)}{more}."
-    if one.dtype != other.dtype and (not tolerance or one.dtype.is_floating_point != other.dtype.is_floating_point):
+    both_float = one.dtype.is_floating_point and other.dtype.is_floating_point
+    if one.dtype != other.dtype and not (tolerance and both_float):
         return f"its dtype is {one.dtype} instead of {other.dtype}."
     a, b = one.detach().double(), other.double()
     if not a.isfinite().all() and b.isfinite().all():
@@ -102,18 +128,20 @@ def _tensors(one, other: torch.Tensor, tolerance: float) -> str:
         f"{int(wrong.sum())} of {wrong.numel()} elements differ, the first at {first}: "
         f"{one[tuple(first)].item():.6g} instead of {other[tuple(first)].item():.6g}."
     )
-    return text + _pattern(a.flatten(), b.flatten(), max(limit, 1e-6 * b.abs().max().item()))
+    return text + pattern(one, other, tolerance)
 
 
-def _pattern(a: torch.Tensor, b: torch.Tensor, limit: float) -> str:
+def pattern(one: torch.Tensor, other: torch.Tensor, tolerance: float, what: str = "it") -> str:
     """Whether all of it is off in one way."""
+    a, b = one.detach().double().flatten(), other.double().flatten()
+    limit = max(tolerance, 1e-6) * max(b.abs().max().item(), 1e-30)
     norm = (b @ b).item()
     factor = (a @ b).item() / norm if norm else 0.0
     if factor and (a - factor * b).abs().max().item() <= limit * max(1.0, abs(factor)):
-        return f" All of it is {factor:.6g} times what it should be."
+        return f" All of {what} is {factor:.6g} times what it should be."
     shift = (a - b).mean().item()
     if (a - b - shift).abs().max().item() <= limit:
-        return f" All of it is off by {shift:+.6g}."
+        return f" All of {what} is off by {shift:+.6g}."
     if (a.sort().values - b.sort().values).abs().max().item() <= limit:
         return " They are the right numbers in another order."
     return f" The largest difference is {(a - b).abs().max().item():.3g}."

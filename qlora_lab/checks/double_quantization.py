@@ -1,12 +1,10 @@
-"""Exercises of notebook 02, second half: scales in 8 bits, what they decode to, and what it all costs."""
-
-import math
+"""Exercises of notebook 02, second half: scales in 8 bits, and what they decode to."""
 
 import torch
 
+from qlora_lab.checks.blocks import a_value_each, each, in_blocks, with_arguments
 from qlora_lab.checks.exercise import Exercise, Misconception
 from qlora_lab.datatypes import dynamic_map
-from qlora_lab.quantization import quantize
 
 SCALE_LEVELS = torch.tensor(dynamic_map(), dtype=torch.float32)
 THRESHOLDS = (SCALE_LEVELS[1:] + SCALE_LEVELS[:-1]) / 2
@@ -34,24 +32,6 @@ def flipped_blocks(codes, absmax, offset, levels):
     return scales, (scales < 0).nonzero().flatten()
 
 
-def double_quantized_bits(block_size: int, scale_block: int) -> float:
-    return 4 + 8 / block_size + 32 / (block_size * scale_block)
-
-
-def model_bytes(shapes: list, block_size: int) -> int:
-    """Measured, not computed: the tensors are really quantized, and what they store is counted."""
-    return sum(quantize(torch.zeros(shape), "nf4", block_size, double_quant=True).nbytes for shape in shapes)
-
-
-def _model_bytes(shapes, block_size, offset=4, second=4, first=1, together=False) -> int:
-    counts = [math.prod(shape) for shape in shapes]
-    total = 0
-    for n in [sum(counts)] if together else counts:
-        blocks = math.ceil(n / block_size)
-        total += math.ceil(n / 2) + first * blocks + second * math.ceil(blocks / 256) + offset
-    return total
-
-
 def _scales(generator: torch.Generator, number: int):
     """Scales none of which lies so close to a threshold that the order of operations would decide its code."""
     n = (256, 40, 300, 512, 700, 1, 257, 600)[number]
@@ -73,13 +53,19 @@ def _stored_scales(generator: torch.Generator, number: int):
     codes = torch.randint(0, 256, (n,), generator=generator, dtype=torch.uint8)
     codes[number], codes[-1] = 0, 255
     absmax = 2.0 + _randn(generator, -(-n // 256)).abs()
-    return codes, absmax, torch.tensor(1.0 + number / 10), SCALE_LEVELS.clone()
+    zero = int(torch.bucketize(-0.5 - number / 20, THRESHOLDS))  # decodes to exactly 0, which is not below zero
+    codes[10 + number], absmax[0] = zero, 2.0
+    return codes, absmax, -2 * SCALE_LEVELS[zero], SCALE_LEVELS.clone()
 
 
-def _shapes(generator: torch.Generator, number: int):
-    return [(_number(generator, 1, 90), _number(generator, 1, 700)) for _ in range(2 + number)], (64, 32, 128)[
-        number % 3
-    ]
+def _describe_places(_, one, other) -> str | None:
+    """Of the blocks whose scale is negative: which are missing, and which are none."""
+    if not isinstance(one, torch.Tensor) or one.ndim != 1 or one.dtype != other.dtype:
+        return None
+    missing, none = (sorted(set(a.tolist()) - set(b.tolist())) for a, b in ((other, one), (one, other)))
+    words = [f"block {missing[0]} is below zero and missing ({len(missing)} are)"] if missing else []
+    words += [f"block {none[0]} is not below zero ({len(none)} are not)"] if none else []
+    return "; ".join(words) + "." if words else None
 
 
 def _decoded(scales):
@@ -153,6 +139,9 @@ EXERCISES = (
             ),
         ),
         tolerance=1e-5,
+        describe=with_arguments(
+            each(1e-5, in_blocks(0.0, lambda _: 256, "group"), a_value_each(1e-5, "group", lambda _: 256), None)
+        ),
     ),
     Exercise(
         "flipped-blocks",
@@ -182,6 +171,13 @@ EXERCISES = (
                 lambda c, a, o, levels: (flipped_blocks(c, a, o, levels)[0], flipped_blocks(c, a, o, levels)[0] < 0),
             ),
             Misconception(
+                "A scale of exactly zero is not below it: `<`, not `<=`. Open hint 3.",
+                lambda c, a, o, levels: (
+                    flipped_blocks(c, a, o, levels)[0],
+                    (flipped_blocks(c, a, o, levels)[0] <= 0).nonzero().flatten(),
+                ),
+            ),
+            Misconception(
                 "The scales are right, but these are the blocks whose *level* is negative; the offset lifts most of "
                 "them above zero. Open hint 3.",
                 lambda c, a, o, levels: (
@@ -191,66 +187,6 @@ EXERCISES = (
             ),
         ),
         tolerance=1e-6,
-    ),
-    Exercise(
-        "double-quantized-bits",
-        lambda generator, number: (2 ** _number(generator, 4, 13), 2 ** _number(generator, 5, 11)),
-        double_quantized_bits,
-        (
-            Misconception(
-                "That is without double quantization: a scale takes 8 bits now, not 32. Open hint 1.",
-                lambda b, c: 4 + 32 / b,
-            ),
-            Misconception(
-                "The scales of the scales are missing: 32 bits for each `scale_block` scales. Open hint 2.",
-                lambda b, c: 4 + 8 / b,
-            ),
-            Misconception(
-                "A second-level scale serves `scale_block` *scales*, and each of these serves `block_size` weights: "
-                "divide by both. Open hint 2.",
-                lambda b, c: 4 + 8 / b + 32 / c,
-            ),
-            Misconception(
-                "These are bytes; bits are asked for. Open hint 1.", lambda b, c: double_quantized_bits(b, c) / 8
-            ),
-            Misconception(
-                "The four bits of the code itself are missing: this is the price of the scales alone. Open hint 1.",
-                lambda b, c: double_quantized_bits(b, c) - 4,
-            ),
-        ),
-        tolerance=1e-9,
-    ),
-    Exercise(
-        "model-bytes",
-        _shapes,
-        model_bytes,
-        (
-            Misconception(
-                "You rounded once, for all tensors together. Each is stored alone: round up for each, and count an "
-                "offset for each. Open hint 1.",
-                lambda shapes, size: _model_bytes(shapes, size, together=True),
-            ),
-            Misconception(
-                "The offset, four bytes for each tensor, is missing. Open hint 2.",
-                lambda shapes, size: _model_bytes(shapes, size, offset=0),
-            ),
-            Misconception(
-                "The second-level scales, four bytes for each 256 scales or part of 256, are missing. Open hint 2.",
-                lambda shapes, size: _model_bytes(shapes, size, second=0),
-            ),
-            Misconception(
-                "Each scale is counted with four bytes; under double quantization it takes one. Open hint 2.",
-                lambda shapes, size: _model_bytes(shapes, size, first=4),
-            ),
-            Misconception(
-                "That is without double quantization: scales in 32 bits and nothing else. Open hint 2.",
-                lambda shapes, size: _model_bytes(shapes, size, offset=0, second=0, first=4),
-            ),
-            Misconception(
-                "These are the formula's bits per weight times the weights. It holds for whole blocks only; to the "
-                "byte, each part is rounded up. Open hint 1.",
-                lambda shapes, size: int(sum(map(math.prod, shapes)) * double_quantized_bits(size, 256) / 8),
-            ),
-        ),
+        describe=with_arguments(each(1e-6, in_blocks(1e-6, lambda _: 256, "group"), _describe_places)),
     ),
 )

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from qlora_lab.checks.differences import describe_difference, is_same
+from qlora_lab.checks.differences import describe_arguments, describe_difference, is_same
 
 CASES = 8
 
@@ -40,6 +40,9 @@ class Exercise:
             counter-example is one). None: the results themselves.
         draw_more: further inputs for a class's hidden tests, where `draw` goes through a table that its seed hardly
             changes.
+        describe: what is said of a wrong answer that nobody foresaw, made from (arguments, result, expected) by an
+            exercise that knows more of them than `differences` does. It gives None where that is to speak.
+        cases: how many inputs; more than usual where there are more ways to be wrong than that.
     """
 
     id: str
@@ -49,6 +52,8 @@ class Exercise:
     tolerance: float = 0.0
     view: Callable[[tuple, Any], Any] | None = None
     draw_more: Callable[[torch.Generator, int], tuple] | None = None
+    describe: Callable[[tuple, Any, Any], str | None] | None = None
+    cases: int = CASES
 
     def compared(self, arguments: tuple, result: Any) -> Any:
         """What of a result is compared."""
@@ -72,7 +77,7 @@ def judge(exercise: Exercise, function: Callable, seed: int = 0) -> Verdict:
     if not callable(function):
         return Verdict(exercise.id, "wrong", f"Give the function itself to check, not {type(function).__name__}.")
     cases, error = [], None
-    for number in range(CASES):
+    for number in range(exercise.cases):
         arguments = exercise.draw(torch.Generator().manual_seed(1000 * seed + number), number)
         given = _copied(arguments)
         try:
@@ -108,23 +113,10 @@ def diagnose(exercise: Exercise, cases: list[tuple], error: str | None) -> Verdi
         if all(is_same(result, w, tolerance) for (_, result, _), w in zip(cases, wrong, strict=True)):
             return Verdict(exercise.id, "wrong", misconception.message)
     arguments, result, expected = off[0]
-    seen = describe_difference(result, expected, exercise.tolerance)
-    return Verdict(exercise.id, "wrong", f"With {describe_arguments(arguments)}: {seen}")
-
-
-def describe_arguments(arguments: tuple) -> str:
-    """Short words for what a function was called with."""
-
-    def one(value: Any) -> str:
-        if isinstance(value, torch.Tensor):
-            kind = str(value.dtype).removeprefix("torch.")
-            return f"{kind} of shape {tuple(value.shape)}" if value.ndim else f"{value.item():.4g}"
-        if isinstance(value, float):
-            return f"{value:.4g}"
-        text = repr(value)
-        return text if len(text) <= 60 else text[:57] + "..."
-
-    return "(" + ", ".join(map(one, arguments)) + ")"
+    told = exercise.describe(arguments, result, expected) if exercise.describe is not None else None
+    if told is None:
+        told = f"With {describe_arguments(arguments)}: {describe_difference(result, expected, exercise.tolerance)}"
+    return Verdict(exercise.id, "wrong", told)
 
 
 def _copied(value):

@@ -1,4 +1,4 @@
-"""Exercises of notebook 06 about the task: labels, loss, and when an answer is right."""
+"""Exercises of notebook 06 about the task: what guessing costs, labels, and the loss."""
 
 import math
 
@@ -64,11 +64,12 @@ def _shifted_labels(ids, prompts, lengths):
 def _logits(generator: torch.Generator, number: int):
     """logits (b, t, v) and labels (b, t); rows have different numbers of labels, and the first label may be one too."""
     b, t, v = 1 + number % 3, 5 + number, 6 + 2 * number
-    labels = torch.randint(0, v, (b, t), generator=generator)
+    labels = torch.randint(1, v, (b, t), generator=generator)
+    labels[:, -1] = 0  # a token like others
     for row in range(b):
         labels[row, : 1 + _number(generator, 0, t - 2)] = -100
-    if number == 0:
-        labels[0, 0] = 1  # a label that nothing predicts
+    if number in (0, 4):
+        labels[:, 0] = 1  # labels that nothing predicts, not even the end of the row before
     return 3 * torch.randn(b, t, v, generator=generator), labels
 
 
@@ -88,58 +89,6 @@ def _mean_of_examples(logits, labels):
 
 def _loss_where(logits, labels):
     return _token_losses(logits, labels).sum() / (labels != -100).sum()
-
-
-# Right answers
-
-
-def _calls(generator: torch.Generator, number: int):
-    """What a model said (calls, or None) and what was wanted: equal twice in eight, and six ways to differ."""
-    minutes, kind = 1 + _number(generator, 1, 90), number % 8
-    timer = {"name": "timer", "arguments": {"minutes": minutes, "label": "tea"}}
-    add = {"name": "add", "arguments": {"list": "shopping", "item": "eggs", "count": 1}}
-    wanted = [timer, add]
-    if kind == 0:
-        return None, wanted
-    if kind == 1:  # true is not 1
-        return [timer, {"name": "add", "arguments": {**add["arguments"], "count": True}}], wanted
-    if kind == 2:
-        return [add, timer], wanted
-    if kind == 3:  # 5.0 is 5
-        return [{"name": "timer", "arguments": {"minutes": float(minutes), "label": "tea"}}, add], wanted
-    if kind == 4:  # an argument too many
-        return [timer, {"name": "add", "arguments": {**add["arguments"], "room": "kitchen"}}], wanted
-    if kind == 5:
-        return [timer], wanted
-    if kind == 6:  # other key order: the same
-        return [{"arguments": {"label": "tea", "minutes": minutes}, "name": "timer"}, add], wanted
-    return [{"name": "timer", "arguments": {"minutes": minutes + 1, "label": "tea"}}, add], wanted
-
-
-def calls_match(said, wanted):
-    def equal(one, other):
-        if isinstance(one, dict) and isinstance(other, dict):
-            return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in other)
-        if isinstance(one, list) and isinstance(other, list):
-            return len(one) == len(other) and all(equal(a, b) for a, b in zip(one, other, strict=True))
-        return isinstance(one, bool) == isinstance(other, bool) and one == other
-
-    return equal(said, wanted)
-
-
-def _in_any_order(said, wanted):
-    return said is not None and len(said) == len(wanted) and all(call in said for call in wanted)
-
-
-def _at_least(said, wanted):
-    return said is not None and all(
-        one["name"] == other["name"] and other["arguments"].items() <= one["arguments"].items()
-        for one, other in zip(said, wanted, strict=False)
-    )
-
-
-def _at_least_as_many(said, wanted):
-    return _at_least(said, wanted) and len(said) == len(wanted)
 
 
 EXERCISES = (
@@ -227,44 +176,26 @@ EXERCISES = (
                 _mean_of_examples,
             ),
             Misconception(
+                "Rows are put one after the other before the shift, so that the end of one predicts the beginning of "
+                "the next. Shift within each row, then flatten. Open hint 3.",
+                lambda logits, labels: torch.nn.functional.cross_entropy(
+                    logits.flatten(0, 1)[:-1], labels.flatten()[1:]
+                ),
+            ),
+            Misconception(
+                "That is divided by all labels there are, also those of first tokens, which nothing predicts. Count "
+                "after the shift. Open hint 2.",
+                lambda logits, labels: _token_losses(logits[:, :-1], labels[:, 1:]).sum() / (labels != -100).sum(),
+            ),
+            Misconception(
+                "0 is a token like others; only -100 means that there is no label. Open hint 2.",
+                lambda logits, labels: supervised_loss(logits, torch.where(labels > 0, labels, -100)),
+            ),
+            Misconception(
                 "That is the sum; the mean is wanted. Open hint 2.",
                 lambda logits, labels: _token_losses(logits[:, :-1], labels[:, 1:]).sum(),
             ),
         ),
         tolerance=1e-5,
-    ),
-    Exercise(
-        "calls-match",
-        _calls,
-        calls_match,
-        (
-            Misconception(
-                "In Python `True == 1`, so the answer `true` passes for 1, and someone buys `true` eggs. Open hint 2.",
-                lambda said, wanted: said == wanted,
-            ),
-            Misconception(
-                "Compared as texts, the order of keys and 5.0 instead of 5 count as errors. Open hint 1.",
-                lambda said, wanted: str(said) == str(wanted),
-            ),
-            Misconception(
-                "The order of calls is ignored; they are carried out one after the other. Open hint 1.", _in_any_order
-            ),
-            Misconception(
-                "An answer with further arguments passes. Names, arguments and values must be exactly those wanted. "
-                "Open hint 3.",
-                _at_least_as_many,
-            ),
-            Misconception(
-                "An answer passes that lacks a call or has further arguments: `zip` stops at the shorter one. "
-                "Open hint 3.",
-                _at_least,
-            ),
-            Misconception(
-                "Only the names of the functions are compared. Open hint 3.",
-                lambda said, wanted: (
-                    said is not None and [call["name"] for call in said] == [call["name"] for call in wanted]
-                ),
-            ),
-        ),
     ),
 )

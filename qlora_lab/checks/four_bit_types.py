@@ -1,13 +1,10 @@
-"""More exercises of notebook 01: NF4 from quantiles, bits and errors predicted, and bugs that random tests miss."""
+"""More exercises of notebook 01: NF4 from quantiles, and bits and errors predicted."""
 
 import math
 
 import torch
 
 from qlora_lab.checks.exercise import Exercise, Misconception
-from qlora_lab.datatypes import get_datatype
-
-NF4 = get_datatype("nf4").table()
 
 
 def normal_float(bits: int) -> torch.Tensor:
@@ -41,8 +38,12 @@ def bits_per_weight(block_size: int, constants: int, double_quant: bool) -> floa
 
 
 def predict_and_measure(weight: torch.Tensor, block_size: int) -> tuple[float, float]:
+    return _with_steps(weight, block_size, lambda blocks: blocks.abs().amax(1, keepdim=True) / 7)
+
+
+def _with_steps(weight: torch.Tensor, block_size: int, steps_of) -> tuple[float, float]:
     blocks = weight.reshape(-1, block_size).double()
-    steps = blocks.abs().amax(1, keepdim=True) / 7
+    steps = steps_of(blocks)
     predicted = (steps.square().mean() / 12).sqrt().item()
     decoded = (blocks / steps).round() * steps
     return predicted, (decoded - blocks).square().mean().sqrt().item()
@@ -71,77 +72,6 @@ def _blocks_case(generator: torch.Generator, number: int):
     size = (16, 64, 32, 128)[number % 4]
     return torch.randn(40 + 10 * number, size, generator=generator) * 10.0 ** (number % 3 - 1), size
 
-
-def _midpoints(levels: torch.Tensor) -> torch.Tensor:
-    return (levels[1:] + levels[:-1]) / 2
-
-
-def codes_of(block: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-    """The right version, of which each of the following has lost a part."""
-    scale = block.abs().max()
-    x = block / scale if scale > 0 else block
-    return (x[:, None] > _midpoints(levels)).sum(1)
-
-
-def _without_abs(block: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-    scale = block.max()
-    x = block / scale if scale > 0 else block
-    return (x[:, None] > _midpoints(levels)).sum(1)
-
-
-def _ties_upwards(block: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-    scale = block.abs().max()
-    x = block / scale if scale > 0 else block
-    return (x[:, None] >= _midpoints(levels)).sum(1)
-
-
-def _unguarded(block: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-    x = block / block.abs().max()
-    return (x[:, None] > _midpoints(levels)).sum(1)
-
-
-BUGS = (_without_abs, _ties_upwards, _unguarded)
-
-
-def counterexamples(levels: torch.Tensor) -> list[torch.Tensor]:
-    negative, tie, zero = torch.zeros(16), torch.zeros(16), torch.zeros(16)
-    negative[:2] = torch.tensor([0.5, -1.0])
-    tie[0], tie[1] = 1.0, _midpoints(levels)[9]
-    return [negative, tie, zero]
-
-
-def _exposed(arguments: tuple, result):
-    """For each bug whether its block exposes it; what is no list of three is returned as it is."""
-    (levels,) = arguments
-    if not isinstance(result, list | tuple) or len(result) != 3:
-        return result
-    return [_is_block(block) and not torch.equal(bug(block, levels), codes_of(block, levels))
-            for bug, block in zip(BUGS, result, strict=True)]  # fmt: skip
-
-
-def _is_block(block) -> bool:
-    good = isinstance(block, torch.Tensor) and block.shape == (16,) and block.dtype == torch.float32
-    return good and bool(block.isfinite().all())
-
-
-def _instead(place: int, block: torch.Tensor):
-    def answer(levels):
-        return [block if i == place else right for i, right in enumerate(counterexamples(levels))]
-
-    return answer
-
-
-def _levels_only(generator: torch.Generator, number: int):
-    """NF4's levels, and others from -1 over an exact 0 to 1."""
-    if number % 2 == 0:
-        return (NF4.clone(),)
-    low = -torch.rand(6, generator=generator) * 0.98 - 0.01
-    high = torch.rand(7, generator=generator) * 0.98 + 0.01
-    return (torch.cat((torch.tensor([-1.0, 0.0, 1.0]), low, high)).sort().values,)
-
-
-_RANDOM = torch.randn(16, generator=torch.Generator().manual_seed(1))
-_RANDOM_POSITIVE = torch.where(torch.arange(16) == 3, 3.0, _RANDOM)
 
 EXERCISES = (
     Exercise(
@@ -211,6 +141,21 @@ EXERCISES = (
                 lambda size, constants, double: 4 + (bits_per_weight(size, constants, double) - 4) / 8,
             ),
             Misconception(
+                "Each sort of constants has second-level scales of its own; you count them for one. Open hint 2.",
+                lambda size, constants, double: (
+                    bits_per_weight(size, constants, double) - (constants - 1) * double * 32 / (256 * size)
+                ),
+            ),
+            Misconception(
+                "A second-level scale serves 256 constants, and each of these `block_size` weights: divide by both. "
+                "Open hint 2.",
+                lambda size, constants, double: 4 + constants * (8 / size + 32 / 256 if double else 32 / size),
+            ),
+            Misconception(
+                "The four bits of the code are missing: this is the price of the constants alone. Open hint 1.",
+                lambda size, constants, double: bits_per_weight(size, constants, double) - 4,
+            ),
+            Misconception(
                 "Double quantization is ignored: constants then have 8 bits instead of 32. Open hint 2.",
                 lambda size, constants, double: bits_per_weight(size, constants, False),
             ),
@@ -245,6 +190,20 @@ EXERCISES = (
                 "The step is absmax / 7: fourteen steps from -7 to 7. You took another number of steps. Open hint 1.",
                 _scaled(7 / 7.5, 1),
             ),
+            *(
+                Misconception(
+                    "The step is absmax / 7: fourteen steps from -7 to 7. You took another number of steps. "
+                    "Open hint 1.",
+                    lambda weight, size, parts=parts: _with_steps(
+                        weight, size, lambda b: b.abs().amax(1, True) / parts
+                    ),
+                )
+                for parts in (7.5, 8)
+            ),
+            Misconception(
+                "That is one step for the whole tensor; each block has the step of its own absmax. Open hint 1.",
+                lambda weight, size: _with_steps(weight, size, lambda b: (b.abs().max() / 7).expand(len(b), 1)),
+            ),
             Misconception(
                 "The measured number is a mean of magnitudes; take the root of the mean of squares. Open hint 3.",
                 _mean_absolute,
@@ -255,36 +214,5 @@ EXERCISES = (
             ),
         ),
         tolerance=1e-4,
-    ),
-    Exercise(
-        "counterexamples",
-        _levels_only,
-        counterexamples,
-        (
-            Misconception(
-                "Your second block does not expose the tie. Random numbers never hit a midpoint: put one there. "
-                "Open hint 2.",
-                _instead(1, _RANDOM),
-            ),
-            Misconception(
-                "Your first block does not expose the missing abs(): its largest magnitude has to be negative. "
-                "Open hint 1.",
-                _instead(0, _RANDOM_POSITIVE),
-            ),
-            Misconception(
-                "Your third block does not expose the division: when does it have no result? Open hint 3.",
-                _instead(2, _RANDOM),
-            ),
-            Misconception(
-                "Your second and third block expose nothing: random numbers do not find these bugs. Open hints 2, 3.",
-                lambda levels: [counterexamples(levels)[0], _RANDOM, _RANDOM],
-            ),
-            Misconception(
-                "None of your blocks exposes its bug. Give three tensors of 16 finite float32 numbers, in the order of "
-                "the three versions. Open hint 1.",
-                lambda levels: [_RANDOM_POSITIVE] * 3,
-            ),
-        ),
-        view=_exposed,
     ),
 )

@@ -2,6 +2,8 @@
 
 import torch
 
+from qlora_lab.checks.blocks import a_value_each, packed_codes, where_off, with_arguments
+from qlora_lab.checks.differences import pattern
 from qlora_lab.checks.exercise import Exercise, Misconception
 
 
@@ -52,6 +54,18 @@ def _levels_case(generator: torch.Generator, number: int):
     return x[torch.randperm(len(x), generator=generator)], levels
 
 
+def _describe_codes(arguments: tuple, one, other) -> str | None:
+    off = where_off(one, other, 0.0)
+    if off is None:
+        return None
+    x, levels = arguments
+    first = int(off[0])
+    given, right = (f"code {code} (level {levels[code]:.4g})" if code < 16 else f"code {code}"
+                    for code in (one[first].item(), other[first].item()))  # fmt: skip
+    start = f"{len(off)} of {len(other)} codes differ, the first is that of {x[first]:.4g}: {given} instead of {right}."
+    return start + pattern(one, other, 0.0)
+
+
 def pack_nibbles(codes: torch.Tensor) -> torch.Tensor:
     padded = torch.cat((codes, codes.new_full((len(codes) % 2,), 7)))
     return padded[::2] * 16 + padded[1::2]
@@ -83,6 +97,10 @@ EXERCISES = (
             Misconception(
                 "The step is the length of the range, high - low, over 15; you took `high` alone. Open hint 1.",
                 lambda code, low, high: low + high * code / 15,
+            ),
+            Misconception(
+                "You count down from `high`. Code 0 is the lowest value, code 15 the highest. Open hint 2.",
+                lambda code, low, high: high - (high - low) * code / 15,
             ),
             Misconception(
                 "These are codes counted from 1. Code 0 is the lowest value, code 15 the highest. Open hint 2.",
@@ -121,6 +139,7 @@ EXERCISES = (
             ),
         ),
         tolerance=1e-6,
+        describe=with_arguments(a_value_each(1e-6, size=lambda arguments: arguments[1])),
     ),
     Exercise(
         "nearest-code",
@@ -153,6 +172,7 @@ EXERCISES = (
                 lambda x, levels: ((x + 1) * 7.5).round().to(torch.uint8),
             ),
         ),
+        describe=with_arguments(_describe_codes),
     ),
     Exercise(
         "pack-nibbles",
@@ -186,5 +206,6 @@ EXERCISES = (
                 lambda codes: pack_nibbles(codes).long(),
             ),
         ),
+        describe=with_arguments(packed_codes),
     ),
 )

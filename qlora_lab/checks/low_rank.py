@@ -37,6 +37,11 @@ def _square(a, b) -> bool:
     return a.shape[0] == a.shape[1] == b.shape[0]
 
 
+def _fit(a: torch.Tensor, b: torch.Tensor, w: torch.Tensor) -> bool:
+    """Whether x A^T B^T can be added to x W^T."""
+    return (b.shape[0], b.shape[1], a.shape[1]) == (w.shape[0], a.shape[0], w.shape[1])
+
+
 def adapter_gradients(gradient, a, b, s):
     return s * b.T @ gradient, s * gradient @ a.T
 
@@ -135,6 +140,16 @@ EXERCISES = (
                 lambda x, w, a, b, alpha, rs: (
                     lora_forward(x, w.T, a.T, b.T, alpha, rs) if _square(a, b) else lora_forward(x, w, a, b, alpha, rs)
                 ),
+            ),
+            *(
+                Misconception(
+                    "One of A and B is not transposed: x meets the transpose of each. With square matrices nothing "
+                    "complains. Open hint 1.",
+                    lambda x, w, a, b, alpha, rs, turned=turned: (
+                        lora_forward(x, w, *turned(a, b), alpha, rs) if _fit(*turned(a, b), w) else None
+                    ),
+                )
+                for turned in (lambda a, b: (a.T, b), lambda a, b: (a, b.T))
             ),
         ),
         tolerance=1e-5,

@@ -1,4 +1,4 @@
-"""Exercises of notebook 04: AdamW's step and state, pages, and who has to leave."""
+"""Exercises of notebook 04 about paging: pages, their order, who has to leave, and what moves."""
 
 import math
 
@@ -9,51 +9,6 @@ from qlora_lab.checks.exercise import Exercise, Misconception
 
 def _numbers(generator: torch.Generator, low: int, high: int, count: int) -> list[int]:
     return torch.randint(low, high, (count,), generator=generator).tolist()
-
-
-def state_bytes(parameters: int, bits: int) -> int:
-    if bits == 8:
-        return 2 * (parameters + 4 * math.ceil(parameters / 256))
-    return 2 * parameters * bits // 8
-
-
-def adamw_step(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
-    p = p * (1 - lr * weight_decay)
-    m = m + (1 - beta1) * (gradient - m)
-    v = beta2 * v + (1 - beta2) * gradient**2
-    root = (v / (1 - beta2**step)).sqrt()
-    return p - lr / (1 - beta1**step) * m / (root + eps), m, v
-
-
-def _coupled(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
-    return adamw_step(p, gradient + weight_decay * p, m, v, step, lr, beta1, beta2, eps, 0.0)
-
-
-def _uncorrected(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
-    _, m, v = adamw_step(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay)
-    return p * (1 - lr * weight_decay) - lr * m / (v.sqrt() + eps), m, v
-
-
-def _eps_inside(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
-    _, m, v = adamw_step(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay)
-    root = (v / (1 - beta2**step) + eps).sqrt()
-    return p * (1 - lr * weight_decay) - lr / (1 - beta1**step) * m / root, m, v
-
-
-def _no_root(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
-    _, m, v = adamw_step(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay)
-    return p * (1 - lr * weight_decay) - lr / (1 - beta1**step) * m / (v / (1 - beta2**step) + eps), m, v
-
-
-def _no_rate_on_decay(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
-    return adamw_step(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay / lr)
-
-
-def _step_case(generator: torch.Generator, number: int):
-    n = 3 + 5 * number
-    p, gradient, m = (torch.randn(n, generator=generator) for _ in range(3))
-    v = torch.rand(n, generator=generator) * 1e-2
-    return p, gradient, m, v, 1 + number, 10 ** -(1 + number % 3), 0.9, 0.99, (1e-8, 1e-3)[number % 2], 0.1
 
 
 def pages_of(first: int, count: int, per_page: int) -> list[int]:
@@ -83,8 +38,10 @@ def _eviction(generator: torch.Generator, number: int):
     times = torch.randperm(100, generator=generator).tolist()
     last_used = dict(zip(pages, times, strict=False))
     oldest = sorted(last_used, key=last_used.get)
-    due = set(oldest[:number]) | {oldest[-1]}  # from the second case on the oldest is due
-    return last_used, due
+    due = {page for page in oldest[1:] if _numbers(generator, 0, 3, 1)[0] == 0}  # any of them ...
+    if number:
+        due |= set(oldest[: number % 4])  # ... and in most cases the oldest ones
+    return last_used, due - {oldest[-1 - number % 3]}  # at least one is not
 
 
 def bytes_moved(pages: int, resident: int, page_bytes: int) -> int:
@@ -98,57 +55,6 @@ def _traffic(generator: torch.Generator, number: int):
 
 
 EXERCISES = (
-    Exercise(
-        "state-bytes",
-        lambda generator, number: (_numbers(generator, 300, 10**6, 1)[0], (32, 8, 16)[number % 3]),
-        state_bytes,
-        (
-            Misconception(
-                "AdamW keeps two moments, m and v; that is one. Open hint 1.", lambda n, bits: state_bytes(n, bits) // 2
-            ),
-            Misconception(
-                "In 8 bits each block of 256 numbers has a scale of four bytes, for both moments. Open hint 2.",
-                lambda n, bits: 2 * n * bits // 8,
-            ),
-            Misconception("These are bits; a byte has eight. Open hint 1.", lambda n, bits: 2 * n * bits),
-            Misconception(
-                "The last block of 256 may be shorter and has a scale all the same: round up. Open hint 2.",
-                lambda n, bits: 2 * (n + 4 * (n // 256)) if bits == 8 else state_bytes(n, bits),
-            ),
-            Misconception(
-                "There are scales for both moments; you count them for one. Open hint 2.",
-                lambda n, bits: 2 * n + 4 * math.ceil(n / 256) if bits == 8 else state_bytes(n, bits),
-            ),
-        ),
-    ),
-    Exercise(
-        "adamw-step",
-        _step_case,
-        adamw_step,
-        (
-            Misconception(
-                "Both moments start at zero and are too small at first; their corrections by 1 - beta^step are "
-                "missing. Open hint 2.",
-                _uncorrected,
-            ),
-            Misconception(
-                "Weight decay goes into the gradient here, which is Adam with L2. The W in AdamW means that the weight "
-                "is made smaller by itself, beside the gradient. Open hint 1.",
-                _coupled,
-            ),
-            Misconception("eps is added after the square root, not inside it. Open hint 3.", _eps_inside),
-            Misconception("m is divided by the square root of v, not by v. Open hint 3.", _no_root),
-            Misconception(
-                "The decay is lr * weight_decay, so that a schedule of the learning rate scales both. Open hint 1.",
-                _no_rate_on_decay,
-            ),
-            Misconception(
-                "Return all three: the new p, m and v, in this order.",
-                lambda *arguments: adamw_step(*arguments)[0],
-            ),
-        ),
-        tolerance=1e-5,
-    ),
     Exercise(
         "pages-of",
         _span,
@@ -211,6 +117,24 @@ EXERCISES = (
                 "That page is the oldest, but it is still due in this sweep and would have to come back at once. "
                 "Open hint 2.",
                 lambda last_used, due: min(last_used, key=last_used.get),
+            ),
+            Misconception(
+                "You pass over as many of the oldest pages as there are in `due`, without asking which ones. Open hint "
+                "2.",
+                lambda last_used, due: sorted(last_used, key=last_used.get)[len(due)],
+            ),
+            Misconception(
+                "You pass over as many of the oldest pages as there are in `due`, without asking which ones. Open hint "
+                "2.",
+                lambda last_used, due: sorted(last_used, key=last_used.get)[max(0, len(due) - 1)],
+            ),
+            Misconception(
+                "That is the first page that is not due, in the dictionary's order, not by time. Open hint 1.",
+                lambda last_used, due: next(page for page in last_used if page not in due),
+            ),
+            Misconception(
+                "That is the page of `due` used longest ago; these have to stay. Open hint 2.",
+                lambda last_used, due: min((p for p in last_used if p in due), key=last_used.get, default=None),
             ),
             Misconception(
                 "That is a time; the page is wanted. Open hint 1.",

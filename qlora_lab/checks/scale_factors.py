@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from qlora_lab.checks.blocks import a_value_each, in_blocks, with_arguments
 from qlora_lab.checks.exercise import Exercise, Misconception
 from qlora_lab.datatypes import get_datatype
 
@@ -28,9 +29,13 @@ def weights_of_a_code(code: int, absmax: float, levels: list) -> tuple[float, fl
     return low * absmax, high * absmax
 
 
+def _codes(arguments: tuple) -> torch.Tensor:
+    packed = arguments[0]
+    return torch.stack((packed >> 4, packed & 15), 1).view(-1)
+
+
 def dequantize_packed(packed, scales, table, block_size: int, n: int):
-    codes = torch.stack((packed >> 4, packed & 15), 1).view(-1)[:n]
-    return table[codes.int()] * scales.repeat_interleave(block_size)[:n]
+    return table[_codes((packed,))[:n].int()] * scales.repeat_interleave(block_size)[:n]
 
 
 def least_error_scale(w, q):
@@ -41,7 +46,7 @@ def least_error_scale(w, q):
 def _example(generator: torch.Generator, number: int):
     levels = list(INT4 if number % 2 else NF4)
     code = [code for code in range(1, 15) if levels[code]][_number(generator, 0, 13)]
-    return levels[code] * (0.05 + _number(generator, 1, 400) / 100), code, levels
+    return levels[code] * (0.05 + 4 * torch.rand((), generator=generator).item()), code, levels
 
 
 def _code(generator: torch.Generator, number: int):
@@ -57,13 +62,15 @@ def _packed(generator: torch.Generator, number: int):
 
 
 def _blocks(generator: torch.Generator, number: int):
-    """Weights and the levels of their codes; from the second case on, one block is all zeros."""
+    """Weights and the levels of their codes; from the second case on, one block is all zeros, and another was coded
+    with a scale so large that its levels are all near zero."""
     count, size = 2 + number, (16, 64, 32)[number % 3]
     w = _randn(generator, count, size) * 10.0 ** (number % 3 - 1)
     levels = torch.tensor(NF4)
     q = levels[(w[..., None] / w.abs().amax(1)[:, None, None] - levels).abs().argmin(-1)]
     if number:
         w[1] = q[1] = 0.0
+        q[2] = levels[(w[2, :, None] / (6 * w[2].abs().max()) - levels).abs().argmin(-1)]
     return w, q
 
 
@@ -165,6 +172,7 @@ EXERCISES = (
                 ),
             ),
         ),
+        describe=with_arguments(in_blocks(0.0, lambda arguments: arguments[3], codes=_codes)),
     ),
     Exercise(
         "least-error-scale",
@@ -186,6 +194,11 @@ EXERCISES = (
                 "This makes the decoded block as long as the weights; that does not bring it nearest. Open hint 1.",
                 lambda w, q: _always(w, q, ((w * w).sum(1) / (q * q).sum(1).clamp(min=1e-38)).sqrt()),
             ),
+            Misconception(
+                "The denominator is kept at 1 or above. It is only to be kept from zero, and a block of small levels "
+                "has a small one. Open hint 3.",
+                lambda w, q: (w * q).sum(1) / (q * q).sum(1).clamp(min=1),
+            ),
             Misconception("That is absmax, the scale you started from. Open hint 1.", lambda w, q: w.abs().amax(1)),
             Misconception(
                 "This is one scale for all blocks together; each has its own. Sum over dim 1 only. Open hint 2.",
@@ -193,5 +206,6 @@ EXERCISES = (
             ),
         ),
         tolerance=1e-5,
+        describe=with_arguments(a_value_each(1e-5)),
     ),
 )

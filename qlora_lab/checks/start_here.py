@@ -1,5 +1,7 @@
 """The exercise of notebook 00: what weights take."""
 
+import math
+
 import torch
 
 from qlora_lab.checks.exercise import Exercise, Misconception
@@ -13,7 +15,9 @@ EXERCISES = (
     Exercise(
         "weights-in-gb",
         lambda generator, number: (
-            int(torch.randint(10**6, 10**11, (), generator=generator)),
+            int(
+                torch.randint(1, 10**11 if number % 4 else 100, (), generator=generator)
+            ),  # few ones leave parts of a byte
             (32, 16, 4.127, 8, 4.25, 4)[number % 6],
         ),
         weights_in_gb,
@@ -34,9 +38,16 @@ EXERCISES = (
                 "That is a whole byte for each parameter, whatever it is stored in. Open hint 1.",
                 lambda parameters, bits: parameters / 10**9,
             ),
+            *(
+                Misconception(
+                    "The bits of a parameter are rounded to a whole number. On average it may take 4.127. Open hint 1.",
+                    lambda parameters, bits, rounded=rounded: parameters * rounded(bits) / 8 / 10**9,
+                )
+                for rounded in (round, math.ceil)
+            ),
             Misconception(
-                "The bits of a parameter are rounded to a whole number. On average it may take 4.127. Open hint 1.",
-                lambda parameters, bits: parameters * round(bits) / 8 / 10**9,
+                "Bytes are rounded to whole ones before they become GB. `/` keeps what `//` drops. Open hint 1.",
+                lambda parameters, bits: parameters * bits // 8 / 10**9,
             ),
             Misconception(
                 "Bits become bytes by dividing by 8, and you multiply. Open hint 1.",

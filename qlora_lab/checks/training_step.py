@@ -55,6 +55,15 @@ def _to(floor: float, shape):
     return rate
 
 
+def _after_warmup(rate):
+    """The warm-up as it should be, and after it `rate` of the peak and the progress."""
+
+    def answer(step, steps, peak, warmup):
+        return peak * step / warmup if step <= warmup else rate(peak, (step - warmup) / (steps - warmup))
+
+    return answer
+
+
 def _cosine(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
@@ -116,6 +125,23 @@ EXERCISES = (
                 "it is the rate jumps there. Open hint 2.",
                 lambda step, steps, peak, warmup: (
                     peak * step / warmup if step <= warmup else peak * (0.1 + 0.9 * _cosine(step / steps))
+                ),
+            ),
+            Misconception(
+                "A tenth of the peak is added to a cosine that falls by the whole of it: the rate jumps above the peak "
+                "after the warm-up. Let the cosine fall by 0.9 of it. Open hint 3.",
+                _after_warmup(lambda peak, progress, floor=0.1: peak * (floor + _cosine(progress))),
+            ),
+            Misconception(
+                "The cosine falls to zero and is cut off at a tenth of the peak; it has to fall *to* a tenth, without "
+                "a kink. Open hint 3.",
+                _after_warmup(lambda peak, progress: peak * max(0.1, _cosine(progress))),
+            ),
+            Misconception(
+                "The cosine is spread over all steps, and only those after the warm-up are left: at the last step it "
+                "has not reached its end. Divide by steps - warmup. Open hint 2.",
+                lambda step, steps, peak, warmup: (
+                    peak * step / warmup if step <= warmup else peak * (0.1 + 0.9 * _cosine((step - warmup) / steps))
                 ),
             ),
             Misconception(

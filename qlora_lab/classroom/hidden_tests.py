@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from qlora_lab.checks import EXERCISES, Exercise, Verdict
-from qlora_lab.checks.differences import is_same
-from qlora_lab.checks.exercise import CASES, describe_arguments, diagnose
+from qlora_lab.checks.differences import describe_arguments, is_same
+from qlora_lab.checks.exercise import diagnose
 from qlora_lab.classroom.inside import values
 from qlora_lab.classroom.sandbox import Sandbox
 
@@ -50,12 +50,14 @@ class HiddenTests:
 
     def __init__(self, exercise: Exercise, seed: str):
         self.exercise = exercise
-        self.shown = [self._case(torch.Generator().manual_seed(n), n, exercise.draw) for n in range(CASES)]
+        self.shown = [self._case(torch.Generator().manual_seed(n), n, exercise.draw) for n in range(exercise.cases)]
         self.hidden = [
-            self._case(self._generator(seed, turn, n), n, exercise.draw) for turn in range(ROUNDS) for n in range(CASES)
+            self._case(self._generator(seed, turn, n), n, exercise.draw)
+            for turn in range(ROUNDS)
+            for n in range(exercise.cases)
         ]
         if exercise.draw_more is not None:
-            count = ROUNDS * CASES
+            count = ROUNDS * exercise.cases
             self.hidden += [self._case(self._generator(seed, ROUNDS, n), n, exercise.draw_more) for n in range(count)]
 
     def _generator(self, seed: str, turn: int, number: int) -> torch.Generator:
@@ -107,8 +109,8 @@ class HiddenTests:
             results.append(function(*arguments))
             if values.pack(arguments) != values.pack(case.arguments):
                 return self._wrong(CHANGED)
-        verdict = self._judge_shown(Reply(results[:CASES]))
-        return verdict if verdict.status != "right" else self._judge_hidden(Reply(results[CASES:]))
+        verdict = self._judge_shown(Reply(results[: len(self.shown)]))
+        return verdict if verdict.status != "right" else self._judge_hidden(Reply(results[len(self.shown) :]))
 
     def _wrong(self, message: str) -> Verdict:
         return Verdict(self.exercise.id, "wrong", message)
@@ -132,7 +134,7 @@ class HiddenTests:
             text = CHANGED
         elif reply.kind == "error":
             place = f" in `{reply.line}`" if reply.line else ""
-            called = describe_arguments(self.shown[min(len(reply.results), CASES - 1)].arguments)
+            called = describe_arguments(self.shown[min(len(reply.results), len(self.shown) - 1)].arguments)
             text = f"{reply.type}{place}: {reply.message} (called with {called})"
         elif len(reply.results) != len(self.shown):
             return self._wrong("What it gave could not be read.")

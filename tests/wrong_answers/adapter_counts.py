@@ -1,6 +1,7 @@
 """Wrong answers to the exercises of notebook 03 on counts and targets."""
 
 import math
+import re
 
 from wrong_answers import wrong
 
@@ -91,3 +92,41 @@ def one_block(hidden, mlp, layers, heads, kv_heads, rank):
 def two_in_the_mlp(hidden, mlp, layers, heads, kv_heads, rank):
     kv = hidden // heads * kv_heads
     return layers * rank * (2 * 2 * hidden + 2 * (hidden + kv) + 2 * (hidden + mlp))
+
+
+@wrong("find-targets", says="in the order of the targets")
+def for_each_target(paths, targets):
+    found = []
+    for target in targets:
+        found += [path for path in paths if path == target or path.endswith("." + target)]
+    return found
+
+
+@wrong("find-targets", says="Only the first target")
+def first_target(paths, targets):
+    return [path for path in paths if ("." + path).endswith("." + targets[0])]
+
+
+@wrong("find-targets", says="`any`, not `all`")
+def all_targets(paths, targets):
+    return [path for path in paths if all(("." + path).endswith("." + target) for target in targets)]
+
+
+@wrong("find-targets", says="stands for any character")
+def regular_expression(paths, targets):
+    return [path for path in paths if re.search(r"(^|\.)(" + "|".join(targets) + ")$", path)]
+
+
+@wrong("find-targets", says="beginning of a path")
+def beginnings(paths, targets):
+    return [path for path in paths if any(path.startswith(target) for target in targets)]
+
+
+@wrong("find-targets", says="instead of")
+def names_inside(paths, targets):
+    return [path for path in paths if any(f".{target}." in f".{path}." for target in targets)]
+
+
+@wrong("predict-trainable", says="not one number or one head")
+def one_number_a_head(hidden, mlp, layers, heads, kv_heads, rank):
+    return layers * rank * (2 * 2 * hidden + 2 * (hidden + kv_heads) + 3 * (hidden + mlp))

@@ -1,6 +1,4 @@
-"""Wrong answers to the exercises of notebook 08."""
-
-import math
+"""Wrong answers to the exercises of notebook 08 about gradients and parts."""
 
 import torch
 
@@ -49,70 +47,6 @@ def strided(tensor, process, processes):
     return tensor[range(process, len(tensor), processes)]
 
 
-@wrong("bytes-on-the-wire", says="has one n-th of each already")
-def all_of_it(blocks, gradients, processes):
-    return 2 * blocks + gradients
-
-
-@wrong("bytes-on-the-wire", says="gathered again in the backward pass")
-def forward_only(blocks, gradients, processes):
-    return (blocks + gradients) * (1 - 1 / processes)
-
-
-@wrong("bytes-on-the-wire", says="gradients are missing")
-def no_gradients(blocks, gradients, processes):
-    return 2 * blocks * (1 - 1 / processes)
-
-
-@wrong("bytes-on-the-wire", says="Twice is an all-reduce")
-def all_reduced(blocks, gradients, processes):
-    return (2 * blocks + 2 * gradients) * (processes - 1) / processes
-
-
-@wrong("gpu-bytes", says="neither is divided")
-def activations_divided(sharded, block, own, gpus):
-    return sharded + own if gpus == 1 else (sharded + own) / gpus + 2 * block
-
-
-@wrong("gpu-bytes", says="What is gathered is missing")
-def nothing_gathered(sharded, block, own, gpus):
-    return sharded / gpus + own
-
-
-@wrong("gpu-bytes", says="Two blocks are whole")
-def one_block(sharded, block, own, gpus):
-    return sharded + own if gpus == 1 else sharded / gpus + block + own
-
-
-@wrong("gpu-bytes", says="single GPU has everything")
-def also_alone(sharded, block, own, gpus):
-    return sharded / gpus + 2 * block + own
-
-
-@wrong("smallest-node", says="subtract both")
-def only_divided(sharded, gathered, own, card):
-    return math.ceil(sharded / card)
-
-
-@wrong("smallest-node", says="try that one first")
-def never_alone(sharded, gathered, own, card):
-    room = card - gathered - own
-    return math.ceil(sharded / room) if room > 0 else None
-
-
-@wrong("smallest-node", says="No number of cards helps")
-def always_some(sharded, gathered, own, card):
-    return 1 if sharded + own <= card else max(2, math.ceil(sharded / (card - gathered - own)))
-
-
-@wrong("smallest-node", says="Rounded down")
-def too_few(sharded, gathered, own, card):
-    if sharded + own <= card:
-        return 1
-    room = card - gathered - own
-    return max(2, sharded // room) if room > 0 else None
-
-
 @wrong("read-plan", says="rows of the whole tensor")
 def whole_rows(rows, before, after, process):
     size, wanted = -(-rows // before), -(-rows // after)
@@ -135,3 +69,21 @@ def down(rows, before, after, process):
     begin, end = process * wanted, process * wanted + wanted
     found = [(k, max(begin, k * size) - k * size, min(end, k * size + size) - k * size) for k in range(before)]
     return [(k, a, b) for k, a, b in found if a < b]
+
+
+@wrong("combine-gradients", says="differ")
+def tokens_sorted(gradients, tokens):
+    return sum(n * g for n, g in zip(sorted(tokens), gradients, strict=True)) / sum(tokens)
+
+
+@wrong("part-of", says="one row too many")
+def one_added(tensor, process, processes):
+    rows = len(tensor) // processes + 1
+    return tensor[process * rows : process * rows + rows]
+
+
+@wrong("part-of", says="filled up with zeros")
+def padded(tensor, process, processes):
+    rows = -(-len(tensor) // processes)
+    whole = torch.cat((tensor, tensor.new_zeros(rows * processes - len(tensor), *tensor.shape[1:])))
+    return whole[process * rows : (process + 1) * rows]

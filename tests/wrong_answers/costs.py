@@ -1,77 +1,8 @@
-"""Wrong answers to the exercises of notebook 07."""
+"""Wrong answers to the exercises of notebook 07 about costs."""
 
 import math
-import statistics
 
 from wrong_answers import wrong
-
-
-@wrong("seed-interval", says="n in its denominator")
-def numpy_default(results, t):
-    mean = sum(results) / len(results)
-    spread = (sum((x - mean) ** 2 for x in results) / len(results)) ** 0.5
-    half = t * spread / len(results) ** 0.5
-    return mean - half, mean + half
-
-
-@wrong("seed-interval", says="where single runs fall")
-def of_single_runs(results, t):
-    mean, half = statistics.mean(results), t * statistics.stdev(results)
-    return mean - half, mean + half
-
-
-@wrong("seed-interval", says="right for many runs")
-def gaussian(results, t):
-    mean, half = statistics.mean(results), 1.96 * statistics.stdev(results) / math.sqrt(len(results))
-    return mean - half, mean + half
-
-
-@wrong("seed-interval", says="by n, not by its root")
-def root_forgotten(results, t):
-    mean, half = statistics.mean(results), t * statistics.stdev(results) / len(results)
-    return mean - half, mean + half
-
-
-@wrong("paired", says="the other way round")
-def turned(ours, theirs):
-    return [theirs[seed] - ours[seed] for seed in sorted(set(ours) & set(theirs))]
-
-
-@wrong("paired", says="same place in the two dictionaries")
-def zipped(ours, theirs):
-    return [a - b for a, b in zip(ours.values(), theirs.values())]  # noqa: B905
-
-
-@wrong("paired", says="out of thin air")
-def missing_is_zero(ours, theirs):
-    return [ours.get(s, 0.0) - theirs.get(s, 0.0) for s in sorted(set(ours) | set(theirs))]
-
-
-@wrong("paired", says="difference of the means")
-def of_means(ours, theirs):
-    return [statistics.mean(ours.values()) - statistics.mean(theirs.values())]
-
-
-@wrong("smallest-rank", says="rank of the best mean")
-def the_best(differences):
-    return next(rank for rank, (low, high) in differences.items() if low == high == 0)
-
-
-@wrong("smallest-rank", says="is *better* than the best mean")
-def contains_zero(differences):
-    return min(rank for rank, (low, high) in differences.items() if low <= 0 <= high)
-
-
-@wrong("smallest-rank", says="dictionary's order")
-def first_found(differences):
-    for rank, (low, _) in differences.items():
-        if low <= 0:
-            return rank
-
-
-@wrong("smallest-rank", says="largest such rank")
-def largest(differences):
-    return max(rank for rank, (low, _) in differences.items() if low <= 0)
 
 
 @wrong("not-dominated", says="strictly less")
@@ -112,3 +43,35 @@ def truncated(decoding, fixed, per_token, share):
 @wrong("tokens-for-share", says="is not positive")
 def unbounded(decoding, fixed, per_token, share):
     return math.ceil((decoding / share - fixed) / per_token)
+
+
+@wrong("not-dominated", says="One of two equal ones is gone")
+def sweeps_once(conditions):
+    kept, least = [], math.inf
+    for name, (_, loss) in sorted(conditions.items(), key=lambda item: item[1]):
+        if loss < least:
+            kept.append(name)
+            least = loss
+    return sorted(kept)
+
+
+@wrong("not-dominated", says="return their names sorted")
+def as_they_stand(conditions):
+    points = conditions.values()
+    return [n for n, (s, x) in conditions.items() if not any(a <= s and b <= x and (a, b) != (s, x) for a, b in points)]
+
+
+@wrong("not-dominated", says="values instead of")
+def least_product(conditions):
+    least = min(s * x for s, x in conditions.values())
+    return sorted(n for n, (s, x) in conditions.items() if s * x == least)
+
+
+@wrong("tokens-for-share", says="nearest whole number")
+def rounded(decoding, fixed, per_token, share):
+    return max(1, round((decoding / share - fixed) / per_token))
+
+
+@wrong("tokens-for-share", says="a token too many")
+def one_added(decoding, fixed, per_token, share):
+    return max(1, int((decoding / share - fixed) / per_token) + 1)

@@ -148,34 +148,40 @@ def counts_from_zero(step, steps, peak, warmup):
     return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))))
 
 
-@wrong("calls-match", says="`True == 1`")
-def plain_equality(said, wanted):
-    return wanted == said
+@wrong("supervised-loss", says="Shift within each row")
+def shifted_across_rows(logits, labels):
+    return cross_entropy(logits.flatten(0, 1)[:-1], labels.flatten()[1:])
 
 
-@wrong("calls-match", says="Compared as texts")
-def as_texts(said, wanted):
-    return repr(said) == repr(wanted)
+@wrong("supervised-loss", says="Count after the shift")
+def counted_before_the_shift(logits, labels):
+    total = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
+    return total / (labels != -100).sum()
 
 
-@wrong("calls-match", says="order of calls is ignored")
-def any_order(said, wanted):
-    return said is not None and len(said) == len(wanted) and all(call in wanted for call in said)
+@wrong("supervised-loss", says="0 is a token like others")
+def zero_is_no_label(logits, labels):
+    losses = cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], reduction="none")
+    counted = labels[:, 1:] > 0
+    return (losses * counted).sum() / counted.sum()
 
 
-@wrong("calls-match", says="`zip` stops")
-def wanted_is_there(said, wanted):
-    if said is None:
-        return False
-    for one, other in zip(said, wanted, strict=False):
-        if one["name"] != other["name"]:
-            return False
-        for key, value in other["arguments"].items():
-            if one["arguments"].get(key) != value:
-                return False
-    return True
+@wrong("learning-rate", says="jumps above the peak")
+def floor_on_top(step, steps, peak, warmup):
+    if step <= warmup:
+        return peak * step / warmup
+    return peak * (0.1 + 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))))
 
 
-@wrong("calls-match", says="TypeError")
-def forgets_none(said, wanted):
-    return len(said) == len(wanted) and all(a == b for a, b in zip(said, wanted, strict=True))
+@wrong("learning-rate", says="cut off at a tenth")
+def cut_off(step, steps, peak, warmup):
+    if step <= warmup:
+        return peak * step / warmup
+    return max(0.1 * peak, peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))))
+
+
+@wrong("learning-rate", says="Divide by steps - warmup")
+def over_all_steps(step, steps, peak, warmup):
+    if step <= warmup:
+        return peak * step / warmup
+    return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / steps)))

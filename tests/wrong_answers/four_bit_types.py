@@ -102,41 +102,26 @@ def mean_absolute(weight, block_size):
     return (step.square().mean() / 12).sqrt().item(), error.abs().mean().item()
 
 
-@wrong("counterexamples", says="None of your blocks")
-def random_blocks(levels):
-    generator = torch.Generator().manual_seed(0)
-    blocks = torch.rand(3, 16, generator=generator)
-    return list(blocks)
+@wrong("bits-per-weight", says="you count them for one")
+def second_level_shared(block_size, constants, double_quant):
+    return 4 + (8 * constants / block_size + 1 / (8 * block_size) if double_quant else 32 * constants / block_size)
 
 
-@wrong("counterexamples", says="random numbers do not find")
-def random_with_a_negative_outlier(levels):
-    blocks = torch.rand(3, 16, generator=torch.Generator().manual_seed(0))
-    blocks[:, 4] = -2.0
-    return list(blocks)
+@wrong("bits-per-weight", says="divide by both")
+def second_level_for_weights(block_size, constants, double_quant):
+    return 4 + constants * (8 / block_size + 32 / 256 if double_quant else 32 / block_size)
 
 
-@wrong("counterexamples", says="does not expose the tie")
-def a_level_instead_of_a_midpoint(levels):
-    block = torch.zeros(16)
-    block[0], block[1] = 1.0, levels[5]
-    return [-torch.arange(16.0), block, torch.zeros(16)]
+@wrong("predict-and-measure", says="another number of steps")
+def sixteen_levels(weight, block_size):
+    blocks = weight.reshape(-1, block_size)
+    step = 2 * blocks.abs().amax(1, keepdim=True) / 15
+    error = (blocks / step).round() * step - blocks
+    return (step.square().mean() / 12).sqrt().item(), error.square().mean().sqrt().item()
 
 
-@wrong("counterexamples", says="does not expose the missing abs()")
-def positive_outlier(levels):
-    block = torch.zeros(16)
-    block[0], block[1] = 1.0, (levels[3] + levels[4]) / 2
-    return [torch.arange(16.0), block, torch.zeros(16)]
-
-
-@wrong("counterexamples", says="does not expose the division")
-def nearly_zero(levels):
-    block = torch.zeros(16)
-    block[0], block[1] = 1.0, (levels[3] + levels[4]) / 2
-    return [-torch.arange(16.0), block, torch.full((16,), 1e-30)]
-
-
-@wrong("counterexamples", says="finite float32")
-def breaks_every_version(levels):
-    return [torch.full((16,), float("nan"))] * 3
+@wrong("predict-and-measure", says="one step for the whole tensor")
+def one_step(weight, block_size):
+    step = weight.abs().max() / 7
+    error = (weight / step).round() * step - weight
+    return step.item() / math.sqrt(12), error.square().mean().sqrt().item()

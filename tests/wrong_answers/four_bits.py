@@ -108,3 +108,35 @@ def halves(codes):
 def wide_bytes(codes):
     codes = torch.cat((codes.long(), torch.full((len(codes) % 2,), 7)))
     return codes[::2] * 16 + codes[1::2]
+
+
+@wrong("block-absmax", says="blocks differ, the first is block ")
+def magnitude_of_the_largest(weight, block_size):
+    return torch.stack([block.max().abs() for block in weight.flatten().split(block_size)])
+
+
+@wrong("nearest-code", says="code 14 (level")
+def last_midpoint_forgotten(x, levels):
+    return torch.bucketize(x, ((levels[1:] + levels[:-1]) / 2)[:-1]).to(torch.uint8)
+
+
+@wrong("pack-nibbles", says="the first is byte 0: codes")
+def times_eight(codes):
+    codes = torch.cat((codes, torch.full((len(codes) % 2,), 7, dtype=torch.uint8)))
+    return codes[::2] * 8 + codes[1::2]
+
+
+@wrong("pack-nibbles", says="All high nibbles are right.")
+def first_one_twice(codes):
+    return codes[::2] * 16 + codes[::2]
+
+
+@wrong("pack-nibbles", says="All bytes before the last are right.")
+def padded_with_eight(codes):
+    codes = torch.cat((codes, torch.full((len(codes) % 2,), 8, dtype=torch.uint8)))
+    return codes[::2] * 16 + codes[1::2]
+
+
+@wrong("decode", says="count down from `high`")
+def from_high(code, low, high):
+    return high - (high - low) / 15 * code

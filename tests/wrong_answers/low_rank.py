@@ -99,3 +99,14 @@ def first_columns(matrix, rank):
     kept = matrix.clone()
     kept[:, rank:] = 0
     return kept
+
+
+@wrong("lora-forward", says="One of A and B is not transposed")
+def b_not_turned(x, w, a, b, alpha, use_rslora):
+    rank = a.shape[0]
+    return x @ w.T + alpha / (rank**0.5 if use_rslora else rank) * (x @ a.T @ b)
+
+
+@wrong("adapter-gradients", says="value 2 of 2 differs")
+def s_in_one_only(gradient, a, b, s):
+    return s * b.T @ gradient, gradient @ a.T

@@ -1,65 +1,6 @@
-"""Wrong answers to the exercises of notebook 04."""
+"""Wrong answers to the exercises of notebook 04 about paging."""
 
 from wrong_answers import wrong
-
-
-@wrong("state-bytes", says="two moments")
-def only_m(parameters, bits):
-    return parameters * bits // 8 + (4 * -(-parameters // 256) if bits == 8 else 0)
-
-
-@wrong("state-bytes", says="has a scale of four bytes")
-def no_scales(parameters, bits):
-    return parameters * bits // 4
-
-
-@wrong("state-bytes", says="a byte has eight")
-def bits_for_bytes(parameters, bits):
-    return parameters * bits * 2
-
-
-@wrong("state-bytes", says="instead of")
-def forgets_16_bits(parameters, bits):
-    return 2 * (parameters + 4 * -(-parameters // 256)) if bits == 8 else 8 * parameters
-
-
-@wrong("adamw-step", says="corrections by 1 - beta^step")
-def no_correction(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
-    p = p - lr * weight_decay * p
-    m = beta1 * m + (1 - beta1) * gradient
-    v = beta2 * v + (1 - beta2) * gradient * gradient
-    return p - lr * m / (v**0.5 + eps), m, v
-
-
-@wrong("adamw-step", says="Adam with L2")
-def adam_with_l2(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
-    gradient = gradient + weight_decay * p
-    m = beta1 * m + (1 - beta1) * gradient
-    v = beta2 * v + (1 - beta2) * gradient * gradient
-    return p - lr * (m / (1 - beta1**step)) / ((v / (1 - beta2**step)) ** 0.5 + eps), m, v
-
-
-@wrong("adamw-step", says="not inside it")
-def eps_under_the_root(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
-    p = p * (1 - lr * weight_decay)
-    m = beta1 * m + (1 - beta1) * gradient
-    v = beta2 * v + (1 - beta2) * gradient * gradient
-    return p - lr * (m / (1 - beta1**step)) / (v / (1 - beta2**step) + eps) ** 0.5, m, v
-
-
-@wrong("adamw-step", says="changes its arguments in place")
-def in_place(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
-    m.mul_(beta1).add_(gradient, alpha=1 - beta1)
-    v.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-    root = (v / (1 - beta2**step)).sqrt().add_(eps)
-    return p * (1 - lr * weight_decay) - lr / (1 - beta1**step) * m / root, m, v
-
-
-@wrong("adamw-step", says="Return all three")
-def only_the_weight(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
-    m = beta1 * m + (1 - beta1) * gradient
-    v = beta2 * v + (1 - beta2) * gradient * gradient
-    return p * (1 - lr * weight_decay) - lr * (m / (1 - beta1**step)) / ((v / (1 - beta2**step)) ** 0.5 + eps)
 
 
 @wrong("pages-of", says="ends with its page")
@@ -138,3 +79,24 @@ def all_pages(pages, resident, page_bytes):
 @wrong("bytes-moved", says="cannot be negative")
 def negative(pages, resident, page_bytes):
     return (pages - resident) * page_bytes * 2
+
+
+@wrong("evict", says="without asking which ones")
+def passes_over_as_many(last_used, due):
+    return sorted(last_used, key=last_used.get)[len(due)]
+
+
+@wrong("evict", says="the dictionary's order")
+def first_not_due(last_used, due):
+    return next(page for page in last_used if page not in due)
+
+
+@wrong("evict", says="instead of")
+def second_oldest_if_the_oldest_is_due(last_used, due):
+    first, second, *_ = sorted(last_used, key=last_used.get)
+    return second if first in due else first
+
+
+@wrong("evict", says="instead of")
+def times_looked_up_in_due(last_used, due):
+    return min((page for page, time in last_used.items() if time not in due), key=last_used.get)

@@ -1,26 +1,6 @@
-"""Wrong answers to the exercises of notebook 05."""
+"""Wrong answers to the exercises of notebook 05 about the layer."""
 
 from wrong_answers import wrong
-
-
-@wrong("full-training-bytes", says="without gradients")
-def no_gradients(parameters):
-    return 2 * parameters + 8 * parameters
-
-
-@wrong("full-training-bytes", says="two moments")
-def one_moment(parameters):
-    return (2 + 2 + 4) * parameters
-
-
-@wrong("full-training-bytes", says="in 32 bits")
-def all_in_32_bits(parameters):
-    return 4 * 4 * parameters
-
-
-@wrong("full-training-bytes", says="1.16667 times")
-def and_a_copy_in_16_bits(parameters):
-    return 14 * parameters
 
 
 @wrong("qlora-forward", says="without its factor")
@@ -73,59 +53,11 @@ def forgets_dx(g, x, w, a, b, s):
     return s * (g @ b).T @ x, s * g.T @ (x @ a.T)
 
 
-@wrong("stored-bytes", says="codes alone")
-def codes_only(elements, block_size, double_quant):
-    return (elements + 1) // 2
+@wrong("qlora-forward", says="One of A and B is not transposed")
+def a_as_it_is(x, w, a, b, s):
+    return x @ w.T + s * (x @ a) @ b.T
 
 
-@wrong("stored-bytes", says="last block may be shorter")
-def whole_blocks_only(elements, block_size, double_quant):
-    blocks = elements // block_size
-    return (elements + 1) // 2 + (blocks + 4 * -(-blocks // 256) + 4 if double_quant else 4 * blocks)
-
-
-@wrong("stored-bytes", says="scales of their own")
-def no_second_level(elements, block_size, double_quant):
-    blocks = -(-elements // block_size)
-    return (elements + 1) // 2 + (blocks if double_quant else 4 * blocks)
-
-
-@wrong("stored-bytes", says="offset")
-def no_offset(elements, block_size, double_quant):
-    blocks = -(-elements // block_size)
-    return (elements + 1) // 2 + (blocks + 4 * -(-blocks // 256) if double_quant else 4 * blocks)
-
-
-@wrong("qlora-bytes", says="Only adapters are trained")
-def trains_the_base(quantized, others, adapters, tokens, hidden, layers):
-    return (4.127 / 8 + 10) * quantized + 2 * others + 12 * adapters + 2 * tokens * hidden * layers
-
-
-@wrong("qlora-bytes", says="4.127")
-def exactly_four_bits(quantized, others, adapters, tokens, hidden, layers):
-    return quantized / 2 + 2 * others + 12 * adapters + 2 * tokens * hidden * layers
-
-
-@wrong("qlora-bytes", says="cost more than their weights")
-def adapters_for_free(quantized, others, adapters, tokens, hidden, layers):
-    return 4.127 / 8 * quantized + 2 * others + 2 * adapters + 2 * tokens * hidden * layers
-
-
-@wrong("qlora-bytes", says="once per layer")
-def one_layer(quantized, others, adapters, tokens, hidden, layers):
-    return 4.127 / 8 * quantized + 2 * others + 12 * adapters + 2 * tokens * hidden
-
-
-@wrong("fits", says="2^30 bytes each")
-def gigabytes(peak, gib, reserve):
-    return peak <= gib * 1e9 - reserve * 1e9
-
-
-@wrong("fits", says="reserve is not subtracted")
-def no_reserve(peak, gib, reserve):
-    return peak <= gib * 1024**3
-
-
-@wrong("fits", says="wrong way round")
-def turned(peak, gib, reserve):
-    return peak > gib * 2**30 - reserve * 1e9
+@wrong("qlora-forward", says="One of A and B is not transposed")
+def b_as_it_is(x, w, a, b, s):
+    return x @ w.T + s * (x @ a.T) @ b

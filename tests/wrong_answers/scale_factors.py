@@ -190,47 +190,41 @@ def negative_levels(codes, absmax, offset, levels):
     return level * absmax[torch.arange(len(codes)) // 256] + offset, torch.where(level < 0)[0]
 
 
-@wrong("double-quantized-bits", says="not 32")
-def single(block_size, scale_block):
-    return 4 + 32 / block_size
+@wrong("scale-from-example", says="instead of")
+def two_digits(weight, code, levels):
+    return round(weight / levels[code], 2)
 
 
-@wrong("double-quantized-bits", says="scales of the scales")
-def first_level_only(block_size, scale_block):
-    return 4 + 8 / block_size
+@wrong("least-error-scale", says="kept at 1 or above")
+def clamped_at_one(w, q):
+    return (w * q).sum(1) / (q * q).sum(1).clamp(min=1.0)
 
 
-@wrong("double-quantized-bits", says="divide by both")
-def second_level_for_weights(block_size, scale_block):
-    return 4 + 8 / block_size + 32 / scale_block
+@wrong("dequantize-packed", says="the first is block 1 (elements ")
+def first_scale_for_the_rest(packed, scales, table, block_size, n):
+    decoded = table[unpacked(packed)[:n]] * scales[torch.arange(n) // block_size]
+    decoded[block_size:] = table[unpacked(packed)[block_size:n]] * scales[0]
+    return decoded
 
 
-@wrong("double-quantized-bits", says="price of the scales alone")
-def scales_alone(block_size, scale_block):
-    return (8 + 32 / scale_block) / block_size
+@wrong("dequantize-packed", says="All wrong ones come from low nibbles.")
+def three_bits_of_the_low_nibble(packed, scales, table, block_size, n):
+    codes = torch.stack((packed >> 4, packed & 7), 1).flatten().long()[:n]
+    return table[codes] * scales[torch.arange(n) // block_size]
 
 
-def parts(n, size):
-    blocks = -(-n // size)
-    return -(-n // 2), blocks, 4 * -(-blocks // 256)
+@wrong("dequantize-packed", says="Wrong are exactly the elements of code 7.")
+def zero_is_not_zero(packed, scales, table, block_size, n):
+    table = torch.where(table == 0, 0.04, table)
+    return table[unpacked(packed)[:n]] * scales[torch.arange(n) // block_size]
 
 
-@wrong("model-bytes", says="for all tensors together")
-def all_together(shapes, block_size):
-    return sum(parts(sum(math.prod(shape) for shape in shapes), block_size)) + 4
+@wrong("least-error-scale", says="All of it is")
+def mean_above_the_line(w, q):
+    return (w * q).mean(1) / (q * q).sum(1).clamp(min=1e-9)
 
 
-@wrong("model-bytes", says="The offset")
-def offset_forgotten(shapes, block_size):
-    return sum(sum(parts(math.prod(shape), block_size)) for shape in shapes)
-
-
-@wrong("model-bytes", says="second-level scales")
-def second_level_forgotten(shapes, block_size):
-    return sum(sum(parts(math.prod(shape), block_size)[:2]) + 4 for shape in shapes)
-
-
-@wrong("model-bytes", says="the formula's bits per weight")
-def rounded_at_the_end(shapes, block_size):
-    bits = 4 + 8 / block_size + 32 / (256 * block_size)
-    return int(bits / 8 * sum(math.prod(shape) for shape in shapes))
+@wrong("least-error-scale", says="the first is block 1: 1 instead of 0")
+def one_for_a_block_of_zeros(w, q):
+    below = (q * q).sum(1)
+    return torch.where(below == 0, 1.0, (w * q).sum(1) / below)

@@ -26,3 +26,13 @@ def whole_bits(parameters, bits):
 @wrong("weights-in-gb", says="you multiply")
 def turned(parameters, bits):
     return parameters * bits * 8 * 1e-9
+
+
+@wrong("weights-in-gb", says="`/` keeps what `//` drops")
+def whole_bytes(parameters, bits):
+    return parameters * bits // 8 / 10**9
+
+
+@wrong("weights-in-gb", says="rounded to a whole number")
+def bits_rounded_up(parameters, bits):
+    return parameters * -(-bits // 1) / 8 / 10**9

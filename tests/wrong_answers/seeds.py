@@ -1,0 +1,128 @@
+"""Wrong answers to the exercises of notebook 07 about seeds."""
+
+import math
+import statistics
+
+from wrong_answers import wrong
+
+
+@wrong("seed-interval", says="n in its denominator")
+def numpy_default(results, t):
+    mean = sum(results) / len(results)
+    spread = (sum((x - mean) ** 2 for x in results) / len(results)) ** 0.5
+    half = t * spread / len(results) ** 0.5
+    return mean - half, mean + half
+
+
+@wrong("seed-interval", says="where single runs fall")
+def of_single_runs(results, t):
+    mean, half = statistics.mean(results), t * statistics.stdev(results)
+    return mean - half, mean + half
+
+
+@wrong("seed-interval", says="right for many runs")
+def gaussian(results, t):
+    mean, half = statistics.mean(results), 1.96 * statistics.stdev(results) / math.sqrt(len(results))
+    return mean - half, mean + half
+
+
+@wrong("seed-interval", says="by n, not by its root")
+def root_forgotten(results, t):
+    mean, half = statistics.mean(results), t * statistics.stdev(results) / len(results)
+    return mean - half, mean + half
+
+
+@wrong("paired", says="the other way round")
+def turned(ours, theirs):
+    return [theirs[seed] - ours[seed] for seed in sorted(set(ours) & set(theirs))]
+
+
+@wrong("paired", says="same place in the two dictionaries")
+def zipped(ours, theirs):
+    return [a - b for a, b in zip(ours.values(), theirs.values())]  # noqa: B905
+
+
+@wrong("paired", says="out of thin air")
+def missing_is_zero(ours, theirs):
+    return [ours.get(s, 0.0) - theirs.get(s, 0.0) for s in sorted(set(ours) | set(theirs))]
+
+
+@wrong("paired", says="difference of the means")
+def of_means(ours, theirs):
+    return [statistics.mean(ours.values()) - statistics.mean(theirs.values())]
+
+
+@wrong("smallest-rank", says="rank of the best mean")
+def the_best(differences):
+    return next(rank for rank, (low, high) in differences.items() if low == high == 0)
+
+
+@wrong("smallest-rank", says="is *better* than the best mean")
+def contains_zero(differences):
+    return min(rank for rank, (low, high) in differences.items() if low <= 0 <= high)
+
+
+@wrong("smallest-rank", says="dictionary's order")
+def first_found(differences):
+    for rank, (low, _) in differences.items():
+        if low <= 0:
+            return rank
+
+
+@wrong("smallest-rank", says="largest such rank")
+def largest(differences):
+    return max(rank for rank, (low, _) in differences.items() if low <= 0)
+
+
+@wrong("seed-interval", says="Use the one that you are given")
+def t_looked_up(results, t):
+    t = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 10: 2.262}[len(results)]
+    mean, half = statistics.mean(results), t * statistics.stdev(results) / math.sqrt(len(results))
+    return mean - half, mean + half
+
+
+@wrong("seed-interval", says="value 1 of 2 differs")
+def around_the_median(results, t):
+    middle, half = statistics.median(results), t * statistics.stdev(results) / math.sqrt(len(results))
+    return middle - half, middle + half
+
+
+@wrong("paired", says="not in the order of the seeds")
+def in_our_order(ours, theirs):
+    return [value - theirs[seed] for seed, value in ours.items() if seed in theirs]
+
+
+@wrong("paired", says="not in the order of the seeds")
+def sorted_as_texts(ours, theirs):
+    return [ours[int(s)] - theirs[int(s)] for s in sorted(str(seed) for seed in ours if seed in theirs)]
+
+
+@wrong("paired", says="differ")
+def a_set_has_no_order(ours, theirs):
+    return [ours[seed] - theirs[seed] for seed in set(ours) & set(theirs)]
+
+
+@wrong("paired", says="lost their signs")
+def magnitudes(ours, theirs):
+    return [abs(ours[seed] - theirs[seed]) for seed in sorted(set(ours) & set(theirs))]
+
+
+@wrong("smallest-rank", says="begins at zero does not lie above it")
+def strictly_below(differences):
+    return min((rank for rank, (low, _) in differences.items() if low < 0), default=None)
+
+
+@wrong("smallest-rank", says="begins at zero does not lie above it")
+def best_only_if_alone(differences):
+    below = [rank for rank, (low, _) in differences.items() if low < 0]
+    return min(below) if below else next(rank for rank, pair in differences.items() if pair == (0, 0))
+
+
+@wrong("smallest-rank", says="whole interval does")
+def by_the_middle(differences):
+    return min(rank for rank, (low, high) in differences.items() if (low + high) / 2 <= 0)
+
+
+@wrong("smallest-rank", says="instead of")
+def with_a_tolerance(differences):
+    return min(rank for rank, (low, _) in differences.items() if low <= 0.01)
