@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from hostile_answers import HOSTILE
-from synthetic_class import UNREADABLE, Student, answered, make_class, plain, solutions, write
+from synthetic_class import LISTED, Student, answered, make_class, plain, solutions, write
 from typer.testing import CliRunner
 
 from qlora_lab.classroom import submissions
@@ -71,7 +71,7 @@ def test_hostile_answers_left_nothing_behind():
 
 
 def test_unreadable_files_are_listed_with_a_reason(judged):
-    assert {one.path for one in judged[1]} == set(UNREADABLE)
+    assert {one.path for one in judged[1]} == LISTED
     assert all(one.reason for one in judged[1])
 
 
@@ -143,8 +143,8 @@ def test_the_table_of_points(graded, own_course, students):
 def test_the_other_tables(graded, own_course):
     items = table(graded[0] / "items.csv")
     assert [row["exercise"] for row in items] == [item.exercise for item in own_course.items]
-    assert {row["file"] for row in table(graded[0] / "unreadable.csv")} == set(UNREADABLE)
-    assert f"{len(UNREADABLE)} files could not be read" in graded[2] and "2 open answers wait" in graded[2]
+    assert {row["file"] for row in table(graded[0] / "unreadable.csv")} == LISTED
+    assert f"{len(LISTED)} files could not be read" in graded[2] and "2 open answers wait" in graded[2]
     assert "Sandbox: files" in graded[2]
 
 
