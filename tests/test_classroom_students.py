@@ -20,6 +20,7 @@ NAMES = ["01_four_bit_quantization", "03_lora"]
         ("12345-910 - Ada Lovelace- 4 December, 2026 904 AM/x.ipynb", "Ada Lovelace_12345"),
         ("12345-910 - Ada King-Noel - Dec 4, 2026 904 AM/x.ipynb", "Ada King-Noel_12345"),
         ("Home_work_ada1_attempt_2026-11-27-12-04-59_x.ipynb", "ada1"),
+        ("hw_2_2026_ada.ipynb", "hw_2_2026_ada"),  # a year, not a submission
         ("ada_01_2026_final.ipynb", "ada _2026_final"),
         ("alice_01.ipynb", "alice"),
         ("01_four_bit_quantization_alice (1).ipynb", "alice"),

@@ -94,6 +94,15 @@ def test_a_class_that_looks_like_one_student_is_told(tmp_path):
     assert "all 3 notebooks were taken for this student's" in doubts(problems)["all"]
 
 
+def test_a_download_of_a_class_beside_others_is_told(tmp_path):
+    paths = ["hw1/ada_12_3456_x.ipynb", "hw1/ada_12_3456_y.ipynb", "bob/x.ipynb", "bob/ada_12_3456_x.ipynb"]
+    assert not doubts(read(put(tmp_path, paths), NAMES)[1])
+    handed, problems = read(put(tmp_path, ["hw1/carol_13_3457_x.ipynb"]), NAMES)
+    assert {one.student for one in handed} == {"hw1", "bob"}
+    (reason,) = doubts(problems).values()
+    assert "files of ada_12, carol_13 lie in it" in reason
+
+
 def test_two_names_that_become_one_are_told(tmp_path):
     handed, problems = read(put(tmp_path, ["a;b/x.ipynb", "a,b/x.ipynb", "a,b/y.ipynb", "carol_01.ipynb"]), NAMES)
     assert {one.student for one in handed} == {"a_b", "carol"}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qlora_lab.classroom.archives import files_below
-from qlora_lab.classroom.students import class_folders, name_in, student_of
+from qlora_lab.classroom.students import class_folders, name_in, of_platform, student_of
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def read(folder: Path, names: list[str]) -> tuple[list[Handed], list[Problem]]:
 
 
 def _students(paths: list[str], names: list[str]) -> tuple[dict[str, str], list[Problem]]:
-    """Whose each notebook is, by its path, and where that may be wrong."""
+    """Whose each notebook is, by its path, and where that is unknown or may be wrong."""
     students: dict[str, str] = {}
     problems: list[Problem] = []
     written: dict[str, dict[str, str]] = {}  # student -> name as it stood there -> the first path with it
@@ -94,14 +94,27 @@ def _students(paths: list[str], names: list[str]) -> tuple[dict[str, str], list[
         problems.append(Doubtful(folder, reason))
     for student, (first, *others) in written.items():
         for other in others:
-            reason = (
-                f'"{other}" and "{first}" are both written {student}, and graded as one: rename one if they are two'
-            )
-            problems.append(Doubtful(written[student][other], reason))
-    if len(written) == 1 and len(students) > max(1, len(names)):
+            names_of = f'"{other}" and "{first}" are both written {student}'
+            problems.append(Doubtful(written[student][other], f"{names_of}, and graded as one: rename one if not"))
+    return students, problems + ([] if folders else _merged(students, names))
+
+
+def _merged(students: dict[str, str], names: list[str]) -> list[Problem]:
+    """Students whose notebooks look like those of several."""
+    named: dict[str, set[str]] = {}  # student -> the names that a learning platform gave to files in the folder
+    for path, student in students.items():
+        inner = path.partition("/")[2]
+        if inner and of_platform(inner):
+            named.setdefault(student, set()).add(name_in(inner, names))
+    problems: list[Problem] = [
+        Doubtful(student, f"files of {', '.join(sorted(some)[:3])} lie in it, and were taken for this one student's")
+        for student, some in named.items()
+        if len(some) > 1
+    ]
+    if len(set(students.values())) == 1 and len(students) > max(1, len(names)):
         reason = f"all {len(students)} notebooks were taken for this student's: give each student a folder"
-        problems.append(Doubtful(next(iter(written)), reason))
-    return students, problems
+        problems.append(Doubtful(next(iter(students.values())), reason))
+    return problems
 
 
 def cells_of(data: bytes) -> tuple[list[str], list[str]]:
