@@ -34,7 +34,7 @@ def test_a_course_has_its_questions(course):
     ("answer", "opened"),
     [
         ([MARKER + "\n\nBlocks."], "Blocks."),
-        ([MARKER + "\n\nYOUR ANSWER HERE\n\nBlocks."], "Blocks."),
+        ([MARKER + "\n\nYOUR ANSWER HERE\n\nBlocks."], "YOUR ANSWER HERE\n\nBlocks."),
         (["Blocks."], "Blocks."),  # in place of the line
         ([MARKER, "Blocks."], "Blocks."),
         ([MARKER + "\n\nYOUR ANSWER HERE", "Blocks."], "Blocks."),  # in a cell after the one for it

@@ -45,9 +45,11 @@ class OpenAnswer:
         """
         for place in reversed([place for place, text in enumerate(texts) if self.in_(text)]):
             after = itertools.takewhile(lambda text: self.in_(text) or not ends(text), texts[place + 1 :])
-            parts = [part for part in map(self.added, (texts[place], *after)) if part]
-            if parts:
-                return "\n\n".join([self.marker, *parts])
+            own, *more = map(self.added, (texts[place], *after))
+            # A cell that has its line is taken as it is: what changes is shown to a person again.
+            begin = texts[place] if own and self.marker in texts[place] else f"{self.marker}\n\n{own}".strip()
+            if own or any(more):
+                return "\n\n".join(filter(None, [begin, *more]))
         return None
 
 
