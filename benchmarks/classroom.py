@@ -84,7 +84,7 @@ def main() -> None:
         began = time.perf_counter()
         subprocess.run(command, check=True, cwd=place, stdout=subprocess.DEVNULL)
         again = time.perf_counter() - began
-        with open(place / "grades.csv", newline="", encoding="utf-8") as file:
+        with open(place / "grades.csv", newline="", encoding="utf-8-sig") as file:
             rows = {row["student"]: row for row in csv.DictReader(file)}
         off = [
             (name, item.exercise)

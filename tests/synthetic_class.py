@@ -225,6 +225,27 @@ def make_class(course: Course) -> list[Student]:
     return students
 
 
+def _damaged(method: int) -> bytes:
+    """An archive whose one member is packed by a method, with the packed bytes spoiled."""
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", method) as file:
+        file.writestr("x.ipynb", b'{"cells": [{"cell_type": "code", "source": "x = 1"}]}' * 50)
+    data = bytearray(whole.getvalue())
+    place = 30 + len("x.ipynb") + (4 if method == zipfile.ZIP_LZMA else 0)  # after LZMA's own head
+    data[place : place + 20] = b"\xff" * 20
+    return bytes(data)
+
+
+def _without_end() -> bytes:
+    """An archive that says that its one member has more bytes than there are."""
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as file:
+        file.writestr("x.ipynb", b"{}")
+    data, size = whole.getvalue(), (10_000).to_bytes(4, "little")
+    place = data.index(b"PK\x01\x02") + 20
+    return data[:place] + size + size + data[place + 8 :]
+
+
 UNREADABLE = {
     "nobody/empty.ipynb": b"",
     "nobody/page.ipynb": b"<!DOCTYPE html><html>Sign in</html>",
@@ -233,9 +254,21 @@ UNREADABLE = {
     "nobody/list.ipynb": b"[1, 2]",
     "nobody/deep.ipynb": b"[" * 200_000,
     "nobody/other.ipynb": b'{"cells": [{"cell_type": "code", "source": "x = 1"}]}',
+    "nobody/five.ipynb": b'{"worksheets": 5}',
+    "nobody/null.ipynb": b'{"worksheets": [{"cells": null}]}',
+    "nobody/M\udcfcller.ipynb": b"",  # a name that is not UTF-8, as unzip leaves it of Windows' archives
+    "nobody/deflate.zip": _damaged(zipfile.ZIP_DEFLATED),
+    "nobody/lzma.zip": _damaged(zipfile.ZIP_LZMA),
+    "nobody/short.zip": _without_end(),
     "nobody/broken.zip": b"PK\x03\x04 and no more",
     "01_four_bit_quantization.ipynb": b'{"cells": [{"cell_type": "code", "source": "def decode(c, l, h): return 1"}]}',
 }
+
+
+# The same as they are listed: members of archives by their own names, all in text that can be written.
+LISTED = set(UNREADABLE) - {"nobody/M\udcfcller.ipynb"} | {"nobody/M%FCller.ipynb"}
+LISTED -= {f"nobody/{name}.zip" for name in ("deflate", "lzma", "short")}
+LISTED |= {f"nobody/{name}/x.ipynb" for name in ("deflate", "lzma", "short")}
 
 
 def write(students: list[Student], folder: Path, unreadable: bool = True) -> None:

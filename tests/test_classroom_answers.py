@@ -107,6 +107,29 @@ def test_magics_are_passed_over():
     assert value(find(cell), 3) == 1
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "files = !ls *.txt",
+        "r = %timeit -o f(1)",
+        "first, rest = !ls",
+        "seen['files'] = !ls",
+        "!pip install one \\\n    two",
+        "files = !ls \\\n    *.txt",
+    ],
+)
+def test_what_ipython_assigns_from_a_magic_costs_no_points(line):
+    assert value(find(f"seen = {{}}\n{line}\ndef f(x):\n    return x + 1"), 3) == 4
+
+
+def test_a_magic_assigned_to_a_name_still_binds_it():
+    assert value(find("files = !ls\ndef f(x):\n    r = %timeit -o 1\n    return files, r"), 3) == ([], None)
+
+
+def test_what_looks_like_an_assigned_magic_inside_a_text_is_left_alone():
+    assert value(find("%time 1\ndef f(x): return 'a = !b', x == 3, x % 2"), 3) == ("a = !b", True, 1)
+
+
 def test_a_percent_sign_at_the_beginning_of_a_line_is_no_magic():
     assert value(find("def f(x):\n    return (x\n% 3)"), 5) == 2
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from hostile_answers import HOSTILE
-from synthetic_class import UNREADABLE, Student, answered, make_class, plain, solutions, write
+from synthetic_class import LISTED, Student, answered, make_class, plain, solutions, write
 from typer.testing import CliRunner
 
 from qlora_lab.classroom import submissions
@@ -71,7 +71,7 @@ def test_hostile_answers_left_nothing_behind():
 
 
 def test_unreadable_files_are_listed_with_a_reason(judged):
-    assert {one.path for one in judged[1]} == set(UNREADABLE)
+    assert {one.path for one in judged[1]} == LISTED
     assert all(one.reason for one in judged[1])
 
 
@@ -100,6 +100,7 @@ def run(*arguments):
     return CliRunner().invoke(app, ["classroom", "grade", *map(str, arguments)], terminal_width=140)
 
 
+WRITERS = ["writes", "1_1", "deletes-the-line", "deletes-the-question"]
 SMALL = ["perfect-colab", "empty", "helpers", "perfect-flat", "syntax-error", "hostile-ends-the-process"]
 
 
@@ -113,6 +114,12 @@ def graded(own_course, students, tmp_path_factory):
             cell.source = "**Answer to question 01-a**\n\nBecause <b>blocks</b> are scaled."
     few.append(Student("writes", {f"writes/{own_course.names[0]}.ipynb": plain(book)}))
     few.append(Student("=1+1", {f"=1+1/{own_course.names[0]}.ipynb": plain(book)}))
+    for cell in book.cells:
+        if cell.cell_type == "markdown" and "**Answer to question 01-a**" in cell.source:
+            cell.source = "Because blocks are scaled."
+    few.append(Student("deletes-the-line", {f"deletes-the-line/{own_course.names[0]}.ipynb": plain(book)}))
+    book.cells = [cell for cell in book.cells if "Question 01-a" not in cell.source]
+    few.append(Student("deletes-the-question", {f"deletes-the-question/{own_course.names[0]}.ipynb": plain(book)}))
     folder, out = tmp_path_factory.mktemp("handed"), tmp_path_factory.mktemp("out")
     write(few, folder)
     result = run(folder, "--course", own_course.folder, "--out", out / "grades.csv", "--seconds", 5, "--workers", 2)
@@ -121,13 +128,13 @@ def graded(own_course, students, tmp_path_factory):
 
 
 def table(path: Path) -> list[dict]:
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:
         return list(csv.DictReader(file))
 
 
 def test_the_table_of_points(graded, own_course, students):
     rows = {row["student"]: row for row in table(graded[0] / "grades.csv")}
-    assert set(rows) == {*SMALL, "writes", "1_1"}
+    assert set(rows) == {*SMALL, *WRITERS}
     for student in students:
         if student.name in SMALL:
             row = rows[student.name]
@@ -137,22 +144,34 @@ def test_the_table_of_points(graded, own_course, students):
             own = [item.points for item in own_course.items if item.exercise not in student.wrong]
             assert float(row["total"]) == sum(own)
             assert float(row["max"]) == sum(item.points for item in own_course.items) + 4 + 4 + 4
-    assert rows["writes"]["01 question-01-a"] == "" and rows["empty"]["01 question-01-a"] == "0"
+    assert rows["empty"]["01 question-01-a"] == "0"
+    assert rows["writes"]["01 question-01-a"] == rows["deletes-the-line"]["01 question-01-a"] == ""
 
 
 def test_the_other_tables(graded, own_course):
     items = table(graded[0] / "items.csv")
     assert [row["exercise"] for row in items] == [item.exercise for item in own_course.items]
-    assert {row["file"] for row in table(graded[0] / "unreadable.csv")} == set(UNREADABLE)
-    assert f"{len(UNREADABLE)} files could not be read" in graded[2] and "2 open answers wait" in graded[2]
+    listed = table(graded[0] / "unreadable.csv")
+    assert {row["file"] for row in listed if row["used"] == "no"} == LISTED
+    (used,) = [row for row in listed if row["used"] == "yes"]
+    assert used["file"].startswith("deletes-the-question/") and "No answer to question 01-a" in used["reason"]
+    assert f"{len(LISTED)} files could not be read" in graded[2] and "3 open answers wait" in graded[2]
+    assert "one was used, but look at why it is listed" in graded[2]
     assert "Sandbox: files" in graded[2]
+
+
+def test_spreadsheets_read_the_tables_as_utf_8(graded):
+    for name in ("grades", "items", "unreadable"):
+        text = (graded[0] / f"{name}.csv").read_bytes()
+        assert text.startswith(b"\xef\xbb\xbf") and text.count(b"\xef\xbb\xbf") == 1
 
 
 def test_feedback_pages(graded, own_course):
     pages = {p.stem: p.read_text() for p in (graded[0] / "feedback").glob("*.html")}
-    assert set(pages) == {*SMALL, "writes", "1_1"}
+    assert set(pages) == {*SMALL, *WRITERS}
     assert "SyntaxError" in pages["syntax-error"] and "ended the process" in pages["hostile-ends-the-process"]
     assert "return t.stack([largest(b)" in pages["helpers"] and "def largest" in pages["helpers"]
+    assert [name for name, page in pages.items() if "No answer to question 01-a" in page] == ["deletes-the-question"]
     for page in pages.values():
         assert own_course.seed not in page and "hidden_test" not in page
         assert "<script" not in page
@@ -191,6 +210,18 @@ def test_a_second_run_judges_nothing_anew_and_takes_up_points_of_a_person(graded
     assert "as it was kept" in (out / "feedback" / "perfect-colab.html").read_text()
 
 
+def test_the_points_are_written_whatever_happens_to_the_pages(graded, own_course, monkeypatch, tmp_path):
+    from qlora_lab.classroom import grading
+
+    def full(*_):
+        raise OSError("no space left on the device")
+
+    monkeypatch.setattr(grading, "write_feedback", full)
+    result = run(graded[1], "--course", own_course.folder, "--out", tmp_path / "grades.csv", "--seconds", 5)
+    assert isinstance(result.exception, OSError)
+    assert {row["student"] for row in table(tmp_path / "grades.csv")} == {*SMALL, *WRITERS}
+
+
 def test_plain_nbgrader_autograde_runs_no_students_code_either(graded, own_course, students):
     """A teacher who collects with nbgrader itself: the notebook as it was handed in, graded by nbgrader's command."""
     import subprocess
@@ -210,6 +241,16 @@ def test_plain_nbgrader_autograde_runs_no_students_code_either(graded, own_cours
     with Gradebook(f"sqlite:///{own_course.folder / 'gradebook.db'}") as book:
         assert book.find_submission("01_four_bit_quantization", "through-nbgrader").score == 17
     assert not Path("/tmp/left-behind").exists()
+
+
+def test_a_course_without_assignments_overwrites_no_points(tmp_path):
+    course = Course(tmp_path / "course")
+    course.prepare(None)
+    (tmp_path / "ada_01.ipynb").write_bytes(plain(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x")])))
+    (tmp_path / "grades.csv").write_text("last week's")
+    result = run(tmp_path / "ada_01.ipynb", "--course", course.folder, "--out", tmp_path / "grades.csv")
+    assert result.exit_code == 1 and "no assignment in" in result.output
+    assert (tmp_path / "grades.csv").read_text() == "last week's"
 
 
 @pytest.mark.parametrize(

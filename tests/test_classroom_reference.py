@@ -61,9 +61,9 @@ def test_options_of_release_that_the_guide_names(option):
 
 
 def test_the_limits_that_the_guide_states():
+    from qlora_lab.classroom.archives import LARGEST
     from qlora_lab.classroom.inside.masking import NAMES
     from qlora_lab.classroom.sandbox import PATIENCE, SECONDS
-    from qlora_lab.classroom.submissions import LARGEST
 
     text = GUIDE.read_text()
     assert (

@@ -1,6 +1,7 @@
 """Assignments: what students get holds no solution, and making it again changes nothing."""
 
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -194,3 +195,68 @@ def test_without_nbgrader_it_says_what_to_install(monkeypatch, tmp_path):
 def test_the_command_line_needs_no_nbgrader():
     code = "import sys; sys.modules['nbgrader'] = None; import qlora_lab.cli, qlora_lab.classroom.release"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture
+def changed(tmp_path):
+    """A notebook with an exercise less than it had."""
+    book = read(FOLDER / "03_lora.ipynb")
+    first = next(c.metadata["exercise"] for c in book.cells if "exercise" in c.metadata)
+    book.cells = [c for c in book.cells if c.metadata.get("exercise") != first]
+    path = tmp_path / "changed" / "03_lora.ipynb"
+    path.parent.mkdir()
+    nbformat.write(book, path)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning")
+def test_a_refused_release_leaves_the_course_as_it_was(tmp_path, changed):
+    from nbgrader.api import Gradebook
+
+    made, _ = release([FOLDER / "03_lora.ipynb"], tmp_path / "course", seed="x")
+    with Gradebook(f"sqlite:///{made.folder / 'gradebook.db'}") as book:
+        book.add_student("ada")
+        book.add_submission("03_lora", "ada")
+    before = hashes(made.folder)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"nbgrader cannot make the assignment 03_lora: .*submissions"):
+            release([changed], made.folder)
+        assert hashes(made.folder) == before and Course(made.folder).names == ["03_lora"]
+
+
+@pytest.mark.parametrize("moment", ["before nbgrader", "after nbgrader", "after release/"])
+def test_a_release_that_was_killed_is_made_the_next_time(tmp_path, changed, monkeypatch, moment):
+    from qlora_lab.classroom import gradebook
+
+    release([FOLDER / "03_lora.ipynb"], tmp_path / "course", seed="x")
+    students = tmp_path / "course" / "release" / "03_lora" / "03_lora.ipynb"
+    before, run_nbgrader, move = students.read_bytes(), gradebook._run, os.replace
+
+    def killed_run(*arguments):
+        if moment == "after nbgrader":
+            run_nbgrader(*arguments)
+        raise SystemExit("killed")
+
+    def killed_move(source, target):
+        move(source, target)
+        if target == students:
+            raise SystemExit("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        if moment == "after release/":
+            patch.setattr(os, "replace", killed_move)
+        else:
+            patch.setattr(gradebook, "_run", killed_run)
+        release([changed], tmp_path / "course")
+    assert students.exists()
+    _, made = release([changed], tmp_path / "course")
+    assert made == ["03_lora"] and students.read_bytes() != before
+
+
+def test_what_lies_beside_the_source_is_released_with_it(tmp_path):
+    made, _ = release([FOLDER / "03_lora.ipynb"], tmp_path / "course", seed="x")
+    (made.folder / "source" / "03_lora" / "figure.png").write_bytes(b"a picture of the teacher's")
+    release([FOLDER / "03_lora.ipynb"], made.folder, hints=False)
+    for part in ("source", "release"):
+        assert {p.name for p in (made.folder / part / "03_lora").iterdir()} == {"03_lora.ipynb", "figure.png"}
+    assert not list(made.folder.glob(".part-*"))

@@ -99,6 +99,9 @@ def grade(
     console.print(f"{len(result.works)} students graded in {minutes(time.perf_counter() - began)}")
     if result.unreadable:
         console.print(f"{len(result.unreadable)} files could not be read: {result.files['unreadable']}", soft_wrap=True)
+    if result.doubtful:
+        what = "one was" if len(result.doubtful) == 1 else f"{len(result.doubtful)} were"
+        console.print(f"{what} used, but look at why it is listed: {result.files['unreadable']}", soft_wrap=True)
     if result.waiting:
         console.print(f"{result.waiting} open answers wait for you in nbgrader's formgrader; then run this again.")
     for what in ("grades", "items", "feedback"):

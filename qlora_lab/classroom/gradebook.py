@@ -10,7 +10,9 @@ import contextlib
 import io
 import logging
 import os
+import shutil
 import sysconfig
+import tempfile
 import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -29,6 +31,7 @@ from qlora_lab.checks import Verdict
 from qlora_lab.classroom.course import Course, Item
 from qlora_lab.classroom.judging import Judge
 from qlora_lab.classroom.sandbox import Stopped
+from qlora_lab.files import write_text
 
 _judges: dict[Path, tuple[Judge, dict]] = {}
 
@@ -119,19 +122,50 @@ def _run(converter, error: str) -> None:
         raise ValueError(f"{error}: {problem} {' '.join(last)}".strip()) from problem
 
 
-def generate(course: Course, name: str, due: datetime | None = None) -> None:
-    """Make `release/NAME` of `source/NAME`, and enter it into the gradebook, with when it is due (None: no date).
+def generate(course: Course, name: str, text: str, due: datetime | None = None) -> None:
+    """Make `release/NAME` of the text of `source/NAME`, write both, and enter it into the gradebook.
+
+    nbgrader clears the way before it refuses, so it works in a folder of its own. What it made is put in place file by
+    file, and the source last: whoever is interrupted before has the old source, and `release` sees that it is old.
+
+    Args:
+        due: when it is due, for the gradebook. None: no date.
 
     Raises:
-        ValueError: nbgrader refuses, as it does where the exercises changed after answers were graded.
+        ValueError: nbgrader refuses, as it does where the exercises changed after answers were graded. Both folders
+            are then as they were.
     """
+    source, folder_of_students = (course.notebook(step, name).parent for step in ("source", "release"))
     folder, config = _configured(course)
     folder.assignment_id = name
-    converter = GenerateAssignment(coursedir=folder, config=config)
-    converter.force = True
-    _run(converter, f"nbgrader cannot make the assignment {name}")
+    with tempfile.TemporaryDirectory(dir=course.folder, prefix=".part-") as part:
+        apart = Course(Path(part))
+        if source.exists():
+            shutil.copytree(source, apart.notebook("source", name).parent)  # a teacher's pictures and data
+        apart.notebook("source", name).parent.mkdir(parents=True, exist_ok=True)
+        write_text(apart.notebook("source", name), text)
+        folder.source_directory, folder.release_directory = (f"{Path(part).name}/{s}" for s in ("source", "release"))
+        converter = GenerateAssignment(coursedir=folder, config=config)
+        converter.force = True
+        _run(converter, f"nbgrader cannot make the assignment {name}")
+        _replace(folder_of_students, apart.notebook("release", name).parent)
     with _scripts_on_path(), Gradebook(folder.db_url) as book:  # its dates are in UTC, without saying so
         book.update_or_create_assignment(name, duedate=due and due.astimezone(UTC).replace(tzinfo=None))
+    source.mkdir(parents=True, exist_ok=True)
+    write_text(course.notebook("source", name), text)
+
+
+def _replace(folder: Path, made: Path) -> None:
+    """Move the files of one folder into another, which keeps none of its own. No file is missing in between."""
+    kept = set()
+    for path in [path for path in made.rglob("*") if path.is_file()]:
+        target = folder / path.relative_to(made)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, target)
+        kept.add(target)
+    for path in folder.rglob("*"):
+        if path.is_file() and path not in kept:
+            path.unlink()
 
 
 def autograde(course: Course, name: str, students: list[str]) -> None:

@@ -20,8 +20,9 @@ from qlora_lab.classroom.course import Course, require_nbgrader
 from qlora_lab.classroom.feedback import write_feedback
 from qlora_lab.classroom.items import ItemStatistics, statistics, write_items
 from qlora_lab.classroom.judging import Judge
+from qlora_lab.classroom.open_answers import find_open_answers
 from qlora_lab.classroom.sandbox import Stopped
-from qlora_lab.classroom.submissions import Handed, Unreadable
+from qlora_lab.classroom.submissions import Doubtful, Handed, Unreadable
 from qlora_lab.files import write_text
 
 RANK = {"missing": 0, "stub": 1, "broken": 2, "answer": 3}
@@ -29,13 +30,20 @@ RANK = {"missing": 0, "stub": 1, "broken": 2, "answer": 3}
 
 @dataclass
 class Work:
-    """What one student handed in. found, verdicts: by exercise. texts: the text cells of all their notebooks."""
+    """What one student handed in.
+
+    Attributes:
+        found, verdicts: by exercise. opened: answers to open questions, by their ids.
+        texts: the text cells of each of their notebooks. notes: what the student is to know of it all.
+    """
 
     student: str
     files: list[str] = field(default_factory=list)
     found: dict[str, dict] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
-    texts: list[str] = field(default_factory=list)
+    texts: list[tuple[str, ...]] = field(default_factory=list)
+    opened: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class Grades:
     Attributes:
         points: (student, column) -> points, None where a person has yet to give them. maximum: by column.
         waiting: open answers without points.
+        unreadable: files that could not be used. doubtful: those that were, in a way that need not be what was meant.
         files: what was written, by what it is.
     """
 
@@ -53,6 +62,7 @@ class Grades:
     maximum: dict[str, float]
     items: list[ItemStatistics]
     unreadable: list[Unreadable]
+    doubtful: list[Doubtful]
     waiting: int
     files: dict[str, Path]
 
@@ -75,17 +85,19 @@ def grade(
         tell: called with what is being done, and how much of it is.
 
     Raises:
-        FileNotFoundError, ValueError: no submissions, no place for the results; or nbgrader failed, after everything
-            that can be written was.
+        FileNotFoundError, ValueError: no submissions, no assignments, no place for the results; or nbgrader failed,
+            after everything that can be written was.
     """
     require_nbgrader()
     from qlora_lab.classroom import gradebook
 
     if out.is_dir() or not out.resolve().parent.is_dir():
         raise ValueError(f"cannot write {out}: give the path of a CSV file in a folder that exists")
-    handed, unreadable = submissions.read(folder, course.names)
-    works, problems = judge_all(handed, judge, workers, tell)
-    unreadable = sorted([*unreadable, *problems], key=lambda one: one.path)
+    if not course.names:
+        raise ValueError(f"no assignment in {course.folder / 'release'}: make them with `qlora-lab classroom release`")
+    handed, problems = submissions.read(folder, course.names)
+    works, others = judge_all(handed, judge, workers, tell)
+    problems = sorted([*problems, *others, *find_open_answers(course, works)], key=lambda one: one.path)
     known = {(work.student, exercise): verdict for work in works for exercise, verdict in work.verdicts.items()}
     failed = None
     with gradebook.judged_by(judge, known):
@@ -105,14 +117,17 @@ def grade(
         "unreadable": out.parent / "unreadable.csv",
         "feedback": out.parent / "feedback",
     }
-    _write_csv(files["unreadable"], ["file", "reason"], [[one.path, one.reason] for one in unreadable])
+    _write_grades(out, works, columns, points)  # first: whatever happens to the rest, the points are there
+    rows = [[one.path, "yes" if isinstance(one, Doubtful) else "no", one.reason] for one in problems]
+    _write_csv(files["unreadable"], ["file", "used", "reason"], rows)
     write_items(files["items"], items)
     write_feedback(files["feedback"], course, works, points)
-    _write_grades(out, works, columns, points)
     if failed is not None:
         raise failed
     waiting = sum(value is None for value in points.values())
-    return Grades(works, points, columns, items, unreadable, waiting, files)
+    doubtful = [one for one in problems if isinstance(one, Doubtful)]
+    unreadable = [one for one in problems if not isinstance(one, Doubtful)]
+    return Grades(works, points, columns, items, unreadable, doubtful, waiting, files)
 
 
 def judge_all(
@@ -146,7 +161,7 @@ def _find(handed: list[Handed], judge: Judge, pool, tell) -> tuple[list[Work], l
             continue
         work = works.setdefault(one.student, Work(one.student))
         work.files.append(one.path)
-        work.texts += one.text
+        work.texts.append(one.text)
         for exercise, what in found.items():
             rank = RANK[what["status"]], one.time, one.path
             if rank > ranks.get((one.student, exercise), (-1,)):
@@ -178,10 +193,9 @@ def _copy(course: Course, name: str, work: Work) -> None:
             found = work.found[grader["grade_id"]]
             cell.source = found["code"] or cell.source
         elif grader.get("solution"):
-            marker = cell.source.partition("\n")[0]
-            given = [text for text in work.texts if marker in text and text.strip() != cell.source.strip()]
             # The formgrader shows Markdown as a web page: no tag of a student's becomes one of it.
-            cell.source = given[-1].replace("<", "&lt;") if given else cell.source
+            given = work.opened.get(grader["grade_id"])
+            cell.source = given.replace("<", "&lt;") if given else cell.source
         elif cell.cell_type == "code" and not grader.get("grade"):
             continue  # `check`: its verdict is the test cell's
         elif "<details>" in cell.source:
@@ -226,10 +240,13 @@ def _write_grades(out: Path, works: list[Work], columns: dict[str, float], point
 
 
 def _write_csv(path: Path, head: list[str], rows: list[list]) -> None:
-    """A table for spreadsheets, in which a text that begins like a formula is kept a text."""
+    """A table for spreadsheets, in which a text that begins like a formula is kept a text.
+
+    It begins with a byte order mark, without which Excel takes UTF-8 for the system's own encoding.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head)
     for row in rows:
         writer.writerow([f"'{cell}" if str(cell).startswith(("=", "+", "-", "@", "\t")) else cell for cell in row])
-    write_text(path, text.getvalue())
+    write_text(path, "\ufeff" + text.getvalue())

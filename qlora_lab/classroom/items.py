@@ -81,4 +81,4 @@ def write_items(path: Path, found: list[ItemStatistics]) -> None:
         counts = [f"{one.item.points:g}", one.students, one.attempted, one.right]
         diagnosis = [one.diagnosis, one.diagnosed or ""]
         writer.writerow([one.item.notebook, one.item.exercise, *counts, *numbers, *diagnosis])
-    write_text(path, text.getvalue())
+    write_text(path, "\ufeff" + text.getvalue())  # Excel needs the mark to read UTF-8

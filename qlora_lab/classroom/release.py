@@ -17,7 +17,6 @@ from qlora_lab.classroom.course import Course, require_nbgrader
 from qlora_lab.classroom.due import in_words
 from qlora_lab.classroom.hidden_tests import function_name
 from qlora_lab.classroom.questions import QUESTIONS, Question
-from qlora_lab.files import write_text
 
 STUB_END = "raise NotImplementedError"
 SOLUTION = re.compile(r"\n*<details><summary>Solution</summary>.*?</details>", re.DOTALL)
@@ -224,7 +223,8 @@ def release(
         the course, and the names of those assignments that changed.
 
     Raises:
-        ValueError: see `assignment` and `Course.prepare`; or nbgrader is missing or refuses.
+        ValueError: see `assignment` and `Course.prepare`; or nbgrader is missing or refuses. What it refuses stays as
+            it was.
     """
     require_nbgrader()
     from qlora_lab.classroom import gradebook
@@ -241,8 +241,6 @@ def release(
         path = course.notebook("source", name)
         if path.exists() and path.read_text(encoding="utf-8") == text and course.notebook("release", name).exists():
             continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, text)
-        gradebook.generate(course, name, due.get(name))
+        gradebook.generate(course, name, text, due.get(name))
         changed.append(name)
     return course, changed

@@ -3,16 +3,14 @@
 Who handed a file in is told by the folder it lies in, or by its name. What it answers is told by its content alone.
 """
 
+import itertools
 import json
-import re
-import zipfile
-from collections.abc import Iterator
+import operator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-LARGEST = 50 * 2**20  # bytes of one notebook
-MOST_MEMBERS = 20_000  # of an archive
-SKIPPED = re.compile(r"(^|/)(\.|__MACOSX|Thumbs\.db|desktop\.ini)")
+from qlora_lab.classroom.archives import files_below
+from qlora_lab.classroom.students import class_folders, name_in, of_platform, student_of
 
 
 @dataclass(frozen=True)
@@ -27,21 +25,29 @@ class Handed:
 
 
 @dataclass(frozen=True)
-class Unreadable:
-    """A file that could not be used, and why."""
+class Problem:
+    """What a teacher is to know of a file, or of a folder."""
 
     path: str
     reason: str
 
 
-def read(folder: Path, names: list[str]) -> tuple[list[Handed], list[Unreadable]]:
+class Unreadable(Problem):
+    """It could not be used."""
+
+
+class Doubtful(Problem):
+    """It was used, in a way that need not be what was meant."""
+
+
+def read(folder: Path, names: list[str]) -> tuple[list[Handed], list[Problem]]:
     """Everything below a folder (or in one archive).
 
     Args:
         names: of the course's notebooks; in the name of a flat file they are not part of the student's.
 
     Returns:
-        the notebooks in the order of their paths, and what is none.
+        the notebooks in the order of their paths, and what is none, or whose student is in doubt.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -49,92 +55,66 @@ def read(folder: Path, names: list[str]) -> tuple[list[Handed], list[Unreadable]
     """
     if not folder.exists():
         raise FileNotFoundError(f"no folder {folder}")
-    handed, problems = [], []
-    for path, time, content in _files(folder):
+    books: list[tuple] = []
+    problems: list[Problem] = []
+    for path, time, content in files_below(folder):
         try:
-            student = student_of(path, names)
             code, text = cells_of(content())
         except ValueError as error:
             problems.append(Unreadable(path, str(error)))
-        except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, RecursionError, MemoryError) as error:
+        except Exception as error:  # one file never stops the rest, whatever it makes a library raise
             problems.append(Unreadable(path, f"{type(error).__name__}: {error}".strip(": ")))
         else:
-            handed.append(Handed(student, path, time, tuple(code), tuple(text)))
-    if not handed and not problems:
+            books.append((path, time, tuple(code), tuple(text)))
+    if not books and not problems:
         raise ValueError(f"nothing was handed in: {folder} is empty")
-    return sorted(handed, key=lambda one: one.path), sorted(problems, key=lambda one: one.path)
+    students, doubts = _students(sorted({path for path, *_ in books}), names)  # an archive may hold a name twice
+    handed = [Handed(students[path], path, *book) for path, *book in books if path in students]
+    order = operator.attrgetter("path")
+    return sorted(handed, key=order), sorted([*problems, *doubts], key=order)
 
 
-def _files(folder: Path) -> Iterator:
-    """(path below the folder, time, function that gives the bytes) of each file, members of archives included."""
-    top = folder if folder.is_dir() else folder.parent
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()) if folder.is_dir() else [folder]
-    paths = [p for p in paths if not SKIPPED.search(p.relative_to(top).as_posix())]
+def _students(paths: list[str], names: list[str]) -> tuple[dict[str, str], list[Problem]]:
+    """Whose each notebook is, by its path, and where that is unknown or may be wrong."""
+    students: dict[str, str] = {}
+    problems: list[Problem] = []
+    written: dict[str, dict[str, str]] = {}  # student -> name as it stood there -> the first path with it
+    folders = class_folders(paths, names)
     for path in paths:
-        name = path.relative_to(top).as_posix()
-        if path.suffix.lower() == ".zip":  # alone, it is the class's; beside others, one student's
-            yield from _members(path, name, many=len(paths) == 1)
+        (above,) = [folder for folder in folders if path.startswith(folder)] or [""]
+        below = path.removeprefix(above)
+        try:
+            students[path] = student_of(below, names)
+        except ValueError as error:
+            problems.append(Unreadable(path, str(error)))
         else:
-            yield name, path.stat().st_mtime, lambda path=path: _limited(path.stat().st_size, path.read_bytes)
+            written.setdefault(students[path], {}).setdefault(name_in(below, names), path)
+    for folder in sorted(folders):
+        reason = "taken for the class's, not for one student's: what it holds is named after students"
+        problems.append(Doubtful(folder, reason))
+    for student, (first, *others) in written.items():
+        for other in others:
+            names_of = f'"{other}" and "{first}" are both written {student}'
+            problems.append(Doubtful(written[student][other], f"{names_of}, and graded as one: rename one if not"))
+    return students, problems + ([] if folders else _merged(students, names))
 
 
-def _members(path: Path, name: str, many: bool) -> Iterator:
-    """Members of an archive: of one student, whose name the archive has, or of a class, with folders or names."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [m for m in archive.infolist() if not m.is_dir() and not SKIPPED.search(m.filename)]
-    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        yield name, 0.0, lambda error=error: _fail(f"not a zip archive that can be read ({error})")
-        return
-    if len(members) > MOST_MEMBERS:
-        yield name, 0.0, lambda: _fail(f"an archive of more than {MOST_MEMBERS:,} files")
-        return
-    for member in members:
-        inside = PurePosixPath(member.filename.replace("\\", "/"))
-        place = str(inside) if many else str(PurePosixPath(name).with_suffix("") / inside)
-        # Archives hold local times without a zone; they are compared with each other only.
-        minutes = sum(n * f for n, f in zip(member.date_time, (535680, 44640, 1440, 60, 1, 1 / 60), strict=True))
-        yield place, 60.0 * minutes, lambda member=member: _limited(member.file_size, lambda: _member(path, member))
-
-
-def _member(path: Path, member: zipfile.ZipInfo) -> bytes:
-    with zipfile.ZipFile(path) as archive, archive.open(member) as file:
-        return file.read(LARGEST + 1)  # what the archive says of its size need not be true
-
-
-def _limited(size: int, content) -> bytes:
-    data = content() if size <= LARGEST else b""
-    if size > LARGEST or len(data) > LARGEST:
-        raise ValueError(f"larger than {LARGEST >> 20} MiB")
-    return data
-
-
-def _fail(reason: str):
-    raise ValueError(reason)
-
-
-def student_of(path: str, names: list[str]) -> str:
-    """Who handed a file in: the folder below the submissions' names the student, or else the file's own name does.
-
-    Raises:
-        ValueError: neither does.
-    """
-    parts = PurePosixPath(path.replace("\\", "/")).parts
-    if len(parts) > 1:
-        student = re.sub(r"_assignsubmission_.*$", "", parts[0])
-    else:
-        student = PurePosixPath(path).stem
-        for name in names:
-            student = re.sub(re.escape(name), " ", student, flags=re.IGNORECASE)
-        numbers = "|".join(re.escape(name.partition("_")[0]) for name in names)
-        student = re.sub(r"\(\d+\)|\bcopy( of)?\b|-Copy\d+|-checkpoint", " ", student, flags=re.IGNORECASE)
-        student = re.sub(rf"(?:^|[_\-. ])(?:nb|notebook|hw)?(?:{numbers or 'x^'})(?=$|[_\-. ])", " ", student)
-    # What is left goes into file names, nbgrader's CSV and spreadsheets, where = + - @ begin a formula.
-    student = re.sub(r"[^\w.@ -]+", "_", student).strip(" ._-+=@")
-    student = re.sub(r"\s+", " ", student)[:80]
-    if not student:
-        raise ValueError("no student's name in it: put it into a folder named after the student, or into its name")
-    return student
+def _merged(students: dict[str, str], names: list[str]) -> list[Problem]:
+    """Students whose notebooks look like those of several."""
+    named: dict[str, set[str]] = {}  # student -> the names that a learning platform gave to files in the folder
+    for path, student in students.items():
+        inner = path.partition("/")[2]
+        if inner and of_platform(inner):
+            named.setdefault(student, set()).add(name_in(inner, names))
+    problems: list[Problem] = [
+        Doubtful(student, f"files of {', '.join(sorted(some)[:3])} lie in it, and were taken for this one student's")
+        for student, some in named.items()
+        if len(some) > 1
+    ]
+    if len(set(students.values())) == 1 and len(students) > max(1, len(names)):
+        reason = f"all {len(students)} notebooks were taken for this student's: give each student a folder"
+        problems.append(Doubtful(next(iter(students.values())), reason))
+    return problems
 
 
 def cells_of(data: bytes) -> tuple[list[str], list[str]]:
@@ -155,8 +135,10 @@ def cells_of(data: bytes) -> tuple[list[str], list[str]]:
         raise ValueError(f"not a notebook: {what} (line {error.lineno})") from None
     if not isinstance(book, dict):
         raise ValueError("not a notebook: it has no cells")
-    sheets = book.get("worksheets")
-    cells = [c for s in sheets if isinstance(s, dict) for c in s.get("cells", [])] if sheets else book.get("cells")
+    cells, sheets = book.get("cells"), book.get("worksheets")
+    if isinstance(sheets, list) and sheets:
+        cells = [sheet["cells"] for sheet in sheets if isinstance(sheet, dict) and isinstance(sheet.get("cells"), list)]
+        cells = list(itertools.chain(*cells)) if cells else None
     if not isinstance(cells, list):
         raise ValueError("not a notebook: it has no cells")
     code, text = [], []

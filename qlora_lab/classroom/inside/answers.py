@@ -10,6 +10,8 @@ import re
 import symtable
 
 BUILTINS = frozenset(dir(builtins))
+# `name =` before a `%` or a `!`: no Python. Subscripts may hold texts; elsewhere a quote ends it, as it may be in one.
+ASSIGNED = re.compile(r"((?:[\w., \t]|\[[^\]]*\])+=)[ \t]*([%!])")
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -102,13 +104,24 @@ def _lines(node: ast.stmt) -> tuple[int, int]:
 
 
 def _without_magics(cell: str) -> str:
-    """IPython's own lines (`%time`, `!pip`, `%%capture`, `help?`) made comments."""
-    lines = []
+    """IPython's own lines (`%time`, `!pip`, `%%capture`, `help?`) made comments, also where they are continued.
+
+    What one assigns (`files = !ls`, `r = %timeit -o f(1)`) stays bound: to no lines, or to nothing.
+    """
+    lines, continued = [], False
     for line in cell.split("\n"):
-        if re.match(r"\s*[%!?]", line) or re.match(r"\s*[\w.]+\?{1,2}\s*$", line):
+        magic = True
+        if continued:
+            lines.append(f"# {line}")
+        elif assigned := ASSIGNED.match(line):
+            lines.append(f"{assigned[1]} {'[]' if assigned[2] == '!' else 'None'}  # {line.strip()}")
+        elif re.match(r"\s*[%!?]", line) or re.match(r"\s*[\w.]+\?{1,2}\s*$", line):
             indent = re.match(r"\s*", line)[0]
-            line = f"{indent}pass  # {line.strip()}" if indent else f"# {line}"
-        lines.append(line)
+            lines.append(f"{indent}pass  # {line.strip()}" if indent else f"# {line}")
+        else:
+            lines.append(line)
+            magic = False
+        continued = magic and line.endswith("\\")
     return "\n".join(lines)
 
 

@@ -1,0 +1,154 @@
+"""The files of a folder, those in zip archives included, with limits: whoever made an archive need not mean well."""
+
+import contextlib
+import io
+import lzma
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+from qlora_lab.classroom.students import of_platform
+
+LARGEST = 50 * 2**20  # bytes of one file
+LARGEST_INNER = 4 * LARGEST  # bytes of all files in an archive that lies in another, where packing counts twice
+MOST_MEMBERS = 20_000  # of an archive
+MOST_INNER = 1_000  # of an archive in another
+SKIPPED = re.compile(r"(^|/)(\.|__MACOSX|Thumbs\.db|desktop\.ini)")
+
+File = tuple[str, float, Callable[[], bytes]]
+
+
+def files_below(folder: Path) -> Iterator[File]:
+    """(path, time, function that gives the bytes) of each file below a folder, or in one archive.
+
+    path: below the folder, as text that can be written; an archive counts as a folder of its name, and one of a whole
+    class as the folder itself. time: of the last change, in seconds since 1970. The function raises whatever damaged
+    files make it raise; call it before going on to the next file, when its archive is closed.
+    """
+    top = folder if folder.is_dir() else folder.parent
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()) if folder.is_dir() else [folder]
+    paths = [p for p in paths if not SKIPPED.search(p.relative_to(top).as_posix())]
+    # Alone it is the class's, and so are several as platforms make them. Beside anything else it is one student's, who
+    # may have given its contents the names of others.
+    whole = (len(paths) == 1 and paths[0].parent == top) or all(map(_downloaded, paths))
+    for path in paths:
+        name = printable(path.relative_to(top).as_posix())
+        if path.suffix.lower() == ".zip":
+            yield from _members(path, name, whole)
+        else:
+            yield name, _changed(path), partial(_loose, path)
+
+
+def printable(name: str) -> str:
+    """A file's name with those of its bytes that are no UTF-8 written as %FC: what unzip leaves of Windows' archives.
+
+    Two names that differ in such bytes stay two.
+    """
+    return re.sub("[\ud800-\udfff]", lambda half: f"%{ord(half[0]) & 0xFF:02X}", name)
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0  # reading it says why
+
+
+def _loose(path: Path) -> bytes:
+    return _limited(path.stat().st_size, path.read_bytes)
+
+
+def _listed(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    return [m for m in archive.infolist() if not m.is_dir() and not SKIPPED.search(m.filename)]
+
+
+def _downloaded(path: Path) -> bool:
+    """Whether all that an archive holds is named as learning platforms name what they let a teacher download."""
+    if path.suffix.lower() != ".zip":
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = _listed(archive)
+    except Exception:  # told when its members are asked for
+        return False
+    return bool(members) and all(of_platform(_name(member)) for member in members)
+
+
+def _members(source: Path | io.BytesIO, name: str, whole: bool) -> Iterator[File]:
+    """Members of an archive: of a whole class, with folders or names of students, or of one that has the name."""
+    try:
+        archive = zipfile.ZipFile(source)
+    except Exception as error:  # zipfile raises half a dozen kinds for archives that are none
+        yield name, 0.0, partial(_fail, f"not a zip archive that can be read ({error})")
+        return
+    with archive:
+        members, inner = _listed(archive), isinstance(source, io.BytesIO)
+        most = MOST_INNER if inner else MOST_MEMBERS
+        if len(members) > most:
+            yield name, 0.0, partial(_fail, f"an archive of more than {most:,} files")
+            return
+        if inner and sum(member.file_size for member in members) > LARGEST_INNER:
+            yield name, 0.0, partial(_fail, f"an archive that unpacks to more than {LARGEST_INNER >> 20} MiB")
+            return
+        for member in members:
+            place = _name(member) if whole else f"{_without_suffix(name)}/{_name(member)}"
+            content = partial(_limited, member.file_size, partial(_member, archive, member))
+            if not place.lower().endswith(".zip"):
+                yield place, _time(member), content
+            elif whole:
+                yield from _inner(place, content)
+            else:
+                yield place, 0.0, partial(_fail, "an archive in a student's archive: hand in the notebooks themselves")
+
+
+def _inner(name: str, content: Callable[[], bytes]) -> Iterator[File]:
+    """What a student handed in as an archive, in the archive that the platform made of the class."""
+    try:
+        data = content()
+    except Exception as error:
+        yield name, 0.0, partial(_fail, str(error))
+    else:
+        yield from _members(io.BytesIO(data), name, whole=False)
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    name = member.filename
+    if not member.flag_bits & 0x800:  # macOS writes UTF-8 without saying so, and zipfile then reads code page 437
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return printable(name).replace("\\", "/").lstrip("/")
+
+
+def _without_suffix(name: str) -> str:
+    return re.sub(r"\.zip$", "", name, flags=re.IGNORECASE)
+
+
+def _time(member: zipfile.ZipInfo) -> float:
+    """Archives hold local times without a zone, which is taken to be this machine's; some hold month 0."""
+    try:
+        return datetime(*member.date_time).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return 0.0
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    try:
+        with archive.open(member) as file:
+            return file.read(LARGEST + 1)  # what the archive says of its size need not be true
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+        raise ValueError(f"damaged in its archive ({str(error) or 'cut short'}): hand it in again") from None
+
+
+def _limited(size: int, content: Callable[[], bytes]) -> bytes:
+    data = content() if size <= LARGEST else b""
+    if size > LARGEST or len(data) > LARGEST:
+        raise ValueError(f"larger than {LARGEST >> 20} MiB")
+    return data
+
+
+def _fail(reason: str) -> bytes:
+    raise ValueError(reason)

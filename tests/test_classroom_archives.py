@@ -1,0 +1,151 @@
+"""Archives of a class and of one student, packed by any program, and those made to do harm."""
+
+import io
+import os
+import zipfile
+
+import pytest
+
+from qlora_lab.classroom import archives
+from qlora_lab.classroom.submissions import read
+
+NAMES = ["01_four_bit_quantization", "03_lora"]
+BOOK = b'{"cells": [{"cell_type": "code", "source": ["x = 1\\n", "y"]}, {"cell_type": "markdown", "source": "hm"}]}'
+
+
+def archive(path, members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return path
+
+
+def test_archives_of_a_class_and_of_one_student(tmp_path):
+    members = {
+        "alice/x.ipynb": BOOK,
+        "bob/deeper/y.ipynb": BOOK,
+        "carol_01.ipynb": BOOK,
+        "__MACOSX/._x": b"",
+        "d/": b"",
+    }
+    whole = archive(tmp_path / "class.zip", members)
+    for given in (whole, tmp_path):
+        assert [one.student for one in read(given, NAMES)[0]] == ["alice", "bob", "carol"]
+    (tmp_path / "dora.ipynb").write_bytes(BOOK)
+    assert {one.student for one in read(tmp_path, NAMES)[0]} == {"class", "dora"}
+
+
+def test_nothing_leaves_the_archive_and_bombs_are_refused(tmp_path):
+    members = {"../../../evil/x.ipynb": BOOK, "/etc/x.ipynb": BOOK, "bomb/x.ipynb": b" " * (51 * 2**20)}
+    handed, unreadable = read(archive(tmp_path / "class.zip", members), NAMES)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["class.zip"]
+    assert [one.reason for one in unreadable if "bomb" in one.path] == ["larger than 50 MiB"]
+    assert not any(part in one.student for one in handed for part in ("..", "/"))
+
+
+def packed(members) -> bytes:
+    return archive(io.BytesIO(), members).getvalue()
+
+
+def students(folder):
+    handed, problems = read(folder, NAMES)
+    assert not problems
+    return {one.student for one in handed}
+
+
+def test_a_compressed_folder_of_a_class(tmp_path):
+    members = {"all/ada/x.ipynb": BOOK, "all/bob/x.ipynb": BOOK, "all/read me.txt": b"x", "__MACOSX/all/._x": b""}
+    handed, problems = read(archive(tmp_path / "class.zip", members), NAMES)
+    assert {one.student for one in handed} == {"ada", "bob"}
+    assert {one.path for one in problems} == {"all/", "all/read me.txt"}
+
+
+def test_an_archive_alone_in_a_students_folder_is_that_students(tmp_path):
+    (tmp_path / "ada").mkdir()
+    archive(tmp_path / "ada" / "hw.zip", {"homework/01.ipynb": BOOK, "homework/03.ipynb": BOOK})
+    assert students(tmp_path) == {"ada"}
+
+
+def test_archives_in_the_archive_of_a_class(tmp_path):
+    members = {
+        "Ada L_123_assignsubmission_file_/hw.zip": packed({"hw/x.ipynb": BOOK, "/../bob/y.ipynb": BOOK}),
+        "lovelacebob_12_3456_hw.ZIP": packed({"x.ipynb": BOOK}),
+        "carol.zip": packed({"x.ipynb": BOOK}),
+        "dora/x.ipynb": BOOK,
+    }
+    assert students(archive(tmp_path / "class.zip", members)) == {"Ada L_123", "lovelacebob_12", "carol", "dora"}
+
+
+@pytest.mark.parametrize(
+    ("inner", "reason"),
+    [
+        (b"PK\x03\x04 and no more", "not a zip archive that can be read"),
+        (packed({"a.zip": packed({"x.ipynb": BOOK})}), "an archive in a student's archive"),
+        (packed({"a.ipynb": b" " * (51 * 2**20)}), "larger than 50 MiB"),
+        (packed({f"{n}.ipynb": b" " * (41 * 2**20) for n in range(5)}), "unpacks to more than 200 MiB"),
+        (packed({f"{n}.ipynb": b"" for n in range(1001)}), "more than 1,000 files"),
+    ],
+)
+def test_an_inner_archive_that_is_refused_costs_only_itself(tmp_path, inner, reason):
+    handed, problems = read(archive(tmp_path / "class.zip", {"ada/x.ipynb": BOOK, "bob/hw.zip": inner}), NAMES)
+    assert [one.student for one in handed] == ["ada"]
+    assert [reason in one.reason and one.path.startswith("bob/hw") for one in problems] == [True]
+
+
+def test_an_archive_too_large_to_lie_in_another_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "LARGEST", 2**10)
+    members = {"ada/x.ipynb": BOOK, "bob/hw.zip": packed({"x.ipynb": os.urandom(2**11)})}
+    handed, problems = read(archive(tmp_path / "class.zip", members), NAMES)
+    assert [one.student for one in handed] == ["ada"]
+    assert [one.path for one in problems] == ["bob/hw.zip"] and "larger than" in problems[0].reason
+
+
+def test_one_download_for_each_assignment(tmp_path):
+    archive(tmp_path / "hw1.zip", {"lovelaceada_12_345_01.ipynb": BOOK, "lovelacebob_13_346_01.ipynb": BOOK})
+    archive(tmp_path / "hw3.zip", {"lovelaceada_12_987_03.ipynb": BOOK, "lovelacebob_LATE_13_986_x.zip": packed({})})
+    assert students(tmp_path) == {"lovelaceada_12", "lovelacebob_13"}
+
+
+def test_nobody_hands_in_for_others(tmp_path):
+    """An archive whose contents are named as those of a whole class, beside what others handed in."""
+    archive(tmp_path / "bob.zip", {"lovelaceada_12_345_01.ipynb": BOOK, "ada/01.ipynb": BOOK})
+    (tmp_path / "lovelaceada_12_345_01.ipynb").write_bytes(BOOK)
+    handed, _ = read(tmp_path, NAMES)
+    assert {one.path: one.student for one in handed} == {
+        "bob/lovelaceada_12_345_01.ipynb": "bob",
+        "bob/ada/01.ipynb": "bob",
+        "lovelaceada_12_345_01.ipynb": "lovelaceada_12",
+    }
+
+
+def dated(path, date_time):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(zipfile.ZipInfo("old.ipynb", date_time), BOOK)
+
+
+def test_an_old_archive_is_older_than_a_newer_file(tmp_path):
+    (tmp_path / "ada").mkdir()
+    dated(tmp_path / "ada" / "first.zip", (2020, 2, 29, 12, 0, 0))
+    (tmp_path / "ada" / "new.ipynb").write_bytes(BOOK)
+    times = {one.path: one.time for one in read(tmp_path, NAMES)[0]}
+    assert 1_582_000_000 < times["ada/first/old.ipynb"] < 1_584_000_000 < times["ada/new.ipynb"]
+
+
+def test_a_date_that_is_none_is_the_oldest(tmp_path):
+    dated(tmp_path / "ada.zip", (2020, 0, 0, 12, 0, 0))
+    (tmp_path / "bob_01.ipynb").write_bytes(BOOK)
+    assert [one.time for one in read(tmp_path, NAMES)[0] if one.student == "ada"] == [0.0]
+
+
+def test_names_as_macos_packs_them(tmp_path):
+    """In UTF-8 without the flag that says so, with letters taken apart."""
+    path = archive(tmp_path / "class.zip", {"Mu\u0308ller/x.ipynb": BOOK, "bob/x.ipynb": BOOK})
+    data = bytearray(path.read_bytes())
+    for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        start = data.find(mark)
+        while start >= 0:
+            flags = int.from_bytes(data[start + place : start + place + 2], "little") & ~0x800
+            data[start + place : start + place + 2] = flags.to_bytes(2, "little")
+            start = data.find(mark, start + 1)
+    path.write_bytes(data)
+    assert students(path) == {"M\u00fcller", "bob"}
