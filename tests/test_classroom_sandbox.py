@@ -133,6 +133,36 @@ def test_after_a_child_died_the_next_one_lives(sandbox):
         assert call(sandbox, "def f():\n    return 1") == 1
 
 
+def test_a_kill_by_the_system_is_not_called_a_loop(sandbox):
+    """As the kernel's killer of processes does it where memory runs short."""
+    with (
+        pytest.raises(Stopped, match="where memory runs short"),
+        sandbox.answer("import time\ndef f():\n    time.sleep(600)", "f") as child,
+    ):
+        child.tell(pack([()]))
+        os.kill(child.pid, signal.SIGKILL)
+        child.reply()
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ("class L(list):\n    def __iter__(self):\n        raise OSError\ndef f():\n    return L()", "OSError"),
+        ("def f():\n    return 'x' * (4 * 10**8)", "MemoryError"),
+    ],
+)
+def test_a_result_that_cannot_be_sent_is_told_as_such(sandbox, code, name):
+    with sandbox.answer(code, "f") as child:
+        assert unpack(child.ask(pack([()])))["error"] == {"kind": "unsendable", "type": name}
+
+
+def test_a_result_that_is_too_large_is_not_read(sandbox):
+    with pytest.raises(Stopped, match="too large: more than 4 MiB"):
+        call(sandbox, "def f():\n    return 'x' * 5_000_000")
+    found = sandbox.find_answers(["def f():\n    return " + repr("x" * 5_000_000)], ["f"])
+    assert found["f"]["status"] == "answer" and len(found["f"]["code"]) > 5_000_000
+
+
 def test_no_process_is_left(sandbox):
     fresh = Sandbox()
     with fresh.answer("def f():\n    return 1", "f") as child:
