@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 
+from qlora_lab.classroom import sandbox as sandbox_module
 from qlora_lab.classroom.inside import sealing
 from qlora_lab.classroom.inside.values import pack, unpack
 from qlora_lab.classroom.sandbox import Sandbox, Stopped
@@ -161,6 +162,23 @@ def test_a_result_that_is_too_large_is_not_read(sandbox):
         call(sandbox, "def f():\n    return 'x' * 5_000_000")
     found = sandbox.find_answers(["def f():\n    return " + repr("x" * 5_000_000)], ["f"])
     assert found["f"]["status"] == "answer" and len(found["f"]["code"]) > 5_000_000
+
+
+def test_where_the_system_refuses_a_process_the_sandbox_says_so_and_lives(tmp_path, monkeypatch):
+    program = tmp_path / "refused.py"
+    program.write_text(f"""
+import errno, os, runpy
+def fork():
+    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+os.fork = fork
+runpy.run_path({str(sandbox_module.ZYGOTE)!r}, run_name="__main__")
+""")
+    monkeypatch.setattr(sandbox_module, "ZYGOTE", program)
+    with Sandbox() as fresh:
+        for _ in range(2):
+            with pytest.raises(sealing.Unsealed, match="starts no more processes"):
+                call(fresh, "def f():\n    return 1")
+        assert fresh.process.poll() is None
 
 
 def test_no_process_is_left(sandbox):

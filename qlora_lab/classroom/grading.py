@@ -19,7 +19,7 @@ from qlora_lab.classroom import submissions
 from qlora_lab.classroom.course import Course, require_nbgrader
 from qlora_lab.classroom.feedback import write_feedback
 from qlora_lab.classroom.items import ItemStatistics, statistics, write_items
-from qlora_lab.classroom.judging import Judge
+from qlora_lab.classroom.judging import Judge, Unjudged
 from qlora_lab.classroom.sandbox import Stopped
 from qlora_lab.classroom.submissions import Handed, Unreadable
 from qlora_lab.files import write_text
@@ -118,10 +118,10 @@ def grade(
 def judge_all(
     handed: list[Handed], judge: Judge, workers: int = 1, tell: Callable[[str, int, int], None] = lambda *_: None
 ) -> tuple[list[Work], list[Unreadable]]:
-    """Each student's verdicts, and the files in which nothing could be found. Writes nothing but the judge's memory."""
+    """Each student's verdicts, and what could not be used or judged. Writes nothing but the judge's memory."""
     with ThreadPoolExecutor(workers) as pool:
         works, problems = _find(handed, judge, pool, tell)
-        _judge(works, judge, pool, tell)
+        problems += _judge(works, judge, pool, tell)
     return works, problems
 
 
@@ -133,6 +133,8 @@ def _find(handed: list[Handed], judge: Judge, pool, tell) -> tuple[list[Work], l
             return judge.find(list(one.code))
         except Stopped as stopped:
             return Unreadable(one.path, f"its code cannot be parsed: {stopped}")
+        except Unjudged as problem:
+            return Unreadable(one.path, str(problem))
 
     works: dict[str, Work] = {}
     ranks: dict[tuple[str, str], tuple] = {}
@@ -155,15 +157,23 @@ def _find(handed: list[Handed], judge: Judge, pool, tell) -> tuple[list[Work], l
     return [works[student] for student in sorted(works)], problems
 
 
-def _judge(works: list[Work], judge: Judge, pool, tell) -> None:
-    def look(task):
+def _judge(works: list[Work], judge: Judge, pool, tell) -> list[Unreadable]:
+    """Give each work its verdicts. One that could not be judged gets no points, and is told to the teacher."""
+    problems = []
+
+    def look(task) -> Verdict:
         work, exercise = task
-        return judge.verdict(exercise, work.found[exercise])
+        try:
+            return judge.verdict(exercise, work.found[exercise])
+        except Unjudged as problem:
+            problems.append(Unreadable(", ".join(work.files), f"{exercise}: {problem}"))
+            return Verdict(exercise, "wrong", str(problem))
 
     tasks = [(work, item.exercise) for work in works for item in judge.course.items]
     for number, ((work, exercise), verdict) in enumerate(zip(tasks, pool.map(look, tasks), strict=True)):
         tell("judging", number, len(tasks))
         work.verdicts[exercise] = verdict
+    return problems
 
 
 def _copy(course: Course, name: str, work: Work) -> None:

@@ -20,6 +20,7 @@ import torch
 from qlora_lab.checks import EXERCISES, Exercise, Verdict
 from qlora_lab.checks.differences import is_same
 from qlora_lab.checks.exercise import CASES, describe_arguments, diagnose
+from qlora_lab.classroom.fingerprint import fingerprint
 from qlora_lab.classroom.inside import values
 from qlora_lab.classroom.sandbox import Sandbox
 
@@ -70,8 +71,13 @@ class HiddenTests:
 
     @cached_property
     def digest(self) -> str:
-        """Changes when anything does that a verdict depends on, but for the answer and the limits."""
-        words = [self.exercise.id, str(self.exercise.tolerance), *(m.message for m in self.exercise.misconceptions)]
+        """Changes when anything does that a verdict depends on, but for the answer and the limits.
+
+        The exercise's tolerance and messages stand in the code that `fingerprint` covers, and once more here: a caller
+        may have made an exercise of its own.
+        """
+        words = [fingerprint(), self.exercise.id, str(self.exercise.tolerance)]
+        words += [misconception.message for misconception in self.exercise.misconceptions]
         content = hashlib.sha256(json.dumps(words).encode())
         for case in (*self.shown, *self.hidden):
             content.update(values.pack([case.arguments, case.expected]))
