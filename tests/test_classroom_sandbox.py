@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -181,6 +182,35 @@ runpy.run_path({str(sandbox_module.ZYGOTE)!r}, run_name="__main__")
         assert fresh.process.poll() is None
 
 
+def test_threads_are_counted_and_limited():
+    """As a user that is not root, whose threads Linux does not limit."""
+    code = """if True:
+        import os, resource, sys, threading
+        from qlora_lab.classroom.inside import sealing
+        if os.getuid() == 0:
+            os.setresuid(sealing.NOBODY, sealing.NOBODY, sealing.NOBODY)
+        before, end = sealing.tasks_of(os.getuid()), threading.Event()
+        started = []
+        def start(count):
+            try:
+                while len(started) < count:
+                    started.append(threading.Thread(target=end.wait))
+                    started[-1].start()
+            except RuntimeError:
+                started.pop()
+        start(5)
+        print(sealing.tasks_of(os.getuid()) - before)
+        sealing.limit_threads(before)
+        start(2 * sealing.THREADS)
+        print(len(started))
+        end.set()
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    counted, started = map(int, done.stdout.split())
+    # Not to the thread: the user may have other processes, which start and end some meanwhile.
+    assert 0 < counted < 100 and sealing.THREADS / 2 < started < sealing.THREADS * 1.5, done.stderr
+
+
 def test_no_process_is_left(sandbox):
     fresh = Sandbox()
     with fresh.answer("def f():\n    return 1", "f") as child:
@@ -198,8 +228,6 @@ def test_if_the_grader_dies_so_do_its_children():
         "t = s.answer('import time\\ntime.sleep(600)', 'f'); c = t.__enter__();"
         "print(s.process.pid, c.pid, flush=True); sys.stdin.read()"
     )
-    import subprocess
-
     grader = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     pids = [int(word) for word in grader.stdout.readline().split()]
     assert len(pids) == 2
