@@ -150,13 +150,13 @@ def autograde(course: Course, name: str, student: str, same: Set[str] = frozense
     """
     folder, config = _configured(course)
     folder.assignment_id, folder.student_id = name, student
-    mark = course.begun(name, student)
+    mark, stay = course.begun(name, student), []
     if mark.exists():
+        stay = [cell for cell in _settled(folder, name, student) if cell in same]
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(course.notebook("autograded", name, student).parent)
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.touch()
-    stay = [cell for cell in _settled(folder, name, student) if cell in same] if same else []
     _run(Autograde(coursedir=folder, config=config), f"{name} of {student}")
     if stay:
         with _scripts_on_path(), Gradebook(folder.db_url) as book:
