@@ -377,6 +377,49 @@ def decode(code, low, high):
 """,
         "too large",
     ),
+    "returns-many-objects": (
+        "decode",
+        """
+def decode(code, low, high):
+    return [object()] * 40_000
+""",
+        "too large: more than 4 MiB",
+    ),
+    "returns-many-small-values": (
+        "decode",
+        """
+def decode(code, low, high):
+    return [0] * 10_000
+""",
+        "too large: more than 50,000 values",
+    ),
+    "returns-many-types": (
+        "decode",
+        """
+def decode(code, low, high):
+    return [type(f'T{n}', (), {})() for n in range(1000)]
+""",
+        "too large: more than 100 types",
+    ),
+    "returns-numbers-whose-hashes-collide": (
+        "decode",
+        """
+def decode(code, low, high):
+    return {n * (2**61 - 1) for n in range(6000)}
+""",
+        "too large: more than 5,000 keys",
+    ),
+    "returns-what-cannot-be-read": (
+        "decode",
+        """
+class Evil(list):
+    def __iter__(self):
+        raise SystemExit
+def decode(code, low, high):
+    return Evil()
+""",
+        "cannot be sent to be compared: reading it stops with SystemExit",
+    ),
     "opens-a-connection": (
         "decode",
         """

@@ -2,7 +2,10 @@
 
 import csv
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -15,7 +18,7 @@ from qlora_lab.classroom import submissions
 from qlora_lab.classroom.course import Course
 from qlora_lab.classroom.grading import judge_all
 from qlora_lab.classroom.items import OTHER, statistics
-from qlora_lab.classroom.judging import Judge
+from qlora_lab.classroom.judging import Judge, Unjudged
 from qlora_lab.cli import app
 
 
@@ -200,13 +203,19 @@ def test_a_second_run_judges_nothing_anew_and_takes_up_points_of_a_person(graded
         grade.manual_score, grade.needs_manual_grade = 3, False
         book.db.commit()
     before = {p: p.stat().st_mtime_ns for p in (own_course.folder / "autograded").rglob("*.ipynb")}
+
+    def again() -> bool:
+        """Whether nbgrader left all that it had graded."""
+        result = run(folder, "--course", own_course.folder, "--out", out / "grades.csv", "--seconds", 5)
+        assert result.exit_code == 0, result.output
+        rows = {row["student"]: row for row in table(out / "grades.csv")}
+        assert rows["writes"]["01 question-01-a"] == "3" and rows["1_1"]["01 question-01-a"] == ""
+        return {p: p.stat().st_mtime_ns for p in (own_course.folder / "autograded").rglob("*.ipynb")} == before
+
+    assert again()
     with sqlite3.connect(own_course.verdicts) as store:
         store.execute("update verdicts set message = 'as it was kept'")
-    again = run(folder, "--course", own_course.folder, "--out", out / "grades.csv", "--seconds", 5)
-    assert again.exit_code == 0, again.output
-    assert {p: p.stat().st_mtime_ns for p in (own_course.folder / "autograded").rglob("*.ipynb")} == before
-    rows = {row["student"]: row for row in table(out / "grades.csv")}
-    assert rows["writes"]["01 question-01-a"] == "3" and rows["1_1"]["01 question-01-a"] == ""
+    assert not again()  # another message, which goes into what nbgrader has
     assert "as it was kept" in (out / "feedback" / "perfect-colab.html").read_text()
 
 
@@ -224,9 +233,6 @@ def test_the_points_are_written_whatever_happens_to_the_pages(graded, own_course
 
 def test_plain_nbgrader_autograde_runs_no_students_code_either(graded, own_course, students):
     """A teacher who collects with nbgrader itself: the notebook as it was handed in, graded by nbgrader's command."""
-    import subprocess
-    import sys
-
     (student,) = [s for s in students if s.name == "hostile-writes-a-file"]
     for path, content in student.files.items():
         name = Path(path).stem
@@ -268,3 +274,180 @@ def test_a_mistake_is_one_line(tmp_path, monkeypatch, own_course, arguments, wor
     result = run(*arguments)
     assert result.exit_code == 1 and words in result.output and "Traceback" not in result.output
     assert not list(tmp_path.iterdir())
+
+
+# Runs after which something else is to be recorded
+
+BOOK = "01_four_bit_quantization"
+QUESTION = "**Answer to question 01-a**"
+WRONG = "def decode(code, low, high):\n    return 0.0"
+SLOW = "import time\ndef decode(code, low, high):\n    while time.process_time() < 1.5:\n        pass\n"
+SLOW += "    return low + (high - low) * code / 15"
+
+
+@pytest.fixture
+def fresh(course, tmp_path):
+    """A course of the first notebook alone, in which nothing was graded."""
+    folder = tmp_path / "course"
+    shutil.copytree(course.folder, folder)
+    for step in ("source", "release"):
+        for name in course.names[1:]:
+            shutil.rmtree(folder / step / name)
+    return Course(folder)
+
+
+def hand_in(fresh, decode: str | None = None, text: str = "Blocks are scaled.", student: str = "ada") -> Path:
+    """The folder of what is handed in, with this answer to `decode` (None: the solution) and to the open question."""
+    book = answered(fresh, BOOK, solutions(fresh) | ({"decode": decode} if decode else {}))
+    for cell in book.cells:
+        if cell.cell_type == "markdown" and QUESTION in cell.source:
+            cell.source = f"{QUESTION}\n\n{text}"
+    folder = fresh.folder.parent / "handed"
+    write([Student(student, {f"{student}/{BOOK}.ipynb": plain(book)})], folder, unreadable=False)
+    return folder
+
+
+def command(fresh, folder: Path, seconds: float = 5) -> list[str]:
+    out = fresh.folder.parent / "grades.csv"
+    return [*map(str, (folder, "--course", fresh.folder, "--out", out, "--seconds", seconds, "--workers", 1))]
+
+
+def graded_row(fresh, folder: Path, student: str = "ada", seconds: float = 5) -> dict[str, str]:
+    result = run(*command(fresh, folder, seconds))
+    assert result.exit_code == 0, result.output
+    return {row["student"]: row for row in table(fresh.folder.parent / "grades.csv")}[student]
+
+
+def give_points(fresh, points: float, cell: str = "question-01-a") -> None:
+    """As a person does with the formgrader."""
+    from nbgrader.api import Gradebook
+
+    with Gradebook(f"sqlite:///{fresh.folder / 'gradebook.db'}") as book:
+        grade = book.find_grade(cell, BOOK, BOOK, "ada")
+        grade.manual_score, grade.needs_manual_grade = points, False
+        book.db.commit()
+
+
+def test_other_limits_change_the_points_and_leave_those_of_a_person(fresh):
+    folder = hand_in(fresh, SLOW)
+    row = graded_row(fresh, folder, seconds=1)
+    assert row["01 decode"] == "0" and row["01 question-01-a"] == ""
+    give_points(fresh, 3)
+    row = graded_row(fresh, folder, seconds=10)
+    assert row["01 decode"] == "1" and row["01 question-01-a"] == "3"
+    marked = nbformat.read(fresh.notebook("autograded", BOOK, "ada"), as_version=4)
+    (cell,) = [c for c in marked.cells if c.metadata.get("nbgrader", {}).get("grade_id") == "decode-test"]
+    assert cell.outputs[0].output_type == "execute_result"
+
+
+def test_a_person_is_asked_again_about_what_changed_alone(fresh):
+    row = graded_row(fresh, hand_in(fresh, WRONG))
+    give_points(fresh, 3)
+    give_points(fresh, 0.5, "decode-test")
+    row = graded_row(fresh, hand_in(fresh, WRONG, text="Blocks are scaled by their absmax."))
+    assert row["01 question-01-a"] == "" and row["01 decode"] == "0.5"
+    give_points(fresh, 4)
+    row = graded_row(fresh, hand_in(fresh, text="Blocks are scaled by their absmax."))
+    assert row["01 question-01-a"] == "4" and row["01 decode"] == ""  # right now, so 0.5 need not stand
+
+
+# Ends its process, as the system does where memory runs out, when nbgrader comes to the `number`th call of a function.
+KILLED = """
+import os, signal, sys
+import nbgrader.preprocessors as all_of_them
+from qlora_lab.cli import app
+
+name, function, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
+one = getattr(all_of_them, name)
+whole, calls = getattr(one, function), []
+
+def ended(self, *arguments):
+    calls.append(1)
+    if len(calls) == number:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(self, *arguments)
+
+setattr(one, function, ended)
+app(["classroom", "grade", *sys.argv[4:]])
+"""
+MOMENTS = {
+    "before-the-first-cell": ("SaveAutoGrades", "preprocess", 1),
+    "between-cells": ("SaveAutoGrades", "preprocess_cell", 9),
+    "after-the-points": ("AssignLatePenalties", "preprocess", 1),
+    "while-it-is-cleaned": ("OverwriteCells", "preprocess", 1),
+}
+
+
+def killed_run(fresh, folder: Path, moment: str) -> None:
+    arguments = [*map(str, MOMENTS[moment]), *command(fresh, folder)]
+    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_after_a_kill_while_nbgrader_records_the_next_run_ends_with_the_right_marks(fresh, moment):
+    folder = hand_in(fresh, WRONG)
+    hand_in(fresh, student="bob")
+    killed_run(fresh, folder, moment)
+    rows = [graded_row(fresh, folder, student) for student in ("ada", "bob")]
+    assert [row["total"] for row in rows] == ["17", "18"] and [row["01 decode"] for row in rows] == ["0", "1"]
+    for student, kind in (("ada", "error"), ("bob", "execute_result")):
+        marked = nbformat.read(fresh.notebook("autograded", BOOK, student), as_version=4)
+        assert [c.outputs[0].output_type for c in marked.cells if c.get("outputs")].count(kind) > 0
+    assert not [path for path in (fresh.folder / "teacher" / "begun").rglob("*") if path.is_file()]
+
+
+def test_after_a_kill_while_a_better_answer_is_recorded_its_points_come_with_the_next_run(fresh):
+    """nbgrader still has the old points then, and the new notebook: neither shows that they do not belong together."""
+    assert graded_row(fresh, hand_in(fresh, WRONG))["01 decode"] == "0"
+    folder = hand_in(fresh)
+    killed_run(fresh, folder, "before-the-first-cell")
+    assert graded_row(fresh, folder)["01 decode"] == "1"
+
+
+def test_what_nbgrader_alone_left_half_recorded_is_graded_anew(fresh):
+    """As a killed `nbgrader autograde` leaves it: no mark, no points, and a notebook in autograded/."""
+    folder = hand_in(fresh)
+    killed_run(fresh, folder, "before-the-first-cell")
+    fresh.begun(BOOK, "ada").unlink()
+    assert graded_row(fresh, folder)["total"] == "18"
+
+
+def test_what_nbgrader_could_not_record_is_told_and_does_not_wait_for_a_person(fresh, monkeypatch):
+    from qlora_lab.classroom import gradebook
+
+    record = gradebook._run
+
+    def fails(converter, error):
+        if error.endswith("of ada"):
+            raise ValueError(f"{error}: the disk is full")
+        record(converter, error)
+
+    folder = hand_in(fresh)
+    hand_in(fresh, student="bob")
+    with monkeypatch.context() as patch:
+        patch.setattr(gradebook, "_run", fails)
+        result = run(*command(fresh, folder))
+    assert result.exit_code == 1 and "nbgrader failed on 1 of 2" in result.output and "disk is full" in result.output
+    ada, bob = table(fresh.folder.parent / "grades.csv")
+    assert ada["total"] == ada["01 decode"] == "" and bob["total"] == "18"
+    pages = [(fresh.folder.parent / "feedback" / f"{name}.html").read_text() for name in ("ada", "bob")]
+    assert ["for a person to read" in page for page in pages] == [False, True]
+    assert graded_row(fresh, folder)["total"] == "18"
+
+
+def test_an_answer_that_could_not_be_judged_is_listed_and_the_class_goes_on(fresh, monkeypatch):
+    verdict = Judge.verdict
+
+    def fails(self, exercise, found):
+        if exercise == "decode":
+            raise Unjudged("the sandbox failed twice")
+        return verdict(self, exercise, found)
+
+    monkeypatch.setattr(Judge, "verdict", fails)
+    handed, _ = submissions.read(hand_in(fresh), fresh.names)
+    with Judge(fresh) as judge:
+        (work,), (problem,) = judge_all(handed, judge)
+    assert problem.path == f"ada/{BOOK}.ipynb" and problem.reason == "decode: the sandbox failed twice"
+    states = {exercise: verdict.status for exercise, verdict in work.verdicts.items()}
+    assert states.pop("decode") == "wrong" and set(states.values()) == {"right"}

@@ -1,16 +1,19 @@
 """The hidden tests agree with the notebook's checks, draw other inputs for every seed, and give none of them away."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from test_checks import WRONG, solution_of
 
+import qlora_lab
 from qlora_lab.checks import EXERCISES
 from qlora_lab.checks.exercise import CASES
-from qlora_lab.classroom.hidden_tests import HiddenTests, function_name, hidden_test
-from qlora_lab.classroom.inside.values import pack
-from qlora_lab.classroom.sandbox import Sandbox
+from qlora_lab.classroom import fingerprint as deciding
+from qlora_lab.classroom.hidden_tests import MOST_VALUES, HiddenTests, function_name, hidden_test
+from qlora_lab.classroom.inside.values import pack, unpack
+from qlora_lab.classroom.sandbox import LARGEST_REPLY, Sandbox
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +113,41 @@ def test_the_cell_of_the_source_tests_the_teachers_own_solution(course, monkeypa
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="no course in"):
         hidden_test("decode", print)
+
+
+@pytest.mark.parametrize("exercise", EXERCISES)
+def test_right_answers_are_far_from_the_limits_of_a_reply(exercise):
+    tests = TESTS[exercise]
+    results = [EXERCISES[exercise].solution(*unpack(pack(case.arguments))) for case in tests.hidden]
+    data = pack({"results": results, "error": None, "failures": []})
+    assert len(data) < LARGEST_REPLY / 20
+    assert len(unpack(data, MOST_VALUES // 20)["results"]) == len(tests.hidden)
+
+
+def test_what_cannot_be_sent_on_a_hidden_input_is_told(sandbox):
+    shown = [case.arguments for case in TESTS["decode"].shown]
+    code = "class L(list):\n    def __iter__(self):\n        raise SystemExit\ndef decode(code, low, high):\n"
+    code += f"    if (code, low, high) in {shown!r}:\n        return low + (high - low) * code / 15\n    return L()"
+    found = TESTS["decode"].judge(code, sandbox)
+    assert (
+        found.message == "Right on the notebook's inputs, but on another it returns what cannot be sent to be compared."
+    )
+
+
+def test_the_digest_changes_with_the_code_that_decides(tmp_path, monkeypatch):
+    """With is_same, a view, the mask, a misconception's function: no text or number of the exercise shows these."""
+    package = Path(qlora_lab.__file__).parent
+    for pattern in deciding.DECIDING:
+        for path in package.glob(pattern):
+            copy = tmp_path / path.relative_to(package)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    assert deciding._code(tmp_path) == deciding._code(package)
+    found = {deciding._code(tmp_path)}
+    for name in ("checks/differences.py", "checks/four_bit_types.py", "classroom/inside/masking.py"):
+        (tmp_path / name).write_text((tmp_path / name).read_text() + "\n")
+        found.add(deciding._code(tmp_path))
+    assert len(found) == 4
+    before = HiddenTests(EXERCISES["decode"], "a seed").digest
+    monkeypatch.setattr("qlora_lab.classroom.hidden_tests.fingerprint", lambda: "of another version")
+    assert HiddenTests(EXERCISES["decode"], "a seed").digest != before

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 
 import pytest
 import torch
 
+from qlora_lab.classroom import sandbox as sandbox_module
 from qlora_lab.classroom.inside import sealing
 from qlora_lab.classroom.inside.values import pack, unpack
 from qlora_lab.classroom.sandbox import Sandbox, Stopped
@@ -133,6 +135,82 @@ def test_after_a_child_died_the_next_one_lives(sandbox):
         assert call(sandbox, "def f():\n    return 1") == 1
 
 
+def test_a_kill_by_the_system_is_not_called_a_loop(sandbox):
+    """As the kernel's killer of processes does it where memory runs short."""
+    with (
+        pytest.raises(Stopped, match="where memory runs short"),
+        sandbox.answer("import time\ndef f():\n    time.sleep(600)", "f") as child,
+    ):
+        child.tell(pack([()]))
+        os.kill(child.pid, signal.SIGKILL)
+        child.reply()
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ("class L(list):\n    def __iter__(self):\n        raise OSError\ndef f():\n    return L()", "OSError"),
+        ("def f():\n    return 'x' * (4 * 10**8)", "MemoryError"),
+    ],
+)
+def test_a_result_that_cannot_be_sent_is_told_as_such(sandbox, code, name):
+    with sandbox.answer(code, "f") as child:
+        assert unpack(child.ask(pack([()])))["error"] == {"kind": "unsendable", "type": name}
+
+
+def test_a_result_that_is_too_large_is_not_read(sandbox):
+    with pytest.raises(Stopped, match="too large: more than 4 MiB"):
+        call(sandbox, "def f():\n    return 'x' * 5_000_000")
+    found = sandbox.find_answers(["def f():\n    return " + repr("x" * 5_000_000)], ["f"])
+    assert found["f"]["status"] == "answer" and len(found["f"]["code"]) > 5_000_000
+
+
+def test_where_the_system_refuses_a_process_the_sandbox_says_so_and_lives(tmp_path, monkeypatch):
+    program = tmp_path / "refused.py"
+    program.write_text(f"""
+import errno, os, runpy
+def fork():
+    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+os.fork = fork
+runpy.run_path({str(sandbox_module.ZYGOTE)!r}, run_name="__main__")
+""")
+    monkeypatch.setattr(sandbox_module, "ZYGOTE", program)
+    with Sandbox() as fresh:
+        for _ in range(2):
+            with pytest.raises(sealing.Unsealed, match="starts no more processes"):
+                call(fresh, "def f():\n    return 1")
+        assert fresh.process.poll() is None
+
+
+def test_threads_are_counted_and_limited():
+    """As a user that is not root, whose threads Linux does not limit."""
+    code = """if True:
+        import os, resource, sys, threading
+        from qlora_lab.classroom.inside import sealing
+        if os.getuid() == 0:
+            os.setresuid(sealing.NOBODY, sealing.NOBODY, sealing.NOBODY)
+        before, end = sealing.tasks_of(os.getuid()), threading.Event()
+        started = []
+        def start(count):
+            try:
+                while len(started) < count:
+                    started.append(threading.Thread(target=end.wait))
+                    started[-1].start()
+            except RuntimeError:
+                started.pop()
+        start(5)
+        print(sealing.tasks_of(os.getuid()) - before)
+        sealing.limit_threads(before)
+        start(2 * sealing.THREADS)
+        print(len(started))
+        end.set()
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    counted, started = map(int, done.stdout.split())
+    # Not to the thread: the user may have other processes, which start and end some meanwhile.
+    assert 0 < counted < 100 and sealing.THREADS / 2 < started < sealing.THREADS * 1.5, done.stderr
+
+
 def test_no_process_is_left(sandbox):
     fresh = Sandbox()
     with fresh.answer("def f():\n    return 1", "f") as child:
@@ -150,8 +228,6 @@ def test_if_the_grader_dies_so_do_its_children():
         "t = s.answer('import time\\ntime.sleep(600)', 'f'); c = t.__enter__();"
         "print(s.process.pid, c.pid, flush=True); sys.stdin.read()"
     )
-    import subprocess
-
     grader = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     pids = [int(word) for word in grader.stdout.readline().split()]
     assert len(pids) == 2

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qlora_lab.classroom.inside.values import LARGEST, Foreign, pack, unpack
+from qlora_lab.classroom.inside.values import LARGEST, MOST_KEYS, MOST_TYPES, Foreign, TooMany, pack, unpack
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
 plain = st.recursive(
@@ -109,3 +109,33 @@ def test_equal_sets_are_equal_bytes():
     for item in ("b", 16, "a", 0, 8):
         other.add(item)
     assert pack(one) == pack(other) == pack(unpack(pack(one)))
+
+
+def test_foreign_objects_of_a_name_share_a_class():
+    """A class for each would take 20 kB: an answer's list of 40,000 objects filled the grader's memory."""
+    found = unpack(pack([object() for _ in range(1000)] + [Evil()]))
+    assert len({type(item) for item in found}) == 2 and type(found[0]).__name__ == "object"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ([0] * 10_000, "more than 10,000 values"),
+        ([[[]] * 4000] * 2 + [{1: [2, 3]}] * 500, "more than 10,000 values"),
+        ({n * (2**61 - 1) for n in range(MOST_KEYS + 1)}, "keys in a set"),  # whose hashes are all 0
+        ({n: None for n in range(MOST_KEYS)}, "more than 10,000 values"),
+        ([type(f"T{n}", (), {})() for n in range(MOST_TYPES + 1)], "types"),
+    ],
+)
+def test_untrusted_values_are_counted_before_they_are_built(value, words):
+    data = pack(value)
+    with pytest.raises(TooMany, match=words):
+        unpack(data, most=10_000)
+    assert type(unpack(data)) is type(value)
+
+
+def test_untrusted_values_within_the_limits_come_back():
+    value = [set(range(MOST_KEYS)), {n: None for n in range(100)}, "[" * 1000, torch.ones(3)]
+    found = unpack(pack(value), most=10_000)
+    assert found[:3] == value[:3] and found[3].tolist() == [1, 1, 1]
+    assert len(unpack(pack([type(f"T{n}", (), {})() for n in range(MOST_TYPES)]), most=10_000)) == MOST_TYPES

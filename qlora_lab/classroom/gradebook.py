@@ -14,12 +14,12 @@ import shutil
 import sysconfig
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from datetime import UTC, datetime
 from pathlib import Path
 
 import nbformat
-from nbgrader.api import Gradebook, MissingEntry
+from nbgrader.api import Grade, Gradebook, MissingEntry
 from nbgrader.converters import Autograde, GenerateAssignment
 from nbgrader.coursedir import CourseDirectory
 from nbgrader.preprocessors import NbGraderPreprocessor
@@ -168,32 +168,66 @@ def _replace(folder: Path, made: Path) -> None:
             path.unlink()
 
 
-def autograde(course: Course, name: str, students: list[str]) -> None:
-    """Grade what lies in `submitted/` of these students and was not graded yet.
+def autograde(course: Course, name: str, student: str, same: Set[str] = frozenset()) -> None:
+    """Grade what lies in `submitted/` of a student, unless it was graded to the end.
+
+    nbgrader takes a submission for graded as soon as a notebook of it lies in `autograded/`, which it does before there
+    are points. So `Course.begun` marks it from before to after, and with the mark there nbgrader begins anew.
+
+    Args:
+        same: cells whose answers, and what is thought of them, are as they were: a person's points for them stay.
+            nbgrader asks a person again for all points of theirs in what it grades anew.
 
     Raises:
-        ValueError: nbgrader failed on some of them.
+        ValueError: nbgrader failed.
     """
     folder, config = _configured(course)
-    folder.assignment_id = name
-    problems = []
-    for student in students:
-        folder.student_id = student
-        try:
-            _run(Autograde(coursedir=folder, config=config), f"{name} of {student}")
-        except ValueError as error:
-            problems.append(str(error))
-    if problems:
-        raise ValueError(f"nbgrader failed on {len(problems)} of {len(students)}: {'; '.join(problems[:3])}")
+    folder.assignment_id, folder.student_id = name, student
+    mark, stay = course.begun(name, student), []
+    if mark.exists():
+        stay = [cell for cell in _settled(folder, name, student) if cell in same]
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(course.notebook("autograded", name, student).parent)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    _run(Autograde(coursedir=folder, config=config), f"{name} of {student}")
+    if stay:
+        with _scripts_on_path(), Gradebook(folder.db_url) as book:
+            for cell in stay:
+                book.find_grade(cell, name, name, student).needs_manual_grade = False
+            book.db.commit()
+    mark.unlink()
+
+
+def _settled(folder: CourseDirectory, name: str, student: str) -> list[str]:
+    """The cells for which a person gave points that stand."""
+    with _scripts_on_path(), Gradebook(folder.db_url) as book, contextlib.suppress(MissingEntry):
+        submission = book.find_submission(name, student)
+        grades = [grade for notebook in submission.notebooks for grade in notebook.grades]
+        return [g.name for g in grades if g.manual_score is not None and not g.needs_manual_grade]
+    return []
+
+
+def unrecorded(course: Course, name: str) -> set[str]:
+    """Students of whom a test cell has no points, as where `nbgrader autograde` itself was ended while it recorded."""
+    folder, _ = _configured(course)
+    with _scripts_on_path(), Gradebook(folder.db_url) as book:
+        without = book.db.query(Grade).filter(Grade.auto_score.is_(None), Grade.cell_type_gradecell == "code")
+        return {grade.student.id for grade in without if grade.assignment.name == name}
 
 
 def scores(course: Course, students: list[str]) -> dict[tuple[str, str], dict[str, float | None]]:
-    """Points by (student, assignment) and cell, a person's included; None for an answer that waits for a person."""
+    """Points by (student, assignment) and cell, a person's included; None for an answer that waits for a person.
+
+    What nbgrader has no record of, or not to the end, is left out.
+    """
     folder, _ = _configured(course)
     found = {}
     with _scripts_on_path(), Gradebook(folder.db_url) as book:
         for name in course.names:
             for student in students:
+                if course.begun(name, student).exists():
+                    continue
                 with contextlib.suppress(MissingEntry):
                     submission = book.find_submission(name, student)
                     found[student, name] = {

@@ -6,20 +6,18 @@ was not, a later file before an earlier. It is judged, put into a clean copy of 
 
 import csv
 import io
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import nbformat
-
 from qlora_lab.checks import Verdict
 from qlora_lab.classroom import submissions
+from qlora_lab.classroom.copies import write_copy
 from qlora_lab.classroom.course import Course, require_nbgrader
 from qlora_lab.classroom.feedback import write_feedback
 from qlora_lab.classroom.items import ItemStatistics, statistics, write_items
-from qlora_lab.classroom.judging import Judge
+from qlora_lab.classroom.judging import Judge, Unjudged
 from qlora_lab.classroom.open_answers import find_open_answers
 from qlora_lab.classroom.sandbox import Stopped
 from qlora_lab.classroom.submissions import Doubtful, Handed, Unreadable
@@ -51,7 +49,8 @@ class Grades:
     """What grading a class gave.
 
     Attributes:
-        points: (student, column) -> points, None where a person has yet to give them. maximum: by column.
+        points: (student, column) -> points, None where a person has yet to give them; nothing where nbgrader failed to
+            record them. maximum: by column.
         waiting: open answers without points.
         unreadable: files that could not be used. doubtful: those that were, in a way that need not be what was meant.
         files: what was written, by what it is.
@@ -99,16 +98,17 @@ def grade(
     works, others = judge_all(handed, judge, workers, tell)
     problems = sorted([*problems, *others, *find_open_answers(course, works)], key=lambda one: one.path)
     known = {(work.student, exercise): verdict for work in works for exercise, verdict in work.verdicts.items()}
-    failed = None
+    failed = []
     with gradebook.judged_by(judge, known):
         for number, name in enumerate(course.names):
-            tell("recording", number, len(course.names))
-            for work in works:
-                _copy(course, name, work)
-            try:
-                gradebook.autograde(course, name, [work.student for work in works])
-            except ValueError as error:
-                failed = error
+            again = gradebook.unrecorded(course, name)
+            for place, work in enumerate(works):
+                tell("recording", number * len(works) + place, len(course.names) * len(works))
+                same = write_copy(course, name, work, work.student in again)
+                try:
+                    gradebook.autograde(course, name, work.student, same)
+                except ValueError as error:
+                    failed.append(str(error))
     columns, points = _points(course, works, gradebook)
     items = statistics(course.items, works)
     files = {
@@ -122,8 +122,9 @@ def grade(
     _write_csv(files["unreadable"], ["file", "used", "reason"], rows)
     write_items(files["items"], items)
     write_feedback(files["feedback"], course, works, points)
-    if failed is not None:
-        raise failed
+    if failed:
+        count = f"{len(failed)} of {len(course.names) * len(works)} submissions"
+        raise ValueError(f"nbgrader failed on {count}, which have no points yet: {'; '.join(failed[:3])}")
     waiting = sum(value is None for value in points.values())
     doubtful = [one for one in problems if isinstance(one, Doubtful)]
     unreadable = [one for one in problems if not isinstance(one, Doubtful)]
@@ -133,10 +134,10 @@ def grade(
 def judge_all(
     handed: list[Handed], judge: Judge, workers: int = 1, tell: Callable[[str, int, int], None] = lambda *_: None
 ) -> tuple[list[Work], list[Unreadable]]:
-    """Each student's verdicts, and the files in which nothing could be found. Writes nothing but the judge's memory."""
+    """Each student's verdicts, and what could not be used or judged. Writes nothing but the judge's memory."""
     with ThreadPoolExecutor(workers) as pool:
         works, problems = _find(handed, judge, pool, tell)
-        _judge(works, judge, pool, tell)
+        problems += _judge(works, judge, pool, tell)
     return works, problems
 
 
@@ -148,6 +149,8 @@ def _find(handed: list[Handed], judge: Judge, pool, tell) -> tuple[list[Work], l
             return judge.find(list(one.code))
         except Stopped as stopped:
             return Unreadable(one.path, f"its code cannot be parsed: {stopped}")
+        except Unjudged as problem:
+            return Unreadable(one.path, str(problem))
 
     works: dict[str, Work] = {}
     ranks: dict[tuple[str, str], tuple] = {}
@@ -170,45 +173,23 @@ def _find(handed: list[Handed], judge: Judge, pool, tell) -> tuple[list[Work], l
     return [works[student] for student in sorted(works)], problems
 
 
-def _judge(works: list[Work], judge: Judge, pool, tell) -> None:
-    def look(task):
+def _judge(works: list[Work], judge: Judge, pool, tell) -> list[Unreadable]:
+    """Give each work its verdicts. One that could not be judged gets no points, and is told to the teacher."""
+    problems = []
+
+    def look(task) -> Verdict:
         work, exercise = task
-        return judge.verdict(exercise, work.found[exercise])
+        try:
+            return judge.verdict(exercise, work.found[exercise])
+        except Unjudged as problem:
+            problems.append(Unreadable(", ".join(work.files), f"{exercise}: {problem}"))
+            return Verdict(exercise, "wrong", str(problem))
 
     tasks = [(work, item.exercise) for work in works for item in judge.course.items]
     for number, ((work, exercise), verdict) in enumerate(zip(tasks, pool.map(look, tasks), strict=True)):
         tell("judging", number, len(tasks))
         work.verdicts[exercise] = verdict
-
-
-def _copy(course: Course, name: str, work: Work) -> None:
-    """Put the answers into a clean copy of the assignment, for nbgrader; one that changed is graded anew."""
-    cells = []
-    for cell in course.books[name].cells:
-        grader = cell.metadata.get("nbgrader", {})
-        if "exercise" not in cell.metadata and not cell.id.startswith(("question-", "answer-")):
-            continue
-        cell = nbformat.from_dict(cell)
-        if grader.get("solution") and cell.cell_type == "code":
-            found = work.found[grader["grade_id"]]
-            cell.source = found["code"] or cell.source
-        elif grader.get("solution"):
-            # The formgrader shows Markdown as a web page: no tag of a student's becomes one of it.
-            given = work.opened.get(grader["grade_id"])
-            cell.source = given.replace("<", "&lt;") if given else cell.source
-        elif cell.cell_type == "code" and not grader.get("grade"):
-            continue  # `check`: its verdict is the test cell's
-        elif "<details>" in cell.source:
-            continue  # hints
-        cells.append(cell)
-    book = nbformat.v4.new_notebook(cells=cells, metadata=course.books[name].metadata | {"qlora_lab": "copy"})
-    text = nbformat.writes(book) + "\n"
-    path = course.notebook("submitted", name, work.student)
-    if path.exists() and path.read_text(encoding="utf-8") == text:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(course.notebook("autograded", name, work.student).parent, ignore_errors=True)
-    write_text(path, text)
+    return problems
 
 
 def _points(course: Course, works: list[Work], gradebook) -> tuple[dict[str, float], dict]:
@@ -222,9 +203,10 @@ def _points(course: Course, works: list[Work], gradebook) -> tuple[dict[str, flo
     columns = {f"{name[:2]} {cell.removesuffix('-test')}": most for name, cell, most in cells}
     scores = gradebook.scores(course, [work.student for work in works])
     points = {
-        (work.student, column): scores.get((work.student, name), {}).get(cell)
+        (work.student, column): scores[work.student, name][cell]
         for work in works
         for column, (name, cell, _) in zip(columns, cells, strict=True)
+        if cell in scores.get((work.student, name), {})
     }
     return columns, points
 
@@ -232,10 +214,11 @@ def _points(course: Course, works: list[Work], gradebook) -> tuple[dict[str, flo
 def _write_grades(out: Path, works: list[Work], columns: dict[str, float], points: dict) -> None:
     rows = []
     for work in works:
-        own = [points[work.student, column] for column in columns]
-        total = sum(value for value in own if value is not None)
+        own = [points.get((work.student, column)) for column in columns]
+        recorded = all((work.student, column) in points for column in columns)
+        total = f"{sum(value for value in own if value is not None):g}" if recorded else ""
         given = ["" if value is None else f"{value:g}" for value in own]
-        rows.append([work.student, *given, f"{total:g}", f"{sum(columns.values()):g}"])
+        rows.append([work.student, *given, total, f"{sum(columns.values()):g}"])
     _write_csv(out, ["student", *columns, "total", "max"], rows)
 
 

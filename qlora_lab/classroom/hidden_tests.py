@@ -20,10 +20,12 @@ import torch
 from qlora_lab.checks import EXERCISES, Exercise, Verdict
 from qlora_lab.checks.differences import describe_arguments, is_same
 from qlora_lab.checks.exercise import diagnose
+from qlora_lab.classroom.fingerprint import fingerprint
 from qlora_lab.classroom.inside import values
 from qlora_lab.classroom.sandbox import Sandbox
 
 CHANGED = "Your function changes its arguments in place; compute with copies of them."
+MOST_VALUES = 50_000  # in a reply; the largest that an honest answer gives, with lists for tensors, has half as many
 ROUNDS = 5  # of the notebook's kinds of inputs, each with other numbers
 
 
@@ -71,8 +73,13 @@ class HiddenTests:
 
     @cached_property
     def digest(self) -> str:
-        """Changes when anything does that a verdict depends on, but for the answer and the limits."""
-        words = [self.exercise.id, str(self.exercise.tolerance), *(m.message for m in self.exercise.misconceptions)]
+        """Changes when anything does that a verdict depends on, but for the answer and the limits.
+
+        The exercise's tolerance and messages stand in the code that `fingerprint` covers, and once more here: a caller
+        may have made an exercise of its own.
+        """
+        words = [fingerprint(), self.exercise.id, str(self.exercise.tolerance)]
+        words += [misconception.message for misconception in self.exercise.misconceptions]
         content = hashlib.sha256(json.dumps(words).encode())
         for case in (*self.shown, *self.hidden):
             content.update(values.pack([case.arguments, case.expected]))
@@ -97,6 +104,8 @@ class HiddenTests:
                 verdict = self._judge_shown(Reply.read(child.ask(self._packed[0])))
                 if verdict.status == "right":
                     verdict = self._judge_hidden(Reply.read(child.ask(self._packed[1])))
+            except values.TooMany as error:
+                verdict = self._wrong(f"Its result is too large: {error}.")
             except ValueError:  # the answer wrote this, not the sandbox
                 verdict = self._wrong("What it gave could not be read.")
         return verdict
@@ -132,6 +141,8 @@ class HiddenTests:
             text = f"`{name}` is no function ({reply.type})."
         elif reply.kind == "changed":
             text = CHANGED
+        elif reply.kind == "unsendable":
+            text = f"What it returned cannot be sent to be compared: reading it stops with {reply.type}."
         elif reply.kind == "error":
             place = f" in `{reply.line}`" if reply.line else ""
             called = describe_arguments(self.shown[min(len(reply.results), len(self.shown) - 1)].arguments)
@@ -167,6 +178,8 @@ class HiddenTests:
             return self._wrong(f"{start} on another it uses what is masked while answers are graded.")
         if reply.kind == "changed":
             return self._wrong(f"{start} on another it changes its arguments in place.")
+        if reply.kind == "unsendable":
+            return self._wrong(f"{start} on another it returns what cannot be sent to be compared.")
         known = isinstance(getattr(builtins, reply.type, None), type)
         return self._wrong(f"{start} on another it stops with {reply.type if known else 'an error'}.")
 
@@ -187,9 +200,9 @@ class Reply:
         """From the bytes that a child sent, whoever wrote them.
 
         Raises:
-            ValueError: these are not a reply.
+            ValueError: these are not a reply. Of these, `TooMany` where they hold too many values.
         """
-        given = values.unpack(data)
+        given = values.unpack(data, MOST_VALUES)
         if not isinstance(given, dict) or not isinstance(given.get("results"), list):
             raise ValueError("no reply")
         error, failures = given.get("error"), given.get("failures")

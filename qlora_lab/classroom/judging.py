@@ -1,17 +1,22 @@
 """Judge the answers of a course: find them in cells, run them in sandboxes, and remember what came out.
 
 A verdict is kept under a hash of the answer and of all it was tested with. So the same answer is run once, whoever
-hands it in, and a class whose grading was interrupted goes on where it was.
+hands it in, and a class whose grading was interrupted goes on where it was. What is right is so under any limits; that
+an answer is wrong may be for want of time or memory, and holds for the limits it was found with.
 """
 
 import hashlib
 import json
 import sqlite3
 import threading
+from collections.abc import Callable
+from typing import Any
 
 from qlora_lab.checks import EXERCISES, Verdict
 from qlora_lab.classroom.course import Course
+from qlora_lab.classroom.fingerprint import fingerprint
 from qlora_lab.classroom.hidden_tests import HiddenTests, function_name
+from qlora_lab.classroom.inside.sealing import Unsealed
 from qlora_lab.classroom.sandbox import MEMORY, PATIENCE, SECONDS, Sandbox, Stopped
 
 TABLES = """
@@ -20,19 +25,26 @@ create table if not exists verdicts (hash text primary key, exercise text, statu
 """
 
 
+class Unjudged(RuntimeError):
+    """The machine failed, not the answer: two sandboxes ended one after the other. Nothing is kept of it."""
+
+
 class Judge:
     """Finds and judges answers. May be used by several threads; each gets a sandbox of its own.
 
     Args:
         course: whose seed makes the hidden tests.
         seconds, memory, patience: limits of one answer, see `Sandbox`.
+
+    A sandbox that ends is replaced. `Unsealed` is raised where there was never one: this system cannot judge.
     """
 
     def __init__(self, course: Course, seconds: float = SECONDS, memory: int = MEMORY, patience: float = PATIENCE):
-        self.course, self.limits = course, (seconds, memory, patience)
+        self.course, self.limits = course, (float(seconds), memory, float(patience))
         self.names = {function_name(item.exercise): item.exercise for item in course.items}
         self._own = threading.local()
         self._sandboxes: list[Sandbox] = []
+        self._had_one = False
         self._lock = threading.RLock()
         self._tests: dict[str, HiddenTests] = {}
         self._stopped: dict[str, Verdict] = {}
@@ -62,27 +74,58 @@ class Judge:
             self._own.sandbox = Sandbox(*self.limits)
             with self._lock:
                 self._sandboxes.append(self._own.sandbox)
+                self._had_one = True
         return self._own.sandbox
+
+    def _run(self, task: Callable[[Sandbox], Any]) -> Any:
+        """What a task gives in this thread's sandbox; in a new one where that fails, as it does when it was killed.
+
+        Raises:
+            Stopped: as the task does.
+            Unjudged: the new one failed, too.
+        """
+        for _ in range(2):
+            try:
+                return task(self.sandbox)
+            except (Unsealed, OSError) as error:
+                if not self._had_one:
+                    raise
+                problem = error
+                self._discard()
+        raise Unjudged(f"It could not be judged: the sandbox failed twice ({problem}). Grade again to try it again.")
+
+    def _discard(self) -> None:
+        """End this thread's sandbox, if it has one, so that the next use makes another."""
+        sandbox = self._own.__dict__.pop("sandbox", None)
+        if sandbox is not None:
+            with self._lock:
+                self._sandboxes.remove(sandbox)
+            sandbox.close()
 
     def find(self, cells: list[str]) -> dict[str, dict]:
         """What of each exercise of the course stands in code cells: id -> as `find_answers` tells it.
 
         Raises:
             Stopped: they cannot be parsed.
+            Unjudged: that could not be found out.
         """
-        key = hashlib.sha256(json.dumps([cells, list(self.names)]).encode()).hexdigest()
+        key = _hash(cells, list(self.names), fingerprint(), self.limits)
         with self._lock:
             row = self._store.execute("select answers from notebooks where hash = ?", (key,)).fetchone()
         if row:
             found = json.loads(row[0])
         else:
-            found = self.sandbox.find_answers(cells, list(self.names))
+            found = self._run(lambda sandbox: sandbox.find_answers(cells, list(self.names)))
             with self._lock, self._store:
                 self._store.execute("insert or replace into notebooks values (?, ?)", (key, json.dumps(found)))
         return {self.names[name]: what for name, what in found.items()}
 
     def verdict(self, exercise: str, found: dict) -> Verdict:
-        """On what `find` found."""
+        """On what `find` found.
+
+        Raises:
+            Unjudged: there is none.
+        """
         if found["status"] == "missing":
             name = function_name(exercise)
             return Verdict(exercise, "not attempted", f"There is no function `{name}` in what was handed in.")
@@ -91,20 +134,21 @@ class Judge:
         if found["status"] == "broken":
             return Verdict(exercise, "wrong", f"Its cell is no Python: {found['problem']}.")
         tests = self._tests_of(exercise)
-        key = hashlib.sha256(json.dumps([found["code"], tests.digest]).encode()).hexdigest()
+        key, limited = _hash(found["code"], tests.digest), _hash(found["code"], tests.digest, self.limits)
         if key in self._stopped:
             return self._stopped[key]
         with self._lock:
-            row = self._store.execute("select status, message from verdicts where hash = ?", (key,)).fetchone()
+            query = "select status, message from verdicts where hash in (?, ?)"
+            row = self._store.execute(query, (key, limited)).fetchone()
         if row:
             return Verdict(exercise, *row)
         try:
-            verdict = tests.judge(found["code"], self.sandbox)
+            verdict = self._run(lambda sandbox: tests.judge(found["code"], sandbox))
         except Stopped as stopped:  # not kept for the next run, which may have other limits
             self._stopped[key] = Verdict(exercise, "wrong", str(stopped))
             return self._stopped[key]
         with self._lock, self._store:
-            row = (key, exercise, verdict.status, verdict.message)
+            row = (key if verdict.status == "right" else limited, exercise, verdict.status, verdict.message)
             self._store.execute("insert or replace into verdicts values (?, ?, ?, ?)", row)
         return verdict
 
@@ -113,3 +157,7 @@ class Judge:
             if exercise not in self._tests:
                 self._tests[exercise] = HiddenTests(EXERCISES[exercise], self.course.seed)
             return self._tests[exercise]
+
+
+def _hash(*content) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -26,7 +26,8 @@ ZYGOTE = Path(__file__).parent / "inside" / "zygote.py"
 SECONDS = 10.0  # of processor time, for all calls of one answer
 PATIENCE = 6  # times as long by the clock: a busy machine must not cost a student points
 MEMORY = 2**30  # bytes
-LARGEST_REPLY = 2**26
+LARGEST_REPLY = 2**22  # bytes of results; right ones of the largest exercise take 2**17
+LARGEST_FOUND = 2**26  # bytes of the answers found in a notebook: text alone
 
 
 class Stopped(Exception):
@@ -59,11 +60,15 @@ class Child:
         except TimeoutError:
             raise Stopped(self._too_slow()) from None
 
-    def reply(self) -> bytes:
-        """The next bytes that it sends."""
+    def reply(self, largest: int = LARGEST_REPLY) -> bytes:
+        """The next bytes that it sends.
+
+        Raises:
+            Stopped: none came, or more than `largest`.
+        """
         (size,) = FRAME.unpack(self._read(FRAME.size))
-        if size > LARGEST_REPLY:
-            raise Stopped(f"Its result is too large: more than {LARGEST_REPLY >> 20} MiB.")
+        if size > largest:
+            raise Stopped(f"Its result is too large: more than {largest >> 20} MiB.")
         return self._read(size)
 
     def _read(self, size: int) -> bytes:
@@ -170,7 +175,7 @@ class Sandbox:
             Stopped: it did.
         """
         with self._child({"do": "find", "cells": cells, "names": names}) as child:
-            return json.loads(child.reply())
+            return json.loads(child.reply(LARGEST_FOUND))
 
     def answer(self, code: str, name: str) -> "_Task":
         """A context whose value calls an answer: `ask(packed cases)` gives bytes to unpack.
@@ -193,44 +198,60 @@ class _Task:
 
     def __enter__(self) -> Child:
         ours, theirs = socket.socketpair()
-        socket.send_fds(self.sandbox.control, [b"F"], [theirs.fileno()])
-        theirs.close()
-        self.child = Child(ours, self._status(), self.sandbox.seconds * self.sandbox.patience)
+        try:
+            with theirs:
+                socket.send_fds(self.sandbox.control, [b"F"], [theirs.fileno()])
+            pid, _ = self._status()
+            if pid < 0:
+                raise Unsealed(f"the system starts no more processes ({os.strerror(-pid)})")
+        except BaseException:
+            ours.close()
+            raise
+        self.child = Child(ours, pid, self.sandbox.seconds * self.sandbox.patience)
         try:
             state = self.child.ask(json.dumps(self.task).encode())
         except Stopped:
-            raise Stopped(_how_it_ended(self._end(), self.sandbox.seconds)) from None
+            raise Stopped(_how_it_ended(*self._end(), self.sandbox.seconds)) from None
         if state != b"sealed":
             self._end()
             raise Unsealed(state.decode(errors="replace"))
         return self.child
 
     def __exit__(self, kind, error, _traceback) -> None:
-        status = self._end()
+        status, used = self._end()
         if isinstance(error, Stopped) and str(error) == "ended":
-            raise Stopped(_how_it_ended(status, self.sandbox.seconds)) from None
+            raise Stopped(_how_it_ended(status, used, self.sandbox.seconds)) from None
 
-    def _end(self) -> int:
-        """Kill the child if it still runs, and say how it ended. (Its number is its own until it is waited for.)"""
+    def _end(self) -> tuple[int, float]:
+        """Kill the child if it still runs; how it ended, and the seconds of processor time that it took.
+
+        Its number is its own until it is waited for.
+        """
         self.child.connection.close()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.child.pid, signal.SIGKILL)
         self.sandbox.control.sendall(b"R")
         return self._status()
 
-    def _status(self) -> int:
+    def _status(self) -> tuple[int, float]:
         data = b""
         while len(data) < STATUS.size:
             part = self.sandbox.control.recv(STATUS.size - len(data))
             if not part:
                 raise Unsealed("the sandbox ended unexpectedly")
             data += part
-        return STATUS.unpack(data)[0]
+        return STATUS.unpack(data)
 
 
-def _how_it_ended(status: int, seconds: float) -> str:
+def _how_it_ended(status: int, used: float, seconds: float) -> str:
+    """For the student. used: seconds of processor time, by which the limit's SIGKILL is told from the system's."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
+        if number == signal.SIGKILL and used < 0.9 * math.ceil(seconds):
+            return (
+                "The system ended it before it gave a result, as it does where memory runs short. It may need too much "
+                "memory, or the machine had too little; it is tried again whenever it is graded."
+            )
         if number in (signal.SIGXCPU, signal.SIGKILL):
             return f"It was stopped after {seconds:g} seconds of computing. Is there a loop without an end?"
         if number == signal.SIGSEGV:

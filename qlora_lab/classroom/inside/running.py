@@ -35,6 +35,17 @@ class Answer:
             return False
         return True
 
+    def reply(self, packed_cases: bytes) -> bytes:
+        """What `call` gives, packed; where that fails too, why it does, as an error of the kind "unsendable".
+
+        An answer decides what happens when its results are read: its lists may be of a class of its own.
+        """
+        try:
+            return values.pack(self.call(packed_cases))
+        except BaseException as problem:
+            error = {"kind": "unsendable", "type": type(problem).__name__}
+        return values.pack({"results": [], "error": error, "failures": self.failures[-3:]})
+
     def call(self, packed_cases: bytes) -> dict:
         """Call with each case until one fails.
 

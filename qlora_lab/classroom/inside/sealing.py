@@ -3,7 +3,7 @@
 - Landlock: files can be read where Python's and torch's own lie, and nowhere else; nothing can be written.
 - seccomp: no sockets, no new processes or programs, no signals to others, no shared memory, no namespaces, no changes
   to files' rights, owners and times, nothing that administers a system; and no capabilities.
-- resource limits: processor time, address space, open files, bytes written (none), core dumps (none).
+- resource limits: processor time, address space, open files, threads, bytes written (none), core dumps (none).
 - where it began as root: user and group become "nobody".
 - an empty network namespace besides, where the kernel allows one.
 """
@@ -13,6 +13,7 @@ import ctypes
 import importlib.util
 import os
 import platform
+import re
 import resource
 import stat
 import struct
@@ -24,6 +25,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 NEW_NETWORK, NEW_USER, THREAD = 0x40000000, 0x10000000, 0x00010000
 NO_NEW_PRIVILEGES, SECCOMP, DIE_WITH_PARENT = 38, 22, 1
 NOBODY = 65534
+THREADS = 256  # of an answer; right ones start none
 CAPABILITIES = 0x20080522  # version of the structures that `capset` reads
 LANDLOCK = (444, 445, 446)  # create a ruleset, add a rule, restrict: the same numbers on every architecture
 READ = (1 << 2) | (1 << 3)  # read a file, list a folder
@@ -181,12 +183,35 @@ def readable_by_all(path: Path) -> bool:
     return False
 
 
-def seal(ruleset: int | None, program: bytes, drop: bool, seconds: int, memory: int) -> None:
+def tasks_of(user: int) -> int:
+    """How many threads a user has now, in all processes that can be seen."""
+    count = 0
+    for path in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            found = re.search(r"^Uid:\t(\d+)\b.*?^Threads:\t(\d+)", path.read_text(), re.MULTILINE | re.DOTALL)
+            if found and int(found[1]) == user:
+                count += int(found[2])
+    return count
+
+
+def limit_threads(tasks: int) -> None:
+    """Let this process and others of its user start threads until there are `THREADS` more than `tasks`.
+
+    Linux counts them for the user, not for the process, and does not count root's: there the limit of memory is all
+    that bounds an answer's threads, at about a thousand to a GB.
+    """
+    most = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    limit = tasks + THREADS if most == resource.RLIM_INFINITY else min(tasks + THREADS, most)
+    resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
+
+
+def seal(ruleset: int | None, program: bytes, drop: bool, tasks: int, seconds: int, memory: int) -> None:
     """Seal this process.
 
     Args:
         ruleset, program: from `file_rules` and `seccomp_program`.
         drop: become the user `nobody`.
+        tasks: threads that the user has already, see `tasks_of`.
         seconds: of processor time.
         memory: bytes of address space beyond what the process has now.
     """
@@ -201,6 +226,7 @@ def seal(ruleset: int | None, program: bytes, drop: bool, seconds: int, memory: 
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     for kind, limit in limits.items():
         resource.setrlimit(kind, (limit, limit))
+    limit_threads(tasks)
     if drop:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)

@@ -4,6 +4,7 @@ Nothing is ever unpickled. What is neither a number, a text, a tensor nor made o
 that has only the name of its type.
 """
 
+import functools
 import json
 import re
 import struct
@@ -15,6 +16,12 @@ import torch
 LENGTH = struct.Struct("<Q")
 DEEPEST = 50  # levels of lists in lists; nothing that is asked for has more than three
 LARGEST = 2**200  # whole numbers beyond are nobody's answer, and slow to read
+MOST_KEYS = 5_000  # of a dictionary or set from untrusted bytes: keys may be chosen so that their hashes collide
+MOST_TYPES = 100  # whose names stand in untrusted bytes: a class of its own for each takes 20 kB
+
+
+class TooMany(ValueError):
+    """Untrusted bytes hold more values than are worth building. The message says more than how many of what."""
 
 
 class Foreign:
@@ -23,7 +30,12 @@ class Foreign:
 
 def foreign(name: str) -> Foreign:
     """A `Foreign` whose class is called `name` (letters, digits and _, 40 at most)."""
-    return type(re.sub(r"\W", "_", str(name))[:40] or "_", (Foreign,), {})()
+    return _foreign_class(re.sub(r"\W", "_", str(name))[:40] or "_")()
+
+
+@functools.lru_cache(maxsize=1024)
+def _foreign_class(name: str) -> type[Foreign]:
+    return type(name, (Foreign,), {})
 
 
 def pack(value: Any) -> bytes:
@@ -33,16 +45,25 @@ def pack(value: Any) -> bytes:
     return LENGTH.pack(len(text)) + text + safetensors.torch.save(tensors)
 
 
-def unpack(data: bytes) -> Any:
+def unpack(data: bytes, most: int | None = None) -> Any:
     """What `pack` was given.
 
+    Args:
+        most: values, those within lists and the like included, where the bytes are not trusted. None: any number.
+
     Raises:
+        TooMany: there are more, or more keys or types than `MOST_KEYS` and `MOST_TYPES`; with `most` only.
         ValueError: these bytes do not come from `pack`.
     """
     try:
         (length,) = LENGTH.unpack_from(data)
         text = data[LENGTH.size : LENGTH.size + length]
-        return _value(json.loads(text), safetensors.torch.load(bytes(data[LENGTH.size + length :])))
+        if most is not None and text.count(b"[") > most:  # each value has at least one, so nothing is built for more
+            raise TooMany(f"more than {most:,} values")
+        tensors = safetensors.torch.load(bytes(data[LENGTH.size + length :]))
+        return _value(json.loads(text), tensors, None if most is None else set())
+    except TooMany:
+        raise
     except Exception as error:  # damaged on purpose, perhaps: whatever goes wrong here, it is unreadable
         raise ValueError(f"not a packed value ({type(error).__name__})") from error
 
@@ -83,7 +104,8 @@ def _tensor(value: torch.Tensor, tensors: dict) -> list:
     return ["t", name]
 
 
-def _value(plain: list, tensors: dict) -> Any:
+def _value(plain: list, tensors: dict, names: set[str] | None) -> Any:
+    """names: of foreign types met so far. None: the bytes are trusted."""
     letter, *rest = plain
     if letter == "n":
         return None
@@ -97,9 +119,15 @@ def _value(plain: list, tensors: dict) -> Any:
         if not isinstance(content, kind):
             raise TypeError(letter)
         return content
+    if letter in "ed" and names is not None and len(content) > MOST_KEYS:
+        raise TooMany(f"more than {MOST_KEYS:,} keys in a set or dictionary")
     if letter in "lue":
         kind = {"l": list, "u": tuple, "e": set}[letter]
-        return kind(_value(item, tensors) for item in content)
+        return kind(_value(item, tensors, names) for item in content)
     if letter == "d":
-        return {_value(key, tensors): _value(item, tensors) for key, item in content}
+        return {_value(key, tensors, names): _value(item, tensors, names) for key, item in content}
+    if names is not None:
+        names.add(str(content))
+        if len(names) > MOST_TYPES:
+            raise TooMany(f"more than {MOST_TYPES:,} types")
     return foreign(content)

@@ -1,8 +1,9 @@
 """The process that forks sealed children: it has torch in memory and knows no secret.
 
 Started as `python -I zygote.py CONTROL SETTINGS`. For each `F` with a socket that comes over the control socket it
-forks a child that talks over that socket alone, and tells its process id; on `R` it waits for the child and tells how
-it ended. What the child is asked, and what it answers, does not pass through here.
+forks a child that talks over that socket alone, and tells its process id, or where the system refuses a new process
+the negative number of the error; on `R` it waits for the child and tells how it ended. What the child is asked, and
+what it answers, does not pass through here.
 """
 
 import gc
@@ -12,6 +13,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from pathlib import Path
 
 if __name__ == "__main__":  # loaded as a program, from its path, with nothing of the package importable
@@ -30,7 +32,7 @@ if __name__ == "__main__":  # loaded as a program, from its path, with nothing o
     del sys.path[-1 - len(SETTINGS["paths"])]
 
 FRAME = struct.Struct("<Q")
-STATUS = struct.Struct("<i")
+STATUS = struct.Struct("<id")  # a process id, or how it ended; seconds of processor time that it took
 PACKAGES = ["torch", "numpy", "sympy", "mpmath", "networkx", "typing_extensions", "jinja2", "markupsafe", "fsspec"]
 
 
@@ -50,17 +52,25 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     _send(control, json.dumps(seals).encode())
-    child = 0
+    child, tasks, counted = 0, 0, -1.0
     while True:
         message, handles, *_ = socket.recv_fds(control, 1, 1)
         if message == b"F":
-            child = os.fork()
-            if child == 0:
-                _child(socket.socket(fileno=handles[0]), (ruleset, program, drop))
+            if time.monotonic() - counted > 1:  # reading all of /proc takes longer than a fork
+                tasks, counted = sealing.tasks_of(sealing.NOBODY if drop else os.getuid()), time.monotonic()
+            try:
+                child = os.fork()
+            except OSError as error:  # no memory or no process left, perhaps only for now
+                child, told = 0, -error.errno
+            else:
+                told = child
+                if child == 0:
+                    _child(socket.socket(fileno=handles[0]), (ruleset, program, drop, tasks))
             os.close(handles[0])
-            control.sendall(STATUS.pack(child))
+            control.sendall(STATUS.pack(told, 0.0))
         elif message == b"R":
-            control.sendall(STATUS.pack(os.waitpid(child, 0)[1]))
+            _, status, used = os.wait4(child, 0)
+            control.sendall(STATUS.pack(status, used.ru_utime + used.ru_stime))
             child = 0
         else:
             if child:
@@ -127,7 +137,7 @@ def _close_all_but(*kept: int | None) -> None:
 def _answer(connection: socket.socket, answer) -> None:
     """Call the answer with each list of cases that comes, and send back what it gave."""
     while True:
-        _send(connection, values.pack(answer.call(_receive(connection))))
+        _send(connection, answer.reply(_receive(connection)))
 
 
 if __name__ == "__main__":
