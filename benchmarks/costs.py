@@ -221,10 +221,10 @@ def main() -> None:
     if record["budget"] != budget:
         parser.error(f"{out.name} holds runs with another budget, {record['budget']}; give --out another file")
     record |= {"script": "benchmarks/costs.py", "device": device_name(device), "machine": describe()}
-    record |= {"versions": versions(), "threads of a run": threads}
+    record |= {"versions": versions()}
 
     def save(key: str, result: dict) -> None:
-        record["runs"][key] = result | {"date": datetime.now(UTC).date().isoformat()}
+        record["runs"][key] = result | {"date": datetime.now(UTC).date().isoformat(), "device": device_name(device)}
         write_json(out, record)
         print(f"{len(record['runs']):3} {key}: {result.get('error') or result['exact match']}", flush=True)
 
