@@ -86,16 +86,7 @@ def grade(
                     workers or os.cpu_count() or 1,
                     lambda what, done, of: status.update(f"{what}: {done} of {of}"),
                 )
-    table = Table(title="Exercises", title_justify="left")
-    table.add_column("exercise", no_wrap=True, min_width=23)
-    for column in ("right", "of", "diffi-\nculty", "discrimi-\nnation"):
-        table.add_column(column, justify="right", min_width=max(map(len, column.split("\n"))))
-    table.add_column("most frequent diagnosis", no_wrap=True, overflow="ellipsis", ratio=1)
-    for one in result.items:
-        numbers = ["" if n is None else f"{n:.2f}" for n in (one.difficulty, one.discrimination)]
-        seen = f"{one.diagnosis} ({one.diagnosed})" if one.diagnosed else ""
-        table.add_row(one.item.column, str(one.right), str(one.students), *numbers, seen)
-    console.print(table)
+    console.print(items_table(result.items))
     console.print(f"{len(result.works)} students graded in {minutes(time.perf_counter() - began)}")
     if result.unreadable:
         console.print(f"{len(result.unreadable)} files could not be read: {result.files['unreadable']}", soft_wrap=True)
@@ -106,6 +97,20 @@ def grade(
         console.print(f"{result.waiting} open answers wait for you in nbgrader's formgrader; then run this again.")
     for what in ("grades", "items", "feedback"):
         console.print(f"{what:9}{result.files[what]}", soft_wrap=True)
+
+
+def items_table(items) -> Table:
+    """A class's results by exercise. Where the terminal is narrow, the diagnoses wrap and the numbers stay."""
+    table = Table(title="Exercises", title_justify="left")
+    table.add_column("exercise", no_wrap=True)
+    for column in ("right", "of", "diffi-\nculty", "discrimi-\nnation"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("most frequent diagnosis", overflow="fold")
+    for one in items:
+        numbers = ["" if n is None else f"{n:.2f}" for n in (one.difficulty, one.discrimination)]
+        seen = f"{one.diagnosis} ({one.diagnosed})" if one.diagnosed else ""
+        table.add_row(one.item.column, str(one.right), str(one.students), *numbers, seen)
+    return table
 
 
 @app.command()
