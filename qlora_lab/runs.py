@@ -6,7 +6,7 @@ writes, and at the end the adapter, `loss.png` and `report.html`. With these a k
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -32,7 +32,8 @@ class Plan:
     """What a run does. `settings` are those of `training.Settings`; sample counts limit the evaluations (0: all).
 
     `compute_dtype` is that of the products with 4-bit weights: "float32", "bfloat16", "float16", or "auto", see
-    `models.default_compute_dtype`.
+    `models.default_compute_dtype`. `dtype` is that of the base model: "auto", see `models.default_dtype`, until the run
+    has loaded it; then what it was loaded in, so that a resume loads the same.
     """
 
     model: str = DEFAULT
@@ -44,6 +45,7 @@ class Plan:
     dropout: float = 0.0
     use_rslora: bool = False
     compute_dtype: str = "auto"
+    dtype: str = "auto"
     train_examples: int = 0
     baseline_examples: int = 16
     test_examples: int = 0
@@ -140,6 +142,7 @@ def execute(
     say.stage("loading the base model")
     tokenizer = load_tokenizer(plan.model)
     model, device = _load(plan, device)
+    plan = _remember_dtype(folder, plan, model.dtype)
     compute_dtype = default_compute_dtype(device) if plan.compute_dtype == "auto" else FLOAT_DTYPES[plan.compute_dtype]
     splits = {name: load_examples(name) for name in ("train", "test", "paraphrases")}
     train = splits["train"][: plan.train_examples or None]
@@ -206,14 +209,35 @@ def _load(plan: Plan, device) -> tuple[torch.nn.Module, torch.device]:
 
     Several processes without questions to the base model leave it on the CPU, from where `distributed.shard` takes it
     block by block; and they do without float16, whose gradients have to be scaled.
+
+    Raises:
+        ValueError: a run that one process began in float16, resumed by several.
     """
+    begun = FLOAT_DTYPES.get(plan.dtype)  # None: not yet
     if processes.count() < 2:
-        model = load_model(plan.model, device=device)
+        model = load_model(plan.model, dtype=begun, device=device)
         return model, next(model.parameters()).device
-    dtype = default_dtype(device)
+    if begun == torch.float16:
+        raise ValueError("one process began this run in float16, which several cannot go on with; resume with one")
+    dtype = begun or default_dtype(device)
     dtype = torch.float32 if dtype == torch.float16 else dtype
     model = load_model(plan.model, dtype=dtype, device=device if plan.baseline_examples else "cpu")
     return model, torch.device(device)
+
+
+def _remember_dtype(folder: Path, plan: Plan, dtype: torch.dtype) -> Plan:
+    """The plan with the base model's dtype, also in the run's folder."""
+    path, name = folder / "run.json", str(dtype).removeprefix("torch.")
+    if plan.dtype == name:
+        return plan
+    plan = replace(plan, dtype=name)
+
+    def write() -> None:
+        begun = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        write_json(path, begun | {"plan": asdict(plan)})
+
+    processes.from_main(write)
+    return plan
 
 
 def _evaluate(model, tokenizer, examples: list[Example], say: Listener) -> Evaluation:

@@ -1,6 +1,7 @@
 """A run from plan to report, on a model of a hundred thousand weights, and what a killed one leaves to go on with."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -48,6 +49,7 @@ def test_a_run_leaves_adapter_metrics_curve_and_report(tiny_folder, tmp_path):
     assert {path.name for path in folder.iterdir()} >= {
         "run.json", "before.json", "metrics.jsonl", "loss.png", "report.html", "adapter", "checkpoints",
     }  # fmt: skip
+    assert json.loads((folder / "run.json").read_text())["plan"]["dtype"] == "float32"
     assert said.steps == [(1, 3), (2, 3), (3, 3)]
     assert [len(e.answers) for e in result.evaluations.values()] == [3, 5, 4]
     assert "training" in said.stages and result.report == folder / "report.html"
@@ -76,7 +78,7 @@ def test_a_run_that_stopped_goes_on_to_the_same_weights(tiny_folder, tmp_path):
         execute(cut, plan, device="cpu", listener=Stopping(), checkpoint_every=1)
     assert unfinished(tmp_path) == cut
     again, asked = begin(cut, Plan(), resume=True), Recorder()
-    assert again == plan
+    assert again == replace(plan, dtype="float32")
     result = execute(cut, again, resume=True, device="cpu", listener=asked)
     assert result.training.resumed_from == 2 and asked.steps == [(3, 3)]
     assert not any("base model" in stage and "asking" in stage for stage in asked.stages)  # its answers were kept
@@ -113,6 +115,26 @@ def test_no_run_is_overwritten_and_none_is_resumed_that_is_not_there(tmp_path):
     assert (folder / "run.json").read_text() == before
     with pytest.raises(ValueError, match="no run to resume"):
         begin(tmp_path / "other", Plan(), resume=True)
+
+
+def test_a_resume_loads_the_base_in_the_dtype_it_was_begun_in(tiny_folder, tmp_path, monkeypatch):
+    folder, plan = tmp_path / "a-run", plan_for(tiny_folder, baseline_examples=0)
+    begin(folder, plan, resume=False)
+    assert runs._load(begin(folder, plan, resume=True), "cpu")[0].dtype == torch.float32
+    runs._remember_dtype(folder, plan, torch.bfloat16)  # as on a GPU
+    again = begin(folder, Plan(), resume=True)
+    assert (
+        again.dtype == "bfloat16"
+        and again.rank == plan.rank
+        and "begun" in json.loads((folder / "run.json").read_text())
+    )
+    assert runs._load(again, "cpu")[0].dtype == torch.bfloat16
+    monkeypatch.setattr(runs.processes, "count", lambda: 2)
+    assert runs._load(again, "cpu")[0].dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="resume with one"):
+        runs._load(plan_for(tiny_folder, dtype="float16"), "cpu")
+    monkeypatch.setattr(runs, "default_dtype", lambda device: torch.float16)
+    assert runs._load(plan, "cpu")[0].dtype == torch.float32
 
 
 def test_the_newest_unfinished_run_is_found(tmp_path):

@@ -107,10 +107,12 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     changed = {name: (version, after.get(name)) for name, version in before.items() if after.get(name) != version}
     newer = [
-        f"{name} {after[name]} (pinned: {version})" for name, version in pinned().items() if after.get(name) != version
+        f"{name} {after[name]} (pinned: {version})"
+        for name, version in pinned().items()
+        if after.get(name, version) != version  # what is not there at all, as JupyterLab, is no newer version
     ]
     print(f"largest process: {peak / 1e9:.1f} GB of {options.memory} GB")
-    print("other versions than the pinned ones:", ", ".join(text for text in newer if " None" not in text))
+    print("other versions than the pinned ones:", ", ".join(newer))
     print("changed by the installation:", changed or "nothing that was there")
     for requirement in required("reference", "widgets"):
         assert requirement.specifier.contains(after[requirement.name]), requirement
