@@ -35,7 +35,8 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     decoded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     # A model read from GGUF counts as quantized and refuses to be saved: hand its weights to a fresh one.
     config = decoded.config
-    del config.quantization_config
+    if hasattr(config, "quantization_config"):  # older versions of transformers leave none
+        del config.quantization_config
     special = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad", "unk")}
     for name, value in special.items():
         setattr(config, name, value)
