@@ -223,8 +223,9 @@ def main() -> None:
     record |= {"script": "benchmarks/costs.py", "device": device_name(device), "machine": describe()}
     record |= {"versions": versions()}
 
-    def save(key: str, result: dict) -> None:
-        record["runs"][key] = result | {"date": datetime.now(UTC).date().isoformat(), "device": device_name(device)}
+    def save(key: str, result: dict) -> None:  # a record may be continued on another machine: each run says its own
+        where = {"date": datetime.now(UTC).date().isoformat(), "device": device_name(device), "threads": threads}
+        record["runs"][key] = result | where
         write_json(out, record)
         print(f"{len(record['runs']):3} {key}: {result.get('error') or result['exact match']}", flush=True)
 

@@ -84,11 +84,11 @@ def race(kind: str, count: int, rounds: int, directory: str, state_bits: int) ->
             row["page bytes"] = optimizers[name].page_size
             optimizers[name].close()
         result[name] = row
-    disk = {"read bytes per second": round(read), "write bytes per second": round(write)}
+    speeds = {"read bytes per second": round(read), "write bytes per second": round(write)}
     return {
         "tensors": len(parameters),
         "state bytes in 32 bits": state_bytes,
-        "file, through the system's cache": disk,
+        "file, through the system's cache": speeds,
         "sides": result,
     }
 

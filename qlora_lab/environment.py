@@ -7,8 +7,8 @@ import shutil
 
 import torch
 
-from qlora_lab import memory
-from qlora_lab.models import default_compute_dtype, default_dtype, multiplies_bfloat16
+from qlora_lab import memory, processor
+from qlora_lab.models import default_compute_dtype, default_dtype
 from qlora_lab.products import prefers_onednn
 
 PACKAGES = ("torch", "transformers", "safetensors", "bitsandbytes", "peft", "numpy")
@@ -35,7 +35,7 @@ def device_name(device: torch.device | str) -> str:
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    return f"{processor.name()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def describe() -> dict[str, str]:
@@ -64,12 +64,4 @@ def _bfloat16(device: torch.device) -> str:
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
         return "yes" if fast else "emulated, slow: float16 is used instead (this GPU is older than Ampere)"
-    return "in hardware" if multiplies_bfloat16() else "emulated; float32 is faster on this CPU"
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    return "in hardware" if processor.multiplies_bfloat16() else "emulated; float32 is faster on this CPU"

@@ -79,7 +79,6 @@ def dequantize_blocks(
     if second is not None and (codes.device.type != "cpu" or dtype != torch.float32):
         # Triton would round a product and a sum only once, and the vector code for 16 bits reads beyond the levels
         scales, second = dequantize_scales(scales, *second), None
-    plain = scales if second is None else None
     scales = (scales,) if second is None else (scales, *second, scale_levels(codes.device))
     wide = torch.int64 if dtype == torch.float32 else torch.int32
     pairs = empty((count, half), wide, codes.device)  # one element holds two neighbouring weights
@@ -94,7 +93,7 @@ def dequantize_blocks(
     decoded = pairs.view(dtype)
 
     def agrees() -> bool:
-        some = plain if plain is not None else dequantize_scales(scales[0], *second)
+        some = scales[0] if second is None else dequantize_scales(scales[0], *second)
         expected = definition.dequantize_blocks(codes[:_SAMPLE], some[:_SAMPLE], None, datatype, dtype)
         return torch.allclose(decoded[:_SAMPLE], expected, rtol=0, atol=0, equal_nan=True)
 

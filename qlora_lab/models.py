@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from platformdirs import user_cache_dir
 
-from qlora_lab import conversion, downloads, hub
+from qlora_lab import conversion, downloads, hub, processor
 from qlora_lab.downloads import ModelUnavailable, PackagedFile, Progress, VerificationError
 
 DEFAULT = "SmolLM2-135M-Instruct"
@@ -88,16 +88,7 @@ def default_compute_dtype(device) -> torch.dtype | None:
 
     Elsewhere None, the dtype of the model. The rest of a model on a CPU stays in float32, adapters and gradients too.
     """
-    return torch.bfloat16 if torch.device(device).type == "cpu" and multiplies_bfloat16() else None
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for bfloat16 products. Known on Linux; elsewhere False."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    except OSError:
-        return False
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)  # the last one is ARM's name
+    return torch.bfloat16 if torch.device(device).type == "cpu" and processor.multiplies_bfloat16() else None
 
 
 def ensure_default_model(

@@ -7,14 +7,13 @@ can do. The sums are the same but for the order in which they are rounded.
 
 import contextlib
 import functools
-import platform
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-_CPUINFO = Path("/proc/cpuinfo")
+from qlora_lab import processor
+
 _state = {"plain": False}
 
 
@@ -69,17 +68,10 @@ def _onednn_is_faster() -> bool:
     """Decided by the processor, not by a stopwatch: one machine has to give the same bits in every run."""
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
         return False
-    if not (torch.backends.mkl.is_available() and is_amd()):
+    if not (torch.backends.mkl.is_available() and processor.is_amd()):
         return False
     try:  # the operator is internal to PyTorch: make sure that it is there and what it does
         x, w = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(4, 3)
         return torch.equal(_onednn(x, w), x @ w.t())
     except Exception:
         return False
-
-
-def is_amd() -> bool:
-    try:
-        return "AuthenticAMD" in _CPUINFO.read_text(encoding="utf-8")
-    except OSError:  # not Linux
-        return "AuthenticAMD" in platform.processor()

@@ -233,8 +233,7 @@ def _remember_dtype(folder: Path, plan: Plan, dtype: torch.dtype) -> Plan:
     plan = replace(plan, dtype=name)
 
     def write() -> None:
-        begun = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        write_json(path, begun | {"plan": asdict(plan)})
+        write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"plan": asdict(plan)})
 
     processes.from_main(write)
     return plan

@@ -2,7 +2,7 @@
 
 import torch
 
-from qlora_lab import environment, models
+from qlora_lab import environment, models, processor
 
 
 def test_versions_name_what_is_missing(monkeypatch):
@@ -20,7 +20,7 @@ def test_every_fact_has_a_value():
 
 def test_bfloat16_products_only_where_the_processor_has_them(monkeypatch):
     for has, expected in ((True, torch.bfloat16), (False, None)):
-        monkeypatch.setattr(models, "multiplies_bfloat16", lambda has=has: has)
+        monkeypatch.setattr(processor, "multiplies_bfloat16", lambda has=has: has)
         assert models.default_compute_dtype("cpu") == expected
         assert models.default_compute_dtype("cuda") is None
 

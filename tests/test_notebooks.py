@@ -86,6 +86,17 @@ def test_it_begins_with_a_title_and_a_claim_and_says_its_limits(book):
     assert any(line.startswith("## References") for line in headings)
 
 
+def test_no_answer_stands_whole_in_what_is_taught(book):
+    """Single lines may; an exercise is not worth its name if all of its solution is in the cells before it."""
+    taught = "".join(c.source for c in book.cells if "solution" not in c.metadata.get("tags", [])).split()
+    taught = "".join(taught)
+    for cell in book.cells:
+        if "solution" in cell.metadata.get("tags", []):
+            (code,) = re.findall(r"```python\n(.*?)```", cell.source, re.DOTALL)
+            lines = ["".join(line.split()) for line in code.splitlines()[1:]]
+            assert any(line not in taught for line in lines), cell.metadata["exercise"]
+
+
 def test_its_cells_take_the_minutes_it_promises(book):
     """Within a factor of two of what its last execution took (`make notebooks` measures it)."""
     first = book.cells[0].source

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from torch.utils.flop_counter import FlopCounterMode
 
-from qlora_lab import products
+from qlora_lab import processor, products
 
 has_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN")
 sizes = st.integers(0, 70)
@@ -102,7 +102,7 @@ def test_inside_plain_products_are_those_of_pytorch(calls):
 def test_the_processor_decides(monkeypatch, tmp_path, capability, vendor, faster):
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor : 0\nvendor_id : {vendor}\nmodel name : any\n")
-    monkeypatch.setattr(products, "_CPUINFO", cpuinfo)
+    monkeypatch.setattr(processor, "_CPUINFO", cpuinfo)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()):
         faster = False
@@ -111,7 +111,7 @@ def test_the_processor_decides(monkeypatch, tmp_path, capability, vendor, faster
 
 def test_an_operator_that_is_missing_or_does_something_else_is_not_used(monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    monkeypatch.setattr(products, "is_amd", lambda: True)
+    monkeypatch.setattr(processor, "is_amd", lambda: True)
     for wrong in (lambda x, w: x @ w, lambda x, w: 2 * (x @ w.t()), lambda x: None):
         monkeypatch.setattr(products, "_onednn", wrong)
         assert products._onednn_is_faster.__wrapped__() is False

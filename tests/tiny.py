@@ -88,11 +88,6 @@ def commands(count: int = 6) -> list[Example]:
     ]
 
 
-def adapter_state(model) -> dict[str, torch.Tensor]:
-    """A copy of everything trainable, by name."""
-    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-
-
 def assert_same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     assert one.keys() == other.keys()
     for name in one:

@@ -10,10 +10,6 @@ SCALE_LEVELS = torch.tensor(dynamic_map(), dtype=torch.float32)
 THRESHOLDS = (SCALE_LEVELS[1:] + SCALE_LEVELS[:-1]) / 2
 
 
-def _number(generator: torch.Generator, low: int, high: int) -> int:
-    return torch.randint(low, high, (), generator=generator).item()
-
-
 def _randn(generator: torch.Generator, *shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=generator)
 

@@ -5,17 +5,6 @@ import torch
 from wrong_answers import wrong
 
 
-def _edge(bits):
-    return 1 - (1 / 2 ** (bits + 1) + 1 / (2 * (2**bits - 1))) / 2
-
-
-def _sides(bits, edge):
-    def side(count):
-        return torch.special.ndtri(torch.linspace(edge, 0.5, count + 1, dtype=torch.float64))[:-1]
-
-    return side(2 ** (bits - 1)), -side(2 ** (bits - 1) - 1)
-
-
 @wrong("counterexamples", says="None of your blocks")
 def random_blocks(levels):
     generator = torch.Generator().manual_seed(0)

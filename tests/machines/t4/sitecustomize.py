@@ -23,7 +23,7 @@ class Hook:
         def exec_module(module):
             execute(module)
             module.default_dtype = lambda device: module.torch.float16
-            module.multiplies_bfloat16 = lambda: False
+            module.processor.multiplies_bfloat16 = lambda: False
 
         spec.loader.exec_module = exec_module
         return spec
