@@ -4,6 +4,7 @@ What a kernel computes first is compared with the definition. Where no compiler 
 one warning says so and the definitions run instead.
 """
 
+import contextlib
 import os
 import platform
 import types
@@ -63,9 +64,6 @@ def run(make, key: tuple, *tensors: torch.Tensor) -> bool:
     try:
         if torch._dynamo.config.disable:  # TORCH_COMPILE_DISABLE: it would run the kernel uncompiled, which is slow
             return False
-        for tensor in tensors:  # one compilation serves every number of blocks
-            if tensor.ndim:
-                torch._dynamo.maybe_mark_dynamic(tensor, 0)
         with torch.no_grad():
             make(context(tensors[0]), *key)(*tensors)
     except Exception as error:
@@ -121,15 +119,83 @@ def context(tensor: torch.Tensor) -> tuple:
     )
 
 
-def compiled(function):
-    """torch.compile with a compilation cache of its own.
+def compiled(function: Callable[..., None]) -> Callable[..., None]:
+    """torch.compile of a function that writes into some of its tensors, for any size of their first dimensions.
 
-    Dynamo counts recompilations per code object; the closures made here share theirs, so each gets a copy.
+    Before each call PyTorch's Dynamo looks at everything that the code it has compiled depends on, which for one
+    layer's weights takes longer than the work itself. `context` and `_likeness` are all that can change here: the code
+    is kept under them, and called directly from the second call on.
     """
-    own = types.FunctionType(
-        function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__
+    return _Compiled(function)
+
+
+class _Compiled:
+    def __init__(self, function):
+        # Dynamo counts recompilations per code object; the closures made here share theirs, so each gets a copy
+        own = types.FunctionType(
+            function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__
+        )
+        self._search = torch.compile(own, fullgraph=True, backend=self._compile)
+        self._tensors = self._found = None
+        self._direct = {}
+
+    def __call__(self, *tensors: torch.Tensor) -> None:
+        like = _likeness(tensors)
+        if like in self._direct:
+            code, inputs, sizes = self._direct[like]
+            if all(tensors[one].shape[0] == tensors[other].shape[0] for one, other in sizes):
+                code(*[tensors[i].shape[0] if is_size else tensors[i] for i, is_size in inputs])
+                return
+        for tensor in tensors:  # one compilation serves every number of blocks
+            if tensor.ndim:
+                torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        self._tensors, self._found = tensors, None
+        try:
+            self._search(*tensors)
+            if self._found is not None:
+                self._direct[like] = self._found
+        finally:
+            self._tensors = self._found = None
+
+    def _compile(self, graph: torch.fx.GraphModule, examples: list):
+        """Dynamo's backend: Inductor, as ever; notes what of the caller's tensors the graph takes, in which order."""
+        from torch._inductor.compile_fx import compile_fx  # a second of imports, for nothing where nothing compiles
+
+        placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+        code = compile_fx(graph, examples, config_patches=_vector_width())
+        with contextlib.suppress(Exception):  # another version of PyTorch keeps its notes otherwise: Dynamo each time
+            self._found = code, *_inputs(placeholders, self._tensors)
+        return code
+
+
+def _likeness(tensors: tuple[torch.Tensor, ...]) -> tuple:
+    """What code is compiled for, beside `context`. PyTorch compiles apart for a size of 0 or 1."""
+    return tuple(
+        (t.device, t.dtype, t.is_contiguous(), t.shape[1:], min(t.shape[0], 2) if t.ndim else 0) for t in tensors
     )
-    return torch.compile(own, fullgraph=True, options=_vector_width())
+
+
+def _inputs(placeholders: list, tensors: tuple[torch.Tensor, ...]) -> tuple[list, list]:
+    """Where a graph's inputs come from: (number of the tensor, whether its first size is meant instead of it).
+
+    And the pairs of tensors whose first sizes were equal, and are therefore taken to be one number.
+    """
+    numbers = {id(tensor): number for number, tensor in enumerate(tensors)}
+    taken = {node: numbers[id(node.meta["grapharg"].example)] for node in placeholders if not _is_size(node)}
+    by_symbol: dict[str, list[int]] = {}
+    for node, number in taken.items():
+        shape = node.meta["example_value"].shape
+        if shape and isinstance(shape[0], torch.SymInt):
+            by_symbol.setdefault(str(shape[0]), []).append(number)
+    inputs = [
+        (by_symbol[str(node.meta["example_value"])][0], True) if _is_size(node) else (taken[node], False)
+        for node in placeholders
+    ]
+    return inputs, [(same[0], other) for same in by_symbol.values() for other in same[1:]]
+
+
+def _is_size(node) -> bool:
+    return isinstance(node.meta["example_value"], int | torch.SymInt)
 
 
 def _vector_width() -> dict[str, int]:

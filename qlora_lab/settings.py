@@ -20,10 +20,10 @@ class Settings:
         ValueError: a value that makes no sense; the message says what would.
     """
 
-    steps: int = 220
-    batch_size: int = 8
+    steps: int = 180
+    batch_size: int = 12
     accumulation: int = 1
-    learning_rate: float = 4e-3
+    learning_rate: float = 3e-3
     warmup: float = 0.05
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
