@@ -20,7 +20,7 @@ class Settings:
         ValueError: a value that makes no sense; the message says what would.
     """
 
-    steps: int = 180
+    steps: int = 190
     batch_size: int = 12
     accumulation: int = 1
     learning_rate: float = 3e-3
