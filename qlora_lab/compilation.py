@@ -1,4 +1,4 @@
-"""When the fast path runs, and whether it can be trusted: torch.compile, its cache, its failures, its bugs.
+"""When the fast path runs, and whether it can be trusted: torch.compile, its overhead, cache, failures and bugs.
 
 What a kernel computes first is compared with the definition. Where no compiler works, or makes something else of it,
 one warning says so and the definitions run instead.

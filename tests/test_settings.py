@@ -1,10 +1,16 @@
-"""Settings: what makes no sense is refused with what would; the learning rate rises, peaks and falls."""
+"""Settings: what makes no sense is refused with what would; the learning rate rises, peaks and falls; the record is of the default ones."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qlora_lab.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize(
@@ -36,3 +42,8 @@ def test_the_rate_rises_to_the_peak_and_falls_to_a_tenth(steps, warmup, peak):
     assert min(rates) > 0
     if top < steps - 1:
         assert rates[-1] == pytest.approx(peak / 10)
+
+
+def test_the_recorded_run_is_the_default_one():  # README's picture says that it is
+    recorded = json.loads((ROOT / "data" / "recorded" / "finetune-cpu.json").read_text(encoding="utf-8"))
+    assert recorded["settings"] == asdict(Settings())
