@@ -119,17 +119,14 @@ def context(tensor: torch.Tensor) -> tuple:
     )
 
 
-def compiled(function: Callable[..., None]) -> Callable[..., None]:
+class Compiled:
     """torch.compile of a function that writes into some of its tensors, for any size of their first dimensions.
 
-    Before each call PyTorch's Dynamo looks at everything that the code it has compiled depends on, which for one
-    layer's weights takes longer than the work itself. `context` and `_likeness` are all that can change here: the code
-    is kept under them, and called directly from the second call on.
+    Before each call PyTorch's Dynamo looks at everything that the code it has compiled depends on, which for a small
+    layer's weights takes longer than decoding them. `context` and `_likeness` are all that can change here: the code is
+    kept under them, and called directly from the second call on.
     """
-    return _Compiled(function)
 
-
-class _Compiled:
     def __init__(self, function):
         # Dynamo counts recompilations per code object; the closures made here share theirs, so each gets a copy
         own = types.FunctionType(
@@ -163,7 +160,9 @@ class _Compiled:
 
         placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
         code = compile_fx(graph, examples, config_patches=_vector_width())
-        with contextlib.suppress(Exception):  # another version of PyTorch keeps its notes otherwise: Dynamo each time
+        # Dynamo before each call, as ever, where its notes are not understood: in another version of PyTorch, or for a
+        # second block size, from which on it takes the other sizes for variable as well
+        with contextlib.suppress(Exception):
             self._found = code, *_inputs(placeholders, self._tensors)
         return code
 

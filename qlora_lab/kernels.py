@@ -21,7 +21,7 @@ import torch
 
 from qlora_lab import blocks as definition
 from qlora_lab.blocks import SCALE_BLOCK, dequantize_scales, scale_levels
-from qlora_lab.compilation import compiled, proved, run
+from qlora_lab.compilation import Compiled, proved, run
 from qlora_lab.compilation import set_compile as set_compile
 from qlora_lab.compilation import wanted as wanted
 from qlora_lab.datatypes import DataType
@@ -136,7 +136,7 @@ def _dequantize_32bit_kernel(context: tuple, datatype: DataType):
         second = (_choose(_bits(byte, (0, 1, 2, 3)), table) * scale).view(torch.int32).to(torch.int64)
         pairs.copy_((first & 0xFFFFFFFF) | (second << 32))
 
-    return compiled(kernel)
+    return Compiled(kernel)
 
 
 @functools.cache
@@ -155,7 +155,7 @@ def _products_kernel(context: tuple, datatype: DataType, dtype: torch.dtype):
         for i in range(8):
             products[:, i].copy_((bits(levels[2 * i]) & 0xFFFF) | (bits(levels[2 * i + 1]) << 16))
 
-    return compiled(kernel)
+    return Compiled(kernel)
 
 
 @functools.cache
@@ -169,7 +169,7 @@ def _dequantize_16bit_kernel(context: tuple):
 
         pairs.copy_((look_up(byte >> 4) & 0xFFFF) | (look_up(byte) << 16))
 
-    return compiled(kernel)
+    return Compiled(kernel)
 
 
 @functools.cache
@@ -198,4 +198,4 @@ def _quantize_kernel(context: tuple, datatype: DataType, dtype: torch.dtype):
         scales.copy_(absmax)
         codes.copy_((code(first * inverse) * 16 + code(second * inverse)).to(torch.uint8))
 
-    return compiled(kernel)
+    return Compiled(kernel)

@@ -48,7 +48,7 @@ def double_into(out, x, *more):
 
 
 def test_code_is_called_directly_for_every_size_from_the_second_call_on(monkeypatch):
-    kernel = compilation.compiled(double_into)
+    kernel = compilation.Compiled(double_into)
     for rows in (6, 1):  # a single row is compiled for apart
         kernel(torch.empty(rows, 8), torch.ones(rows, 8), torch.ones(3))
     searched = []
@@ -66,7 +66,7 @@ def test_code_is_called_directly_for_every_size_from_the_second_call_on(monkeypa
 
 
 def test_sizes_that_happened_to_be_equal_are_not_taken_for_one():
-    kernel = compilation.compiled(double_into)
+    kernel = compilation.Compiled(double_into)
     for rows, more in ((4, 4), (4, 4), (6, 4), (4, 6), (6, 6), (5, 7)):
         x = torch.randn(rows, 8)
         out = torch.empty(rows, 8)
@@ -74,12 +74,21 @@ def test_sizes_that_happened_to_be_equal_are_not_taken_for_one():
         assert torch.equal(out, x * 2 + more), (rows, more)
 
 
+def test_rows_that_happened_to_be_as_many_as_columns_are_not_taken_for_these():
+    kernel = compilation.Compiled(double_into)
+    for rows, columns in ((6, 8), (12, 12), (12, 12), (500, 12), (12, 16)):  # a second number of columns: for any
+        x = torch.randn(rows, columns)
+        out = torch.empty(rows, columns)
+        kernel(out, x)
+        assert torch.equal(out, x * 2), (rows, columns)
+
+
 def test_without_pytorchs_notes_each_call_is_dynamos(monkeypatch):
     def no_notes(*_):
         raise AttributeError("grapharg")
 
     monkeypatch.setattr(compilation, "_inputs", no_notes)
-    kernel = compilation.compiled(double_into)
+    kernel = compilation.Compiled(double_into)
     for rows in (6, 6, 9):
         x = torch.randn(rows, 8)
         out = torch.empty(rows, 8)

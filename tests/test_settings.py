@@ -1,4 +1,4 @@
-"""Settings: what makes no sense is refused with what would; the rate rises, peaks and falls; the record is of them."""
+"""Settings: what makes no sense is refused with what would; the rate rises, peaks and falls; the recorded run."""
 
 import json
 from dataclasses import asdict
