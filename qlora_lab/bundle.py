@@ -35,7 +35,7 @@ On Windows:
     py -{python} -m venv .venv && .venv\\Scripts\\python -m pip install --no-index --find-links wheels "{wanted}"
     .venv\\Scripts\\qlora-lab fetch --gguf model\\{model}
 
-The second one verifies the model and converts it, once, in about half a minute. Then `.venv/bin/jupyter lab notebooks`
+The second one verifies the model and converts it, once, in some twenty seconds. Then `.venv/bin/jupyter lab notebooks`
 (Windows: `.venv\\Scripts\\jupyter lab notebooks`) opens the notebooks. The data of the fine-tune lies in the package.
 """
 

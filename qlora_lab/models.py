@@ -130,7 +130,7 @@ def ensure_default_model(
             return folder
         with downloads.staging_folder(models) as staging:
             source = _gguf(gguf, models / file.filename, file, staging, fetch, notice, progress)
-            notice(f"Converting {DEFAULT} to safetensors (once, about half a minute) …")
+            notice(f"Converting {DEFAULT} to safetensors (once, some twenty seconds) …")
             converted = staging / "converted"
             converted.mkdir()
             convert(source, converted)
