@@ -11,7 +11,7 @@ byte.
 Codes, scales and decoded weights equal bitsandbytes' bit for bit. With double quantization the 8-bit codes of the
 scales are the exact nearest ones; a CPU build of bitsandbytes takes a neighbour for about 0.2 % of them. `blocks` holds
 the definitions of the arithmetic; `kernels` the same in a form that compiles to vector code, used for large tensors.
-Here they become a tensor type.
+`dequantization` makes an operator of the way back. Here all of it becomes a tensor type.
 
 Sources: QLoRA (Dettmers et al. 2023), sections 2 and 3; the layout of bytes and of nested scales is bitsandbytes'.
 """
@@ -22,15 +22,9 @@ from dataclasses import dataclass, field
 import torch
 
 from qlora_lab import kernels
-from qlora_lab.blocks import (
-    SCALE_BLOCK,
-    dequantize_blocks,
-    dequantize_scales,
-    pack,
-    quantize_blocks,
-    quantize_scales,
-)
+from qlora_lab.blocks import SCALE_BLOCK, dequantize_scales, pack, quantize_blocks, quantize_scales
 from qlora_lab.datatypes import DataType, get_datatype
+from qlora_lab.dequantization import dequantize_4bit
 from qlora_lab.files import load_tensors, save_tensors
 
 FLOAT_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -132,8 +126,8 @@ class QuantizedTensor:
             raise TypeError(f"cannot dequantize to {dtype}; choose {', '.join(f'torch.{n}' for n in FLOAT_DTYPES)}")
         scales = self.stored["scale_codes" if self.double_quant else "scales"]
         second = self.stored.get("scale_scales"), self.stored.get("scale_offset")
-        return torch.ops.qlora_lab.dequantize_4bit(
-            self.codes, scales, *second, self.offsets, self.datatype, self.block_size, list(self.shape), dtype
+        return dequantize_4bit(
+            self.codes, scales, *second, self.offsets, self.datatype, self.block_size, self.shape, dtype
         )
 
     def to(self, device: torch.device | str) -> "QuantizedTensor":
@@ -212,48 +206,6 @@ def _quantize_flat(flat: torch.Tensor, datatype: DataType, block_size: int):
     if len(parts) == 1:
         return parts[0]
     return tuple(torch.cat(column) if column[0] is not None else None for column in zip(*parts, strict=True))
-
-
-def _dequantize(codes, scales, scale_scales, scale_offset, offsets, datatype, block_size, shape, dtype) -> torch.Tensor:
-    datatype, shape = get_datatype(datatype), torch.Size(shape)
-    second = None if scale_scales is None else (scale_scales, scale_offset)  # double quantization: `scales` are codes
-    n = shape.numel()
-    whole = n - n % block_size
-    count = whole // block_size
-    blocks = codes[: whole // 2].view(count, block_size // 2)
-    result = None
-    if offsets is None and kernels.wanted(codes, whole):
-        result = kernels.dequantize_blocks(blocks, scales[:count], datatype, dtype, second)
-        if result is not None and whole == n:
-            return result.view(shape)
-    if second is not None:
-        scales = dequantize_scales(scales, *second)
-    if result is None:
-        result = dequantize_blocks(
-            blocks, scales[:count], None if offsets is None else offsets[:count], datatype, dtype
-        )
-    if whole == n:
-        return result.view(shape)
-    tail = None if offsets is None else offsets[count:]
-    last = dequantize_blocks(codes[None, whole // 2 :], scales[count:], tail, datatype, dtype)[0, : n - whole]
-    return torch.cat((result.view(-1), last)).view(shape)
-
-
-# Registered as an operator of PyTorch: what runs inside is then one step for whoever watches or transforms the code
-# above it (memory ledger, fake tensors, torch.compile of a whole model, gradient checkpointing).
-if _before := globals().get("_library"):  # this module is being reloaded (Jupyter's autoreload)
-    _before._destroy()
-_library = torch.library.Library("qlora_lab", "DEF")
-_library.define(
-    "dequantize_4bit(Tensor codes, Tensor scales, Tensor? scale_scales, Tensor? scale_offset, Tensor? offsets, "
-    "str datatype, int block_size, SymInt[] shape, ScalarType dtype) -> Tensor"
-)
-_library.impl("dequantize_4bit", _dequantize, "CompositeExplicitAutograd")
-
-
-@torch.library.register_fake("qlora_lab::dequantize_4bit", lib=_library)
-def _(codes, scales, scale_scales, scale_offset, offsets, datatype, block_size, shape, dtype):
-    return codes.new_empty(shape, dtype=dtype)
 
 
 def _layout(shape: torch.Size, datatype: DataType, block_size: int, double_quant: bool) -> dict[str, tuple]:

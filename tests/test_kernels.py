@@ -30,11 +30,3 @@ def test_compiled_equals_the_definition_bit_for_bit(datatype, dtype):
             one, other = both(lambda q=slow, to=to: q.dequantize(to))
             assert one.dtype == to and torch.equal(one, other)
     assert not compilation._state["broken"]
-
-
-@pytest.mark.parametrize("double_quant", [False, True])
-def test_the_operator_keeps_pytorchs_contract(double_quant):
-    q = quantize(torch.randn(10, 33), double_quant=double_quant)
-    scales = tuple(q.stored.values()) if double_quant else (q.scales, None, None)
-    arguments = (q.codes, *scales, None, "nf4", 64, [10, 33], torch.float32)
-    torch.library.opcheck(torch.ops.qlora_lab.dequantize_4bit.default, arguments)
