@@ -122,17 +122,22 @@ def context(tensor: torch.Tensor) -> tuple:
 class Compiled:
     """torch.compile of a function that writes into some of its tensors, for any size of their first dimensions.
 
+    Args:
+        vectors: False for a function of look-ups in tables, which has nothing to gain from vectors on a CPU. The
+            indices are not checked then.
+
     Before each call PyTorch's Dynamo looks at everything that the code it has compiled depends on, which for a small
     layer's weights takes longer than decoding them. `context` and `_likeness` are all that can change here: the code is
     kept under them, and called directly from the second call on.
     """
 
-    def __init__(self, function):
+    def __init__(self, function, vectors: bool = True):
         # Dynamo counts recompilations per code object; the closures made here share theirs, so each gets a copy
         own = types.FunctionType(
             function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__
         )
         self._search = torch.compile(own, fullgraph=True, backend=self._compile)
+        self._options = _vector_width() if vectors else {"cpp.simdlen": 1, "assert_indirect_indexing": False}
         self._tensors = self._found = None
         self._direct = {}
 
@@ -159,7 +164,7 @@ class Compiled:
         from torch._inductor.compile_fx import compile_fx  # a second of imports, for nothing where nothing compiles
 
         placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
-        code = compile_fx(graph, examples, config_patches=_vector_width())
+        code = compile_fx(graph, examples, config_patches=self._options)
         # Dynamo before each call, as ever, where its notes are not understood: in another version of PyTorch, or for a
         # second block size, from which on it takes the other sizes for variable as well
         with contextlib.suppress(Exception):
@@ -195,6 +200,11 @@ def _inputs(placeholders: list, tensors: tuple[torch.Tensor, ...]) -> tuple[list
 
 def _is_size(node) -> bool:
     return isinstance(node.meta["example_value"], int | torch.SymInt)
+
+
+def has_wide_vectors() -> bool:
+    """Whether PyTorch computes with vectors of 512 bits, sixteen float32, on this CPU."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def _vector_width() -> dict[str, int]:

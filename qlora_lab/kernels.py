@@ -7,10 +7,14 @@ with equal results bit for bit, and compiled: to C++ on a CPU, to Triton on an N
   gather, but they blend sixteen lanes in one instruction.
 - The table's numbers are constants in the code, not a tensor: the compiler cannot know that writing the output leaves a
   tensor as it was and would read it again for every sixteen weights.
-- Two neighbouring outputs are written as one integer of twice the width, so that stores stay contiguous.
+- Two neighbouring weights are read and written as one integer of twice the width, which keeps memory contiguous.
 - A block has only sixteen different 16-bit results. They are computed once per block, two to an integer, and then
   looked up; neither the product with the scale nor the rounding happens per weight.
 - Large outputs are allocated in huge pages (Linux): touching fresh memory 4 KiB at a time costs more than filling it.
+
+Eight lanes are too few for the tree and for integers of twice the width to pay. On a processor without AVX-512, codes
+are therefore made a byte each and packed eight at a time; and to decode float32, both weights of a byte are looked up
+in a table of 256 pairs, without any vectors.
 
 `compilation` decides when they run, and has them proved.
 """
@@ -21,7 +25,7 @@ import torch
 
 from qlora_lab import blocks as definition
 from qlora_lab.blocks import SCALE_BLOCK, dequantize_scales, scale_levels
-from qlora_lab.compilation import Compiled, proved, run
+from qlora_lab.compilation import Compiled, has_wide_vectors, proved, run
 from qlora_lab.compilation import set_compile as set_compile
 from qlora_lab.compilation import wanted as wanted
 from qlora_lab.datatypes import DataType
@@ -42,10 +46,16 @@ def quantize_blocks(blocks: torch.Tensor, datatype: DataType) -> tuple[torch.Ten
     count, size = blocks.shape
     codes = empty((count, size // 2), torch.uint8, blocks.device)
     scales = torch.empty(count, dtype=torch.float32, device=blocks.device)
-    if blocks.storage_offset() % 2:  # a slice that starts inside a pair
-        blocks = blocks.clone()
-    pairs = blocks.view(torch.int64 if blocks.dtype == torch.float32 else torch.int32)
-    if not run(_quantize_kernel, (datatype, blocks.dtype), pairs, codes, scales):
+    if _wide(blocks.device) or size % 8:
+        if blocks.storage_offset() % 2:  # a slice that starts inside a pair
+            blocks = blocks.clone()
+        pairs = blocks.view(torch.int64 if blocks.dtype == torch.float32 else torch.int32)
+        done = run(_quantize_kernel, (datatype, blocks.dtype), pairs, codes, scales)
+    else:
+        each = empty((count, size), torch.uint8, blocks.device)
+        done = run(_codes_kernel, (datatype,), blocks, each, scales)
+        done = done and run(_pack_kernel, (), each.view(torch.int64), codes.view(torch.int32))
+    if not done:
         return None
 
     def agrees() -> bool | None:
@@ -82,8 +92,10 @@ def dequantize_blocks(
     scales = (scales,) if second is None else (scales, *second, scale_levels(codes.device))
     wide = torch.int64 if dtype == torch.float32 else torch.int32
     pairs = empty((count, half), wide, codes.device)  # one element holds two neighbouring weights
-    if dtype == torch.float32:
+    if dtype == torch.float32 and _wide(codes.device):
         done = run(_dequantize_32bit_kernel, (datatype,), pairs, codes, *scales)
+    elif dtype == torch.float32:
+        done = run(_look_up_32bit_kernel, (), pairs, codes, _levels_of_bytes(datatype, codes.device), *scales)
     else:
         products = torch.empty((8, count), dtype=torch.int32, device=codes.device).t()
         done = run(_products_kernel, (datatype, dtype), products, scales[0])
@@ -98,6 +110,11 @@ def dequantize_blocks(
         return torch.allclose(decoded[:_SAMPLE], expected, rtol=0, atol=0, equal_nan=True)
 
     return decoded if proved("dequantization", codes, (datatype, half, dtype, second is None), agrees) else None
+
+
+def _wide(device: torch.device) -> bool:
+    """Whether one instruction handles sixteen weights or more."""
+    return device.type != "cpu" or has_wide_vectors()
 
 
 def _constants(values, device: torch.device) -> list[torch.Tensor]:
@@ -140,6 +157,24 @@ def _dequantize_32bit_kernel(context: tuple, datatype: DataType):
 
 
 @functools.cache
+def _look_up_32bit_kernel(context: tuple):
+    def kernel(pairs, codes, levels, scales, *second):  # and float32 (256, 2): the levels of a byte's two codes
+        scale, byte = _decoded(scales, second)[:, None], codes.to(torch.int64)
+        first, second = ((levels[byte, i] * scale).view(torch.int32).to(torch.int64) for i in (0, 1))
+        pairs.copy_((first & 0xFFFFFFFF) | (second << 32))
+
+    return Compiled(kernel, vectors=False)
+
+
+@functools.cache
+def _levels_of_bytes(datatype: DataType, device: torch.device) -> torch.Tensor:
+    with torch.inference_mode(False):
+        levels = torch.tensor(datatype.levels, dtype=torch.float32, device=device)
+        byte = torch.arange(256, device=device)
+        return torch.stack((levels[byte >> 4], levels[byte & 15]), dim=1)
+
+
+@functools.cache
 def _products_kernel(context: tuple, datatype: DataType, dtype: torch.dtype):
     levels = datatype.levels
 
@@ -172,30 +207,55 @@ def _dequantize_16bit_kernel(context: tuple):
     return Compiled(kernel)
 
 
+def _rank(x: torch.Tensor, datatype: DataType) -> torch.Tensor:
+    """The code of each weight, counted in floats, whose lanes are as wide as x's: the number of thresholds below x."""
+    order = list(datatype.order)
+    order += [order[-1]] * (16 - len(order))  # fp4 has fifteen distinct levels
+    zero, one = _constants((0.0, 1.0), x.device)
+    rank = functools.reduce(lambda total, t: total + torch.where(x > t, one, zero), datatype.thresholds, zero)
+    if order == list(range(16)):
+        return rank
+    return _choose(_bits(rank.to(torch.int32), (0, 1, 2, 3)), _constants(order, x.device))
+
+
+def _inverse(absmax: torch.Tensor) -> torch.Tensor:
+    # by way of float64, which rounds once more but to the same number: Triton's float32 division is approximate
+    return (1.0 / absmax.clamp(min=1e-38).double()).float()[:, None]
+
+
 @functools.cache
 def _quantize_kernel(context: tuple, datatype: DataType, dtype: torch.dtype):
-    thresholds, order = datatype.thresholds, datatype.order
-    order = list(order) + [order[-1]] * (16 - len(order))  # fp4 has fifteen distinct levels
-    sorted_already = order == list(range(16))
-
     def halves(pairs):  # two neighbouring weights from one integer, as float32
         if dtype == torch.float32:
             return pairs.to(torch.int32).view(torch.float32), (pairs >> 32).to(torch.int32).view(torch.float32)
         return (pairs << 16).view(torch.float32), (pairs & -65536).view(torch.float32)  # bfloat16: the upper half
 
-    def code(x):  # the number of thresholds below x, counted in floats: their lanes are as wide as x's
-        zero, one = _constants((0.0, 1.0), x.device)
-        rank = functools.reduce(lambda total, t: total + torch.where(x > t, one, zero), thresholds, zero)
-        if sorted_already:
-            return rank
-        return _choose(_bits(rank.to(torch.int32), (0, 1, 2, 3)), _constants(order, x.device))
-
     def kernel(pairs, codes, scales):  # int64 or int32 (b, s/2) -> uint8 (b, s/2), float32 (b,)
         first, second = halves(pairs)
         absmax = torch.maximum(first.abs(), second.abs()).amax(1)
-        # by way of float64, which rounds once more but to the same number: Triton's float32 division is approximate
-        inverse = (1.0 / absmax.clamp(min=1e-38).double()).float()[:, None]
+        inverse = _inverse(absmax)
         scales.copy_(absmax)
-        codes.copy_((code(first * inverse) * 16 + code(second * inverse)).to(torch.uint8))
+        codes.copy_((_rank(first * inverse, datatype) * 16 + _rank(second * inverse, datatype)).to(torch.uint8))
+
+    return Compiled(kernel)
+
+
+@functools.cache
+def _codes_kernel(context: tuple, datatype: DataType):
+    def kernel(blocks, codes, scales):  # float32 or bfloat16 (b, s) -> uint8 (b, s), float32 (b,)
+        blocks = blocks.float()
+        absmax = blocks.abs().amax(1)
+        scales.copy_(absmax)
+        codes.copy_(_rank(blocks * _inverse(absmax), datatype).to(torch.uint8))
+
+    return Compiled(kernel)
+
+
+@functools.cache
+def _pack_kernel(context: tuple):
+    def kernel(eight, packed):  # int64 (b, s/8): a code in every byte -> int32 (b, s/8): in every half byte
+        pairs = ((eight << 4) | (eight >> 8)) & 0x00FF00FF00FF00FF  # the first of a pair in the high nibble
+        fours = (pairs | (pairs >> 8)) & 0x0000FFFF0000FFFF
+        packed.copy_((fours | (fours >> 16)).to(torch.int32))
 
     return Compiled(kernel)

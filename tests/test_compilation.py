@@ -134,7 +134,8 @@ for dtype in (torch.float32, torch.bfloat16):
     assert torch.equal(fast, slow), f"dequantize {dtype}"
 print(torch.backends.cpu.get_cpu_capability())
 """
-    for capability in ("default", "avx512", "avx2"):  # a processor without AVX-512 takes what it has
+    here = torch.backends.cpu.get_cpu_capability().lower()  # PyTorch would obey, and crash, if told to use more
+    for capability in ("default", "avx512", "avx2")[:: 1 if here == "avx512" else 2]:
         environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
         done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, (capability, done.stdout, done.stderr[-2000:])
