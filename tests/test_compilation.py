@@ -16,10 +16,13 @@ def test_unknown_modes_are_refused():
         kernels.set_compile("sometimes")
 
 
+@pytest.mark.parametrize("wide", [True, False], ids=["wide vectors", "narrow vectors"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_kernel_that_computes_something_else_is_found_out(monkeypatch, dtype):
+def test_a_kernel_that_computes_something_else_is_found_out(monkeypatch, dtype, wide):
     monkeypatch.setattr(compilation, "_state", {"mode": "always", "broken": set(), "proved": set()})
+    monkeypatch.setattr(kernels, "has_wide_vectors", lambda: wide)
     miscompiled = {"_quantize_kernel": 1, "_dequantize_32bit_kernel": 0, "_dequantize_16bit_kernel": 2}
+    miscompiled |= {"_pack_kernel": 1, "_look_up_32bit_kernel": 0}
     for name, output in miscompiled.items():  # writes zeros where its results belong
         monkeypatch.setattr(kernels, name, lambda *key, i=output: lambda *tensors: tensors[i].zero_())
     weight = torch.randn(30, 64)
@@ -134,8 +137,10 @@ for dtype in (torch.float32, torch.bfloat16):
     assert torch.equal(fast, slow), f"dequantize {dtype}"
 print(torch.backends.cpu.get_cpu_capability())
 """
-    here = torch.backends.cpu.get_cpu_capability().lower()  # PyTorch would obey, and crash, if told to use more
-    for capability in ("default", "avx512", "avx2")[:: 1 if here == "avx512" else 2]:
+    capabilities = ["default", "avx2"]
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":  # elsewhere PyTorch would obey, and crash
+        capabilities.insert(1, "avx512")
+    for capability in capabilities:
         environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
         done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, (capability, done.stdout, done.stderr[-2000:])
