@@ -207,15 +207,19 @@ def _dequantize_16bit_kernel(context: tuple):
     return Compiled(kernel)
 
 
-def _rank(x: torch.Tensor, datatype: DataType) -> torch.Tensor:
-    """The code of each weight, counted in floats, whose lanes are as wide as x's: the number of thresholds below x."""
-    order = list(datatype.order)
+def _nearest(datatype: DataType):
+    """A function of weights divided by their scale, float32: the code of the nearest level, as float32."""
+    thresholds, order = datatype.thresholds, list(datatype.order)  # here: what the function does will be compiled
     order += [order[-1]] * (16 - len(order))  # fp4 has fifteen distinct levels
-    zero, one = _constants((0.0, 1.0), x.device)
-    rank = functools.reduce(lambda total, t: total + torch.where(x > t, one, zero), datatype.thresholds, zero)
-    if order == list(range(16)):
-        return rank
-    return _choose(_bits(rank.to(torch.int32), (0, 1, 2, 3)), _constants(order, x.device))
+
+    def code(x):  # the number of thresholds below x, counted in floats: their lanes are as wide as x's
+        zero, one = _constants((0.0, 1.0), x.device)
+        rank = functools.reduce(lambda total, t: total + torch.where(x > t, one, zero), thresholds, zero)
+        if order == list(range(16)):
+            return rank
+        return _choose(_bits(rank.to(torch.int32), (0, 1, 2, 3)), _constants(order, x.device))
+
+    return code
 
 
 def _inverse(absmax: torch.Tensor) -> torch.Tensor:
@@ -225,6 +229,8 @@ def _inverse(absmax: torch.Tensor) -> torch.Tensor:
 
 @functools.cache
 def _quantize_kernel(context: tuple, datatype: DataType, dtype: torch.dtype):
+    code = _nearest(datatype)
+
     def halves(pairs):  # two neighbouring weights from one integer, as float32
         if dtype == torch.float32:
             return pairs.to(torch.int32).view(torch.float32), (pairs >> 32).to(torch.int32).view(torch.float32)
@@ -235,18 +241,20 @@ def _quantize_kernel(context: tuple, datatype: DataType, dtype: torch.dtype):
         absmax = torch.maximum(first.abs(), second.abs()).amax(1)
         inverse = _inverse(absmax)
         scales.copy_(absmax)
-        codes.copy_((_rank(first * inverse, datatype) * 16 + _rank(second * inverse, datatype)).to(torch.uint8))
+        codes.copy_((code(first * inverse) * 16 + code(second * inverse)).to(torch.uint8))
 
     return Compiled(kernel)
 
 
 @functools.cache
 def _codes_kernel(context: tuple, datatype: DataType):
+    code = _nearest(datatype)
+
     def kernel(blocks, codes, scales):  # float32 or bfloat16 (b, s) -> uint8 (b, s), float32 (b,)
         blocks = blocks.float()
         absmax = blocks.abs().amax(1)
         scales.copy_(absmax)
-        codes.copy_(_rank(blocks * _inverse(absmax), datatype).to(torch.uint8))
+        codes.copy_(code(blocks * _inverse(absmax)).to(torch.uint8))
 
     return Compiled(kernel)
 
