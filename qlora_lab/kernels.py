@@ -32,6 +32,7 @@ from qlora_lab.datatypes import DataType
 from qlora_lab.huge_pages import empty
 
 _SAMPLE = 64  # blocks that a kernel is compared with its definition on
+_CACHED = 2**22  # codes, made at a time: few enough to stay in a processor's cache until they are packed
 
 
 def quantize_blocks(blocks: torch.Tensor, datatype: DataType) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -52,9 +53,15 @@ def quantize_blocks(blocks: torch.Tensor, datatype: DataType) -> tuple[torch.Ten
         pairs = blocks.view(torch.int64 if blocks.dtype == torch.float32 else torch.int32)
         done = run(_quantize_kernel, (datatype, blocks.dtype), pairs, codes, scales)
     else:
-        each = empty((count, size), torch.uint8, blocks.device)
-        done = run(_codes_kernel, (datatype,), blocks, each, scales)
-        done = done and run(_pack_kernel, (), each.view(torch.int64), codes.view(torch.int32))
+        rows = max(1, _CACHED // size)
+        each = torch.empty((min(rows, count), size), dtype=torch.uint8, device=blocks.device)
+        for start in range(0, count, rows):
+            part = slice(start, start + rows)
+            some = each[: len(blocks[part])]
+            done = run(_codes_kernel, (datatype,), blocks[part], some, scales[part])
+            done = done and run(_pack_kernel, (), some.view(torch.int64), codes[part].view(torch.int32))
+            if not done:
+                break
     if not done:
         return None
 
