@@ -93,8 +93,10 @@ def dequantize_blocks(
         (number of blocks, block size) of `dtype`.
     """
     count, half = codes.shape
-    if second is not None and (codes.device.type != "cpu" or dtype != torch.float32):
-        # Triton would round a product and a sum only once, and the vector code for 16 bits reads beyond the levels
+    elsewhere = codes.device.type != "cpu" or dtype != torch.float32
+    if second is not None and (elsewhere or len(second[0]) * SCALE_BLOCK < count):
+        # Triton would round a product and a sum only once, and the vector code for 16 bits reads beyond the levels;
+        # of scales that are too few the definition complains, while look-ups are not checked
         scales, second = dequantize_scales(scales, *second), None
     scales = (scales,) if second is None else (scales, *second, scale_levels(codes.device))
     wide = torch.int64 if dtype == torch.float32 else torch.int32

@@ -50,3 +50,16 @@ def test_special_numbers_are_quantized_alike(monkeypatch):
             blocks = special[torch.randint(0, len(special), (64, 64))]
             slow, fast = both(lambda blocks=blocks: quantize(blocks))
             assert torch.equal(slow.codes, fast.codes) and torch.equal(slow.scales, fast.scales)
+
+
+@pytest.mark.parametrize("wide", [True, False], ids=["wide vectors", "narrow vectors"])
+def test_scales_that_are_too_few_are_refused(wide, monkeypatch):
+    monkeypatch.setattr(kernels, "has_wide_vectors", lambda: wide)
+    q = quantize(torch.randn(600, 64), double_quant=True)
+    q.stored["scale_scales"] = q.stored["scale_scales"][:2]  # of three
+    before = kernels.set_compile("always")
+    try:
+        with pytest.raises((RuntimeError, IndexError)):
+            q.dequantize()
+    finally:
+        kernels.set_compile(before)
