@@ -202,11 +202,6 @@ def _is_size(node) -> bool:
     return isinstance(node.meta["example_value"], int | torch.SymInt)
 
 
-def has_wide_vectors() -> bool:
-    """Whether PyTorch computes with vectors of 512 bits, sixteen float32, on this CPU."""
-    return torch.backends.cpu.get_cpu_capability() == "AVX512"
-
-
 def _vector_width() -> dict[str, int]:
     """The width of vectors, spelled out as an option, so that it is part of the key in the compiler's cache on disk.
 

@@ -19,7 +19,6 @@ from qlora_lab.downloads import ModelUnavailable, PackagedFile
 VERSION = 1  # raise it whenever `convert_gguf` changes what it writes: older folders are then made again
 MANIFEST = "manifest.json"
 
-
 # GGUF's names for the layers of a LLaMA model, and transformers'
 _LAYERS = {
     "attn_norm": "input_layernorm",
@@ -39,7 +38,8 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     """Write the model and tokenizer of a GGUF file as a transformers folder.
 
     Float32, because a decoded value d·q + m has more significant bits than bfloat16 or float16 hold. transformers reads
-    such a file as well, with the same values in three times as long, and counts the model as quantized from then on.
+    such a file as well, with the same values, but it goes through all tables for each of its questions, which takes
+    longer than decoding, and counts the model as quantized from then on.
 
     Args:
         gguf: a checkpoint of the SmolLM2 family.

@@ -25,14 +25,15 @@ import torch
 
 from qlora_lab import blocks as definition
 from qlora_lab.blocks import SCALE_BLOCK, dequantize_scales, scale_levels
-from qlora_lab.compilation import Compiled, has_wide_vectors, proved, run
+from qlora_lab.compilation import Compiled, proved, run
 from qlora_lab.compilation import set_compile as set_compile
 from qlora_lab.compilation import wanted as wanted
 from qlora_lab.datatypes import DataType
 from qlora_lab.huge_pages import empty
+from qlora_lab.processor import has_wide_vectors
 
 _SAMPLE = 64  # blocks that a kernel is compared with its definition on
-_CACHED = 2**22  # codes, made at a time: few enough to stay in a processor's cache until they are packed
+_PART = 2**22  # codes, made at a time: few enough to stay in a processor's cache until they are packed
 
 
 def quantize_blocks(blocks: torch.Tensor, datatype: DataType) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -53,7 +54,7 @@ def quantize_blocks(blocks: torch.Tensor, datatype: DataType) -> tuple[torch.Ten
         pairs = blocks.view(torch.int64 if blocks.dtype == torch.float32 else torch.int32)
         done = run(_quantize_kernel, (datatype, blocks.dtype), pairs, codes, scales)
     else:
-        rows = max(1, _CACHED // size)
+        rows = max(1, _PART // size)
         each = torch.empty((min(rows, count), size), dtype=torch.uint8, device=blocks.device)
         for start in range(0, count, rows):
             part = slice(start, start + rows)

@@ -1,7 +1,9 @@
-"""The processor: its name, its maker, and whether it multiplies bfloat16."""
+"""The processor: its name, its maker, how wide its vectors are, and whether it multiplies bfloat16."""
 
 import platform
 from pathlib import Path
+
+import torch
 
 _CPUINFO = Path("/proc/cpuinfo")
 
@@ -22,6 +24,11 @@ def name() -> str:
 
 def is_amd() -> bool:
     return "AuthenticAMD" in (cpuinfo() or platform.processor())
+
+
+def has_wide_vectors() -> bool:
+    """Whether PyTorch computes with vectors of 512 bits, sixteen float32, on it."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def multiplies_bfloat16() -> bool:

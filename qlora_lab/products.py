@@ -66,7 +66,7 @@ def _onednn(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
 @functools.cache
 def _onednn_is_faster() -> bool:
     """Decided by the processor, not by a stopwatch: one machine has to give the same bits in every run."""
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
+    if not processor.has_wide_vectors() or not torch.backends.mkldnn.is_available():
         return False
     if not (torch.backends.mkl.is_available() and processor.is_amd()):
         return False

@@ -23,7 +23,7 @@ def both(function):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_compiled_equals_the_definition_bit_for_bit(datatype, dtype, wide, monkeypatch):
     monkeypatch.setattr(kernels, "has_wide_vectors", lambda: wide)
-    monkeypatch.setattr(kernels, "_CACHED", 1000)  # several parts, the last one smaller
+    monkeypatch.setattr(kernels, "_PART", 1000)  # several parts, the last one smaller
     monkeypatch.setitem(compilation._state, "proved", set())  # what the other kind has proved is no proof of this one
     generator = torch.Generator().manual_seed(0)
     for shape, block_size in (((300, 64), 64), ((41, 77), 64), ((30, 256), 128), ((31, 54), 18)):
