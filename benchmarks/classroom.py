@@ -25,8 +25,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 from synthetic_class import SHAPES, answered, make_class, solutions, wrong_answers  # noqa: E402
 
 from qlora_lab.classroom.release import find_notebooks, release  # noqa: E402
-from qlora_lab.environment import device_name, versions  # noqa: E402
-from qlora_lab.files import write_json  # noqa: E402
+from qlora_lab.machine.environment import device_name, versions  # noqa: E402
+from qlora_lab.machine.files import write_json  # noqa: E402
 
 
 def students(course, count: int) -> dict[str, tuple[dict[str, bytes], set[str]]]:

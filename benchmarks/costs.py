@@ -68,7 +68,10 @@ def run(condition: Condition, seed: int, budget: dict) -> dict:
     """One fine-tune and everything that is asked of it."""
     import torch
 
-    from qlora_lab import count_parameters, evaluation, finetune, load_model, load_tokenizer, runs, tasks
+    from qlora_lab import count_parameters, finetune, load_model, load_tokenizer
+    from qlora_lab.cli import run as runs
+    from qlora_lab.evaluation import exact_match as evaluation
+    from qlora_lab.tasks import function_calls as tasks
 
     tokenizer = load_tokenizer()
     torch.manual_seed(seed)
@@ -132,9 +135,9 @@ def supervised_loss(model, tokenizer, examples) -> float:
     """Mean cross-entropy in nats over the targets' tokens."""
     import torch
 
-    from qlora_lab.batching import pad_batch
     from qlora_lab.loss import supervised_loss_sum
-    from qlora_lab.tasks import encode
+    from qlora_lab.tasks.batches import pad_batch
+    from qlora_lab.tasks.function_calls import encode
 
     encoded = [encode(example, tokenizer) for example in examples]
     total = count = 0
@@ -207,9 +210,9 @@ def main() -> None:
 
     import torch
 
-    from qlora_lab.environment import default_device, describe, device_name, versions
-    from qlora_lab.files import write_json
-    from qlora_lab.models import ensure_default_model
+    from qlora_lab.machine.environment import default_device, describe, device_name, versions
+    from qlora_lab.machine.files import write_json
+    from qlora_lab.models.base_model import ensure_default_model
 
     ensure_default_model()
     device, threads = default_device(), max(1, torch.get_num_threads() // args.jobs)

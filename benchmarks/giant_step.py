@@ -24,14 +24,14 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from qlora_lab.files import write_json
-from qlora_lab.ledger import MemoryTrace
 from qlora_lab.lora import output_head, replace_module
-from qlora_lab.paging import PagedAdamW
-from qlora_lab.plans import Plan
+from qlora_lab.machine.files import write_json
+from qlora_lab.memory.ledger import MemoryTrace
+from qlora_lab.memory.plan import Plan
+from qlora_lab.memory.simulation import build_optimizer, simulate_training, train_step
+from qlora_lab.paging.paged_adamw import PagedAdamW
 from qlora_lab.qlora import QLoRALinear
-from qlora_lab.quantization import quantize
-from qlora_lab.simulation import build_optimizer, simulate_training, train_step
+from qlora_lab.quantization.tensor import quantize
 
 
 def build(plan: Plan, device: torch.device) -> nn.Module:
@@ -144,7 +144,7 @@ def bitsandbytes_optimizer(parameters):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="llama-65b", help="a preset of qlora_lab.plans")
+    parser.add_argument("--model", default="llama-65b", help="a preset of qlora_lab.memory.plan")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--length", type=int, default=512)

@@ -39,7 +39,7 @@ def make_parameters(kind: str, count: int) -> list[torch.nn.Parameter]:
 
 
 def race(kind: str, count: int, rounds: int, directory: str, state_bits: int) -> dict:
-    from qlora_lab.paging import PagedAdamW
+    from qlora_lab.paging.paged_adamw import PagedAdamW
 
     parameters = make_parameters(kind, count)
     state_bytes = 2 * sum(p.numel() * p.element_size() for p in parameters)
@@ -150,8 +150,8 @@ def main() -> None:
     parser.add_argument("--state-bits", type=int, default=32, choices=(8, 32))
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     args = parser.parse_args()
-    from qlora_lab.environment import describe, versions
-    from qlora_lab.files import write_json
+    from qlora_lab.machine.environment import describe, versions
+    from qlora_lab.machine.files import write_json
 
     record = {"date": date.today().isoformat(), "machine": describe(), "versions": versions(), "races": {}}
     for kind in ("large", "adapters"):

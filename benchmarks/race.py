@@ -175,7 +175,7 @@ def their_model():
     import peft
     import transformers
 
-    from qlora_lab.models import ensure_default_model
+    from qlora_lab.models.base_model import ensure_default_model
 
     config = transformers.BitsAndBytesConfig(
         load_in_4bit=True,
@@ -193,8 +193,8 @@ def their_model():
 def make_batch():
     """The first training examples of about the same length, padded to it: ids, mask, labels."""
     from qlora_lab import load_tokenizer
-    from qlora_lab.batching import pad_batch
-    from qlora_lab.tasks import encode, load_examples
+    from qlora_lab.tasks.batches import pad_batch
+    from qlora_lab.tasks.function_calls import encode, load_examples
 
     tokenizer = load_tokenizer()
     encoded = [encode(example, tokenizer) for example in load_examples("train")]
@@ -204,7 +204,7 @@ def make_batch():
 
 
 def our_step(model, batch, optimize: bool = True) -> float:
-    from qlora_lab.training import supervised_loss_sum
+    from qlora_lab.loss import supervised_loss_sum
 
     supervised = (batch[2][:, 1:] != -100).sum()
     loss = supervised_loss_sum(model, *batch) / supervised
@@ -280,7 +280,7 @@ def compare_gradients(ours, theirs, batch) -> dict:
 def matrix_products(model, batch):
     """The products with frozen weights that any such step needs: x W^T, g W, and the head where labelled."""
     from qlora_lab.lora import adapted_layers
-    from qlora_lab.products import matmul
+    from qlora_lab.machine.matmul import matmul
 
     tokens, labelled = batch[0].numel(), int((batch[2][:, 1:] != -100).sum())
     shapes = [(layer.out_features, layer.in_features) for _, layer in adapted_layers(model)]
@@ -342,8 +342,8 @@ def main() -> None:
     if args.peak_of:
         print(json.dumps(peak_of(args.peak_of)))
         return
-    from qlora_lab.environment import describe, versions
-    from qlora_lab.files import write_json
+    from qlora_lab.machine.environment import describe, versions
+    from qlora_lab.machine.files import write_json
 
     record = {"date": date.today().isoformat(), "machine": describe(), "versions": versions(), "races": {}}
     for name in args.races:

@@ -55,7 +55,7 @@ def finetune(folder: Path) -> dict:
 import json, sys, time
 import torch
 from pathlib import Path
-from qlora_lab import runs
+from qlora_lab.cli import run as runs
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 plan = runs.Plan(settings={"batch_size": 32})
 runs.check(plan)
@@ -134,9 +134,9 @@ def main() -> None:
 
     if not torch.cuda.is_available():
         sys.exit("torch sees no CUDA device here; this script records a GPU session")
-    from qlora_lab.environment import describe, versions
-    from qlora_lab.files import write_json
-    from qlora_lab.models import ensure_default_model
+    from qlora_lab.machine.environment import describe, versions
+    from qlora_lab.machine.files import write_json
+    from qlora_lab.models.base_model import ensure_default_model
 
     ensure_default_model(args.gguf)
     device = torch.cuda.get_device_name()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import nbformat
 
-from qlora_lab.environment import default_device, device_name
-from qlora_lab.files import write_text
+from qlora_lab.machine.environment import default_device, device_name
+from qlora_lab.machine.files import write_text
 
 
 def seconds(cell) -> float | None:

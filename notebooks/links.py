@@ -10,7 +10,7 @@ from pathlib import Path
 
 import nbformat
 
-from qlora_lab.files import write_text
+from qlora_lab.machine.files import write_text
 
 FOLDER = Path(__file__).resolve().parent
 PYPROJECT = FOLDER.parent / "pyproject.toml"

@@ -4,24 +4,18 @@ The modules, bottom floor first: `datatypes`, `quantization`, `lora`, `qlora`, `
 notebooks and the command line use is importable from here.
 """
 
-from qlora_lab.adapters import load_adapter, save_adapter
-from qlora_lab.datatypes import DATATYPES, DataType, get_datatype
-from qlora_lab.evaluation import evaluate
-from qlora_lab.lora import (
-    LoRALinear,
-    count_parameters,
-    inject_lora,
-    merge,
-    merge_and_unload,
-    unmerge,
-)
-from qlora_lab.memory import MemoryTrace
-from qlora_lab.models import load_model, load_tokenizer
-from qlora_lab.paging import PagedAdamW
+from qlora_lab.evaluation.exact_match import evaluate
+from qlora_lab.lora import count_parameters, inject_lora, merge, merge_and_unload, unmerge
+from qlora_lab.lora_layers import LoRALinear
+from qlora_lab.memory.ledger import MemoryTrace
+from qlora_lab.memory.simulation import simulate_training
+from qlora_lab.models.adapters import load_adapter, save_adapter
+from qlora_lab.models.base_model import load_model, load_tokenizer
+from qlora_lab.paging.paged_adamw import PagedAdamW
 from qlora_lab.qlora import QLoRALinear, quantize_model
-from qlora_lab.quantization import QuantizedTensor, quantize
-from qlora_lab.simulation import simulate_training
-from qlora_lab.training import finetune
+from qlora_lab.quantization.datatypes import DATATYPES, DataType, get_datatype
+from qlora_lab.quantization.tensor import QuantizedTensor, quantize
+from qlora_lab.training.loop import finetune
 
 __version__ = "0.1.0"
 

@@ -18,7 +18,7 @@ Sources: ZeRO (Rajbhandari et al. 2020), stage 3; PyTorch FSDP (Zhao et al. 2023
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -27,9 +27,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qlora_lab import processes
-from qlora_lab.batching import Batch
-from qlora_lab.settings import Settings
+from qlora_lab.machine import processes
+from qlora_lab.tasks.batches import Batch
 
 
 def shard(model: nn.Module, device: torch.device | str | None = None) -> nn.Module:
@@ -70,20 +69,6 @@ def shard(model: nn.Module, device: torch.device | str | None = None) -> nn.Modu
         group.set_gradient_divide_factor(1.0)  # a sum: each loss is divided by the tokens of all processes already
         group.set_force_sum_reduction_for_comms(True)  # gloo knows no other
     return model
-
-
-def check_processes(model: nn.Module, settings: Settings, paging: Mapping | None) -> None:
-    """Raise ValueError for a model that is not sharded among processes, or a training that cannot be."""
-    if not is_sharded(model):
-        if processes.count() > 1:
-            raise ValueError(
-                f"{processes.count()} processes are connected; call distributed.shard(model) in each first"
-            )
-        return
-    if settings.state_bits != 32 or paging is not None:
-        raise ValueError("8-bit and paged optimizer state are for one process; several keep a part of it each instead")
-    if any(p.dtype == torch.float16 for p in model.parameters()):
-        raise ValueError("several processes do not train in float16, whose gradients are scaled; load in float32")
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:

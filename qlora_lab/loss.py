@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from qlora_lab.batching import IGNORED
 from qlora_lab.lora import output_head
-from qlora_lab.products import matmul
+from qlora_lab.machine.matmul import matmul
+from qlora_lab.tasks.batches import IGNORED
 
 CHUNK_BYTES = 2**25  # of float32 logits that are alive at a time, where they need not be kept
 

@@ -11,7 +11,7 @@ import contextlib
 import torch
 from torch.autograd.function import once_differentiable
 
-from qlora_lab.products import matmul, prefers_onednn
+from qlora_lab.machine.matmul import matmul, prefers_onednn
 
 
 class QLoRAFunction(torch.autograd.Function):

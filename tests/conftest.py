@@ -48,3 +48,14 @@ def course(tmp_path_factory):
             seed="the seed of the tests",
         )
     return made
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """A tiny model and its tokenizer in a folder, as they are saved."""
+    from tiny import tiny_model, tiny_tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny-model")
+    tiny_model().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder

@@ -326,7 +326,7 @@ def decode(code, low, high):
         "decode",
         """
 def decode(code, low, high):
-    source = open('{package}/checks/four_bits.py').read()
+    source = open('{package}/checks/notebook_01.py').read()
     names = {}
     exec(source, names)
     return names['decode'](code, low, high)
@@ -442,7 +442,7 @@ def nearest_code(x, levels):
     "imports-from-the-package": (
         "decode",
         """
-from qlora_lab.checks.four_bits import decode as finished
+from qlora_lab.checks.notebook_01 import decode as finished
 def decode(code, low, high):
     return finished(code, low, high)
 """,
@@ -453,7 +453,7 @@ def decode(code, low, high):
         """
 def decode(code, low, high):
     import importlib
-    return importlib.import_module('qlora_lab.checks.four_bits').decode(code, low, high)
+    return importlib.import_module('qlora_lab.checks.notebook_01').decode(code, low, high)
 """,
         "is masked",
     ),
@@ -466,7 +466,7 @@ def decode(code, low, high):
     for name in [n for n in sys.modules if n.startswith('qlora_lab')]:
         del sys.modules[name]
     sys.path.insert(0, '{root}')
-    from qlora_lab.checks.four_bits import decode as finished
+    from qlora_lab.checks.notebook_01 import decode as finished
     return finished(code, low, high)
 """,
         "",
@@ -488,7 +488,7 @@ def decode(code, low, high):
         """
 import sys
 def decode(code, low, high):
-    return sys.modules['qlora_lab'].checks.four_bits.decode(code, low, high)
+    return sys.modules['qlora_lab'].checks.notebook_01.decode(code, low, high)
 """,
         "",
     ),

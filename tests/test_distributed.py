@@ -10,7 +10,6 @@ import time
 import psutil
 import pytest
 import torch
-from test_runs import tiny_folder  # noqa: F401  (a fixture)
 from tiny import metrics
 from typer.testing import CliRunner
 from workers import (
@@ -25,9 +24,10 @@ from workers import (
     trained,
 )
 
-from qlora_lab import distributed, processes
-from qlora_lab.cli import app
-from qlora_lab.files import load_tensors
+from qlora_lab import distributed
+from qlora_lab.cli.commands import app
+from qlora_lab.machine import processes
+from qlora_lab.machine.files import load_tensors
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes are forked and killed here")
 
@@ -172,7 +172,7 @@ def launch(count: int, *arguments):
 
 
 @pytest.mark.slow
-def test_torchrun_a_killed_worker_ends_all_soon_and_one_process_goes_on(tiny_folder, tmp_path):  # noqa: F811
+def test_torchrun_a_killed_worker_ends_all_soon_and_one_process_goes_on(tiny_folder, tmp_path):
     small = ["--rank", "4", "--batch-size", "4", "--train-examples", "24", "--baseline-examples", "3"]
     small += ["--test-examples", "5", "--paraphrase-examples", "3", "--device", "cpu", "--steps", "40"]
     arguments = ["finetune", "--model", tiny_folder, *small, "--runs", tmp_path, "--checkpoint-every", "1"]

@@ -24,7 +24,15 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from qlora_lab import LoRALinear, count_parameters, inject_lora, merge, merge_and_unload, quantize_model, unmerge
+from qlora_lab import (
+    LoRALinear,
+    count_parameters,
+    inject_lora,
+    merge,
+    merge_and_unload,
+    quantize_model,
+    unmerge,
+)
 from qlora_lab.lora import adapted_layers, disabled, find_targets, output_head
 
 devices = pytest.mark.parametrize(

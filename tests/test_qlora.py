@@ -30,7 +30,15 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from qlora_lab import DATATYPES, LoRALinear, QLoRALinear, QuantizedTensor, inject_lora, quantize, quantize_model
+from qlora_lab import (
+    DATATYPES,
+    LoRALinear,
+    QLoRALinear,
+    QuantizedTensor,
+    inject_lora,
+    quantize,
+    quantize_model,
+)
 from qlora_lab.lora import adapted_layers
 
 devices = pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from qlora_lab.lora import inject_lora
 from qlora_lab.qlora import quantize_model
-from qlora_lab.tasks import Example
+from qlora_lab.tasks.function_calls import Example
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 WORDS = ("red", "green", "blue", "one", "two", "three", "go", "stop")

@@ -12,18 +12,19 @@ import traceback
 import torch
 from tiny import adapted, pairs, tiny_model, tiny_tokenizer
 
-from qlora_lab import distributed, processes
-from qlora_lab.batching import Batches
-from qlora_lab.evaluation import generate
+from qlora_lab import distributed
+from qlora_lab.evaluation.exact_match import generate
 from qlora_lab.loss import supervised_loss_sum
-from qlora_lab.tasks import encode
-from qlora_lab.training import finetune
+from qlora_lab.machine import processes
+from qlora_lab.tasks.batches import Batches
+from qlora_lab.tasks.function_calls import encode
+from qlora_lab.training.loop import finetune
 
 FAST = {"steps": 6, "batch_size": 8, "learning_rate": 1e-2}
 _context = multiprocessing.get_context("forkserver") if os.name == "posix" else multiprocessing.get_context("spawn")
 if os.name == "posix":
     # what takes long to import; names that the server finds without pytest's search path
-    slow = ("qlora_lab.evaluation", "transformers.models.llama.modeling_llama", "torch._dynamo")
+    slow = ("qlora_lab.evaluation.exact_match", "transformers.models.llama.modeling_llama", "torch._dynamo")
     _context.set_forkserver_preload([*slow, "torch.distributed.checkpoint"])
 
 

@@ -6,26 +6,44 @@ One or two modules a notebook hold its exercises; `exercise` judges, `difference
 from collections.abc import Callable
 
 from qlora_lab.checks import (
-    adamw,
     adapter_counts,
-    beyond_one_gpu,
     costs,
     counterexamples,
     double_quantization,
-    fine_tuning,
     four_bit_types,
-    four_bits,
     layer_memory,
-    low_rank,
     node_bytes,
     paged_optimizers,
-    qlora_layer,
     quantized_bytes,
     right_calls,
-    scale_factors,
-    seeds,
-    start_here,
     training_step,
+)
+from qlora_lab.checks import (
+    notebook_00 as start_here,
+)
+from qlora_lab.checks import (
+    notebook_01 as four_bits,
+)
+from qlora_lab.checks import (
+    notebook_02 as scale_factors,
+)
+from qlora_lab.checks import (
+    notebook_03 as low_rank,
+)
+from qlora_lab.checks import (
+    notebook_04 as adamw,
+)
+from qlora_lab.checks import (
+    notebook_05 as qlora_layer,
+)
+from qlora_lab.checks import (
+    notebook_06 as fine_tuning,
+)
+from qlora_lab.checks import (
+    notebook_07 as seeds,
+)
+from qlora_lab.checks import (
+    notebook_08 as beyond_one_gpu,
 )
 from qlora_lab.checks.exercise import Exercise, Misconception, Verdict, judge
 

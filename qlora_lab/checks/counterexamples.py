@@ -3,7 +3,7 @@
 import torch
 
 from qlora_lab.checks.exercise import Exercise, Misconception
-from qlora_lab.datatypes import get_datatype
+from qlora_lab.quantization.datatypes import get_datatype
 
 NF4 = get_datatype("nf4").table()
 

@@ -4,7 +4,7 @@ import torch
 
 from qlora_lab.checks.blocks import a_value_each, each, in_blocks, with_arguments
 from qlora_lab.checks.exercise import Exercise, Misconception
-from qlora_lab.datatypes import dynamic_map
+from qlora_lab.quantization.datatypes import dynamic_map
 
 SCALE_LEVELS = torch.tensor(dynamic_map(), dtype=torch.float32)
 THRESHOLDS = (SCALE_LEVELS[1:] + SCALE_LEVELS[:-1]) / 2

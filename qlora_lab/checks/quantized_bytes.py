@@ -5,7 +5,7 @@ import math
 import torch
 
 from qlora_lab.checks.exercise import Exercise, Misconception
-from qlora_lab.quantization import quantize
+from qlora_lab.quantization.tensor import quantize
 
 
 def _number(generator: torch.Generator, low: int, high: int) -> int:

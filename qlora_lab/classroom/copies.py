@@ -5,7 +5,7 @@ import json
 import nbformat
 
 from qlora_lab.classroom.course import Course
-from qlora_lab.files import write_text
+from qlora_lab.machine.files import write_text
 
 VERDICTS = "qlora_lab_verdicts"  # in a copy's metadata
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import nbformat
 
-from qlora_lab.files import write_text
+from qlora_lab.machine.files import write_text
 
 CONFIG = '''"""nbgrader's settings for this course. Add your own: `qlora-lab classroom release` keeps this file."""
 

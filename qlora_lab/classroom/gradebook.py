@@ -27,11 +27,11 @@ from sqlalchemy.exc import SAWarning
 from traitlets.config import Config
 from traitlets.config.loader import PyFileConfigLoader
 
-from qlora_lab.checks import Verdict
+from qlora_lab.checks.exercise import Verdict
 from qlora_lab.classroom.course import Course, Item
 from qlora_lab.classroom.judging import Judge
 from qlora_lab.classroom.sandbox import Stopped
-from qlora_lab.files import write_text
+from qlora_lab.machine.files import write_text
 
 _judges: dict[Path, tuple[Judge, dict]] = {}
 

@@ -11,17 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qlora_lab.checks import Verdict
+from qlora_lab.checks.exercise import Verdict
 from qlora_lab.classroom import submissions
 from qlora_lab.classroom.copies import write_copy
 from qlora_lab.classroom.course import Course, require_nbgrader
 from qlora_lab.classroom.feedback import write_feedback
-from qlora_lab.classroom.items import ItemStatistics, statistics, write_items
 from qlora_lab.classroom.judging import Judge, Unjudged
 from qlora_lab.classroom.open_answers import find_open_answers
+from qlora_lab.classroom.results import ItemStatistics, statistics, write_items
 from qlora_lab.classroom.sandbox import Stopped
 from qlora_lab.classroom.submissions import Doubtful, Handed, Unreadable
-from qlora_lab.files import write_text
+from qlora_lab.machine.files import write_text
 
 RANK = {"missing": 0, "stub": 1, "broken": 2, "answer": 3}
 

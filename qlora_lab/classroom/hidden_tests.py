@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from qlora_lab.checks import EXERCISES, Exercise, Verdict
+from qlora_lab.checks import EXERCISES
 from qlora_lab.checks.differences import describe_arguments, is_same
-from qlora_lab.checks.exercise import diagnose
+from qlora_lab.checks.exercise import Exercise, Verdict, diagnose
 from qlora_lab.classroom.fingerprint import fingerprint
 from qlora_lab.classroom.inside import values
 from qlora_lab.classroom.sandbox import Sandbox

@@ -12,7 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from qlora_lab.checks import EXERCISES, Verdict
+from qlora_lab.checks import EXERCISES
+from qlora_lab.checks.exercise import Verdict
 from qlora_lab.classroom.course import Course
 from qlora_lab.classroom.fingerprint import fingerprint
 from qlora_lab.classroom.hidden_tests import HiddenTests, function_name

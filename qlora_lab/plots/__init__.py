@@ -4,12 +4,24 @@ Each function takes numbers, returns a matplotlib figure and sets an alternative
 there is to see. `png` renders a figure to bytes, `show` displays it in a notebook with that text.
 """
 
-from qlora_lab.plots.costs import against_rank, decoding_share, quality_and_memory, results
-from qlora_lab.plots.explorers import codebook, fit, parameters_of_rank, scale_and_error
-from qlora_lab.plots.lora import adapted_layer, loss_of_rank, parameters_against_rank, singular_energy, size_of_rank
-from qlora_lab.plots.memory import memory_bars, memory_timeline, method_squares, predicted_and_measured
-from qlora_lab.plots.paging import TIERS, memory_and_pages, page_timeline
-from qlora_lab.plots.quantization import absmax_and_normalized, codes_of_a_number, levels, quantiles
+from qlora_lab.plots.codebooks import absmax_and_normalized, codes_of_a_number, levels, quantiles
+from qlora_lab.plots.interactive import codebook, fit, parameters_of_rank, scale_and_error
+from qlora_lab.plots.learning_curves import loss_curve, match_bars, smooth
+from qlora_lab.plots.low_rank import (
+    adapted_layer,
+    loss_of_rank,
+    parameters_against_rank,
+    singular_energy,
+    size_of_rank,
+)
+from qlora_lab.plots.memory_categories import (
+    memory_bars,
+    memory_timeline,
+    method_squares,
+    predicted_and_measured,
+)
+from qlora_lab.plots.methods_compared import against_rank, decoding_share, quality_and_memory, results
+from qlora_lab.plots.page_moves import TIERS, memory_and_pages, page_timeline
 from qlora_lab.plots.quantization_error import (
     code_histograms,
     error_by_bits,
@@ -21,7 +33,6 @@ from qlora_lab.plots.quantization_error import (
 from qlora_lab.plots.scales import bits_and_error, decoded_scales, error_against_scale, scale_map, throughput
 from qlora_lab.plots.sharding import gathered_over_step, per_gpu
 from qlora_lab.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY, figure, label, png, show
-from qlora_lab.plots.training import loss_curve, match_bars, smooth
 
 __all__ = [
     "BLUE",

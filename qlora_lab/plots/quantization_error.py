@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from qlora_lab.plots.quantization import style_of
+from qlora_lab.plots.codebooks import style_of
 from qlora_lab.plots.style import BLUE, GREY, INK, ORANGE, STYLE, figure, label
 
 

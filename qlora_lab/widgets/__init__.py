@@ -5,7 +5,7 @@ output, which is what a page that runs no widgets (a repository's preview, a pri
 controls above a figure, `recorded` is one over recorded runs, `answers` is a box to ask a model in.
 """
 
-from qlora_lab.widgets.answers import AnswerBox, explore_answers
+from qlora_lab.widgets.answer_box import AnswerBox, explore_answers
 from qlora_lab.widgets.display import show
 from qlora_lab.widgets.explorers import (
     Explorer,

@@ -14,12 +14,12 @@ import torch
 from matplotlib.figure import Figure
 
 from qlora_lab import plots
-from qlora_lab.budget import ModelShape, predict_training
-from qlora_lab.datatypes import DATATYPES, get_datatype
-from qlora_lab.plans import METHODS, PRESETS, find_config
-from qlora_lab.quantization import quantize
-from qlora_lab.sharded_budget import predict_per_process
-from qlora_lab.verdicts import verdict
+from qlora_lab.memory.closed_form import ModelShape, predict_training
+from qlora_lab.memory.per_gpu import predict_per_process
+from qlora_lab.memory.plan import METHODS, PRESETS, find_config
+from qlora_lab.memory.verdicts import verdict
+from qlora_lab.quantization.datatypes import DATATYPES, get_datatype
+from qlora_lab.quantization.tensor import quantize
 
 
 class Explorer(ipywidgets.VBox):

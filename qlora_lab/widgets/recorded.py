@@ -4,7 +4,7 @@ import ipywidgets
 from matplotlib.figure import Figure
 
 from qlora_lab import plots
-from qlora_lab.costs import MEASURES, CostRecord
+from qlora_lab.evaluation.recorded_runs import MEASURES, CostRecord
 from qlora_lab.widgets.explorers import Explorer, choice
 
 RANKS = [1, 2, 4, 8, 16, 32, 64]

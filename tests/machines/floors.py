@@ -43,7 +43,7 @@ def main() -> None:
         print("installed:", *(f"{name}=={version}" for name, version in versions(python).items()), flush=True)
         command = [python, "-m", "pytest", "-p", "no:nbval", "-o", "addopts=--strict-markers"]
         command += ["--allow-hosts=127.0.0.1,::1,localhost", "--allow-unix-socket"]
-        command += ["--ignore=tests/test_browser.py", "tests", *arguments]
+        command += ["--ignore=tests/notebooks/test_browser.py", "tests", *arguments]
         sys.exit(subprocess.run(command, cwd=ROOT, env=clean_environment()).returncode)
 
 

@@ -11,10 +11,10 @@ import sys
 
 
 class Hook:
-    """Changes `qlora_lab.models` as soon as it is imported, whenever that is: the package comes in a first cell."""
+    """Changes `qlora_lab.machine.dtypes` as soon as it is imported: the package comes in a first cell."""
 
     def find_spec(self, name, path=None, target=None):
-        if name != "qlora_lab.models":
+        if name != "qlora_lab.machine.dtypes":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

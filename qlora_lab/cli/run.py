@@ -1,0 +1,289 @@
+"""A run from beginning to end, as the command line starts it: base model, before, training, after, report.
+
+A run's folder holds `run.json` (how it was begun), `before.json` (the base model's answers), what `training.finetune`
+writes, and at the end the adapter, `loss.png` and `report.html`. With these a killed run goes on by its name alone.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+from qlora_lab import distributed
+from qlora_lab.cli.report import write_report
+from qlora_lab.evaluation.exact_match import Answer, Evaluation, evaluate
+from qlora_lab.lora import ParameterCount, count_parameters
+from qlora_lab.lora_layers import check_adapter_arguments
+from qlora_lab.machine import processes
+from qlora_lab.machine.dtypes import FLOAT_DTYPES, default_compute_dtype, default_dtype
+from qlora_lab.machine.environment import device_name
+from qlora_lab.machine.files import write_json
+from qlora_lab.models.base_model import (
+    DEFAULT,
+    load_model,
+    load_tokenizer,
+)
+from qlora_lab.qlora import quantize_model
+from qlora_lab.quantization.tensor import quantize
+from qlora_lab.tasks.function_calls import Example, diagnose, load_examples, spread
+from qlora_lab.training.loop import FinetuneResult, finetune
+from qlora_lab.training.run_folder.metrics import StepRecord
+from qlora_lab.training.settings import Settings
+
+MAX_NEW_TOKENS = 96
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does. `settings` are those of `training.Settings`; sample counts limit the evaluations (0: all).
+
+    `compute_dtype` is that of the products with 4-bit weights: "float32", "bfloat16", "float16", or "auto", see
+    `models.default_compute_dtype`. `dtype` is that of the base model: "auto", see `models.default_dtype`, until the run
+    has loaded it; then what it was loaded in, so that a resume loads the same.
+    """
+
+    model: str = DEFAULT
+    datatype: str = "nf4"
+    block_size: int = 64
+    double_quant: bool = True
+    rank: int = 16
+    alpha: float = 32
+    dropout: float = 0.0
+    use_rslora: bool = False
+    compute_dtype: str = "auto"
+    dtype: str = "auto"
+    train_examples: int = 0
+    baseline_examples: int = 16
+    test_examples: int = 0
+    paraphrase_examples: int = 120
+    settings: dict = field(default_factory=dict)
+
+
+@dataclass
+class RunResult:
+    training: FinetuneResult
+    parameters: ParameterCount
+    evaluations: dict[str, Evaluation]
+    samples: list[tuple[str, str, str, str]]
+    report: Path
+
+
+class Listener:
+    """What a run tells while it goes on; the command line draws bars from it, a test listens, this one is silent."""
+
+    def stage(self, text: str) -> None: ...
+    def done(self, part: str, done: int, of: int) -> None: ...
+    def step(self, record: StepRecord, steps: int) -> None: ...
+
+
+def check(plan: Plan) -> None:
+    """Raise ValueError for a plan that makes no sense, before a folder is made or a model fetched."""
+    Settings(**plan.settings)
+    check_adapter_arguments(plan.rank, plan.alpha, plan.dropout)
+    quantize(torch.zeros(1), plan.datatype, plan.block_size, plan.double_quant)
+    if plan.rank == 0:
+        raise ValueError("rank 0 would train nothing; give a rank of at least 1")
+    if plan.compute_dtype not in ("auto", *FLOAT_DTYPES):
+        raise ValueError(f"compute_dtype {plan.compute_dtype!r} is not allowed; choose auto, {', '.join(FLOAT_DTYPES)}")
+    for name in ("train_examples", "baseline_examples", "test_examples", "paraphrase_examples"):
+        if getattr(plan, name) < 0:
+            raise ValueError(f"{name} {getattr(plan, name)} is not allowed; give 0 or more")
+
+
+def begin(folder: Path, plan: Plan, resume: bool) -> Plan:
+    """Make the run's folder, or find it for a resume; returns the plan to follow. Of several processes the main one's.
+
+    Raises:
+        ValueError: the folder holds a run already, or there is none to resume.
+    """
+    path = folder / "run.json"
+    if resume:
+        if not path.exists():
+            raise ValueError(f"{folder} holds no run to resume")
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return Plan(**saved["plan"])
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} already holds something; continue it with --resume or choose another --name")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"plan": asdict(plan), "begun": datetime.now().astimezone().isoformat(timespec="seconds")})
+    return plan
+
+
+def unfinished(runs: Path) -> Path:
+    """The newest run that was begun and has no report yet.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = [path.parent for path in runs.glob("*/run.json") if not (path.parent / "report.html").exists()]
+    if not found:
+        raise ValueError(f"no unfinished run in {runs}; start one without --resume")
+    return max(found, key=lambda folder: (folder / "run.json").stat().st_mtime)
+
+
+def execute(
+    folder: Path,
+    plan: Plan,
+    resume: bool = False,
+    device: torch.device | str | None = None,
+    listener: Listener | None = None,
+    checkpoint_every: int = 20,
+    paging: Mapping | None = None,
+) -> RunResult:
+    """Carry out a plan in `folder` (after `begin`). `paging` is `training.finetune`'s; it changes no result.
+
+    Where several processes are connected, all call this: they train one model together, answer a share of the questions
+    each, and the main one writes. `listener` is the process's own.
+
+    Raises: as `load_model`, `quantize_model` and `finetune`.
+    """
+    say = listener or Listener()
+    say.stage("loading the base model")
+    tokenizer = load_tokenizer(plan.model)
+    model, device = _load(plan, device)
+    plan = _remember_dtype(folder, plan, model.dtype)
+    compute_dtype = default_compute_dtype(device) if plan.compute_dtype == "auto" else FLOAT_DTYPES[plan.compute_dtype]
+    splits = {name: load_examples(name) for name in ("train", "test", "paraphrases")}
+    train = splits["train"][: plan.train_examples or None]
+    test = splits["test"][: plan.test_examples or None]
+    paraphrases = spread(splits["paraphrases"], plan.paraphrase_examples)
+    before = _before(folder, model, tokenizer, test[: plan.baseline_examples], say)
+    say.stage(f"quantizing to {plan.datatype}, adding adapters of rank {plan.rank}")
+    torch.manual_seed(plan.settings.get("seed", 0))
+    quantize_model(
+        model,
+        plan.datatype,
+        plan.block_size,
+        plan.double_quant,
+        plan.rank,
+        plan.alpha,
+        dropout=plan.dropout,
+        use_rslora=plan.use_rslora,
+        compute_dtype=compute_dtype,
+        progress=lambda done, of: say.done("quantizing", done, of),
+    )
+    parameters = count_parameters(model)
+    distributed.shard(model, device)
+    say.stage("training" + (f", in {processes.count()} processes" if processes.count() > 1 else ""))
+
+    def on_step(record: StepRecord) -> None:
+        say.step(record, steps)
+
+    steps = Settings(**plan.settings).steps
+    training = finetune(
+        model,
+        tokenizer,
+        train,
+        out=folder,
+        resume=resume and (folder / "checkpoints").exists(),
+        checkpoint_every=checkpoint_every,
+        on_step=on_step,
+        paging=paging,
+        **plan.settings,
+    )
+    evaluations = {f"base model ({len(before.answers)} of test)": before} if before is not None else {}
+    with distributed.whole_model(model):
+        for name, examples in (("test", test), ("paraphrases", paraphrases)):
+            say.stage(f"answering {name}")
+            evaluations[name] = _evaluate(model, tokenizer, examples, say)
+    samples = _samples(before, evaluations["test"])
+    facts = {
+        "run": folder.name,
+        "model": plan.model,
+        "base": f"{plan.datatype}, block {plan.block_size}{', double quantization' if plan.double_quant else ''}",
+        "adapters": f"rank {plan.rank}, alpha {plan.alpha:g}",
+        "trained": f"{parameters.trainable:,} of {parameters.total:,} parameters",
+        "device": device_name(device),
+        "products in": str(compute_dtype or model.dtype).removeprefix("torch."),
+        "finished": datetime.now().astimezone().isoformat(timespec="minutes"),
+    }
+    if processes.count() > 1:
+        facts["processes"] = str(processes.count())
+    report = processes.from_main(lambda: write_report(folder, training, evaluations, samples, facts))
+    return RunResult(training, parameters, evaluations, samples, report)
+
+
+def _load(plan: Plan, device) -> tuple[torch.nn.Module, torch.device]:
+    """The base model, and the device it will be trained on.
+
+    Several processes without questions to the base model leave it on the CPU, from where `distributed.shard` takes it
+    block by block; and they do without float16, whose gradients have to be scaled.
+
+    Raises:
+        ValueError: a run that one process began in float16, resumed by several.
+    """
+    begun = FLOAT_DTYPES.get(plan.dtype)  # None: not yet
+    if processes.count() < 2:
+        model = load_model(plan.model, dtype=begun, device=device)
+        return model, next(model.parameters()).device
+    if begun == torch.float16:
+        raise ValueError("one process began this run in float16, which several cannot go on with; resume with one")
+    dtype = begun or default_dtype(device)
+    dtype = torch.float32 if dtype == torch.float16 else dtype
+    model = load_model(plan.model, dtype=dtype, device=device if plan.baseline_examples else "cpu")
+    return model, torch.device(device)
+
+
+def _remember_dtype(folder: Path, plan: Plan, dtype: torch.dtype) -> Plan:
+    """The plan with the base model's dtype, also in the run's folder."""
+    path, name = folder / "run.json", str(dtype).removeprefix("torch.")
+    if plan.dtype == name:
+        return plan
+    plan = replace(plan, dtype=name)
+
+    def write() -> None:
+        write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"plan": asdict(plan)})
+
+    processes.from_main(write)
+    return plan
+
+
+def _evaluate(model, tokenizer, examples: list[Example], say: Listener) -> Evaluation:
+    """`evaluate`, each process on its share of the examples; all get all answers."""
+    own = processes.share(examples)
+    found = Evaluation([], 0.0)
+    if own:
+        found = evaluate(
+            model, tokenizer, own, MAX_NEW_TOKENS, progress=lambda done, of: say.done("answering", done, of)
+        )
+    if processes.count() < 2:
+        return found
+    shares = processes.gathered((found.answers, found.seconds))
+    return Evaluation(processes.interleaved([s for s, _ in shares]), max(seconds for _, seconds in shares))
+
+
+def _before(folder: Path, model, tokenizer, examples: list[Example], say: Listener) -> Evaluation | None:
+    """The base model's answers, made once and kept for a resume."""
+    if not examples:
+        return None
+    path = folder / "before.json"
+    kept = processes.from_main(lambda: json.loads(path.read_text(encoding="utf-8")) if path.exists() else None)
+    if kept is not None and [k["command"] for k in kept["answers"]] == [e.command for e in examples]:
+        pairs = zip(examples, kept["answers"], strict=True)
+        return Evaluation([Answer(e, k["text"], diagnose(k["text"], e)) for e, k in pairs], kept["seconds"])
+    say.stage("asking the base model")
+    result = _evaluate(model, tokenizer, examples, say)
+    answers = [{"command": a.example.command, "text": a.text} for a in result.answers]
+    processes.from_main(lambda: write_json(path, {"answers": answers, "seconds": result.seconds}))
+    return result
+
+
+def _samples(before: Evaluation | None, after: Evaluation, count: int = 3) -> list[tuple[str, str, str, str]]:
+    """(command, expected, before, after): commands of different kinds that the base model was asked too."""
+    base = {answer.example.command: answer.text for answer in before.answers} if before else {}
+    rows, kinds = [], set()
+    for answer in after.answers:
+        example = answer.example
+        kind = tuple(call["name"] for call in example.calls)
+        if (example.command in base or not base) and kind not in kinds:
+            kinds.add(kind)
+            expected = json.dumps(list(example.calls), separators=(",", ":"), ensure_ascii=False)
+            rows.append((example.command, expected, base.get(example.command, ""), answer.text))
+    rows.sort(key=lambda row: -row[1].count('"name"'))  # a two-step command among them
+    return rows[:count]
+
+
+__all__ = ["Listener", "Plan", "RunResult", "begin", "execute", "unfinished"]

@@ -1,0 +1,27 @@
+"""Notebooks 06 and 07: how good a model is, and how sure one can be of it.
+
+`exact_match` generates answers and counts the right ones, `intervals` says how far a figure can be trusted,
+`recorded_runs` reads the runs that compare methods.
+"""
+
+from qlora_lab.evaluation.exact_match import Answer, Evaluation, evaluate, generate, loss_per_token
+from qlora_lab.evaluation.intervals import Interval, mean_interval, paired_difference, student_quantile
+from qlora_lab.evaluation.recorded_runs import BEFORE, LOSS, MEASURES, PROSE, CostRecord, line
+
+__all__ = [
+    "BEFORE",
+    "LOSS",
+    "MEASURES",
+    "PROSE",
+    "Answer",
+    "CostRecord",
+    "Evaluation",
+    "Interval",
+    "evaluate",
+    "generate",
+    "line",
+    "loss_per_token",
+    "mean_interval",
+    "paired_difference",
+    "student_quantile",
+]

@@ -1,0 +1,68 @@
+"""What this machine is and what would run on it: versions, device, number formats, memory, compiler."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+
+import torch
+
+from qlora_lab.machine import processor
+from qlora_lab.machine.dtypes import default_compute_dtype, default_dtype
+from qlora_lab.machine.free_memory import free_memory
+from qlora_lab.machine.matmul import prefers_onednn
+
+PACKAGES = ("torch", "transformers", "safetensors", "bitsandbytes", "peft", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, this package and the libraries its results depend on; "missing" for what is not installed."""
+    found = {"python": platform.python_version()}
+    for name in ("qlora-lab", *PACKAGES):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def default_device() -> torch.device:
+    """CUDA where there is a GPU that works, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device | str) -> str:
+    """The GPU's name, or the processor's with the number of threads that PyTorch uses."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{processor.name()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def describe() -> dict[str, str]:
+    """Facts for a person (`qlora-lab doctor`) and for the head of a recorded measurement, as name -> text."""
+    device = default_device()
+    compiler = next((c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None)
+    return {
+        "device": device_name(device),
+        "computes in": _computes_in(device),
+        "bfloat16": _bfloat16(device),
+        "float32 products": "by oneDNN" if prefers_onednn(torch.empty(1, device=device)) else "by PyTorch's own choice",
+        "free memory": f"{free_memory(device) / 1e9:.1f} GB",
+        "compiler": compiler or "none found: quantization takes the plain PyTorch path (same results, slower)",
+    }
+
+
+def _computes_in(device: torch.device) -> str:
+    model, products = default_dtype(device), default_compute_dtype(device)
+    text = str(model).removeprefix("torch.")
+    return (
+        text if products is None else f"{text}; products with 4-bit weights in {str(products).removeprefix('torch.')}"
+    )
+
+
+def _bfloat16(device: torch.device) -> str:
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+        return "yes" if fast else "emulated, slow: float16 is used instead (this GPU is older than Ampere)"
+    return "in hardware" if processor.multiplies_bfloat16() else "emulated; float32 is faster on this CPU"

@@ -1,0 +1,32 @@
+"""Notebook 06: the base model on its way in, and the adapter on its way out.
+
+Read `base_model` (load a model and its tokenizer) and `adapters` (save and load what was trained, in PEFT's format).
+`hub` and `downloads` fetch files, `conversion` turns the default model's GGUF file into safetensors,
+`gradient_checkpointing` switches it on and off.
+"""
+
+from qlora_lab.machine.dtypes import default_compute_dtype, default_dtype
+from qlora_lab.models.adapters import load_adapter, save_adapter
+from qlora_lab.models.base_model import (
+    DEFAULT,
+    default_model_status,
+    ensure_default_gguf,
+    ensure_default_model,
+    load_model,
+    load_tokenizer,
+)
+from qlora_lab.models.downloads import ModelUnavailable
+
+__all__ = [
+    "DEFAULT",
+    "ModelUnavailable",
+    "default_compute_dtype",
+    "default_dtype",
+    "default_model_status",
+    "ensure_default_gguf",
+    "ensure_default_model",
+    "load_adapter",
+    "load_model",
+    "load_tokenizer",
+    "save_adapter",
+]

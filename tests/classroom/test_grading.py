@@ -1,0 +1,453 @@
+"""A class that does not exist, graded: everybody gets what they deserve, and nobody stops the rest."""
+
+import csv
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from hostile_answers import HOSTILE
+from synthetic_class import LISTED, Student, answered, make_class, plain, solutions, write
+from typer.testing import CliRunner
+
+from qlora_lab.classroom import submissions
+from qlora_lab.classroom.course import Course
+from qlora_lab.classroom.grading import judge_all
+from qlora_lab.classroom.judging import Judge, Unjudged
+from qlora_lab.classroom.results import OTHER, statistics
+from qlora_lab.cli.commands import app
+
+
+@pytest.fixture(scope="module")
+def own_course(course, tmp_path_factory):
+    """A copy that may be graded in."""
+    folder = tmp_path_factory.mktemp("class") / "course"
+    shutil.copytree(course.folder, folder)
+    return Course(folder)
+
+
+@pytest.fixture(scope="module")
+def students(own_course):
+    return make_class(own_course)
+
+
+@pytest.fixture(scope="module")
+def judged(own_course, students, tmp_path_factory):
+    """(works by student, unreadable files): the whole class, without nbgrader's records."""
+    folder = tmp_path_factory.mktemp("submissions")
+    write(students, folder)
+    handed, unreadable = submissions.read(folder, own_course.names)
+    with Judge(own_course, seconds=2, memory=2**29, patience=10) as judge:
+        works, problems = judge_all(handed, judge, workers=2)
+    return {work.student: work for work in works}, [*unreadable, *problems]
+
+
+def test_the_class_is_large_enough(students):
+    assert len(students) > 100 and len({s.name for s in students}) == len(students)
+    assert sum(s.name.startswith("hostile") for s in students) == len(HOSTILE) > 30
+
+
+def test_everybody_is_graded_and_nobody_else(judged, students):
+    assert set(judged[0]) == {student.name for student in students}
+
+
+def test_everybody_gets_what_they_deserve(judged, students, own_course):
+    for student in students:
+        verdicts = judged[0][student.name].verdicts
+        assert set(verdicts) == {item.exercise for item in own_course.items}
+        not_right = {exercise for exercise, verdict in verdicts.items() if verdict.status != "right"}
+        assert not_right == student.wrong, (student.name, [str(verdicts[e]) for e in not_right ^ student.wrong])
+
+
+def test_wrong_and_hostile_answers_are_told_what_they_are(judged, students):
+    for student in students:
+        for exercise, words in student.says.items():
+            assert words in judged[0][student.name].verdicts[exercise].message, student.name
+
+
+def test_hostile_answers_left_nothing_behind():
+    assert not Path("/tmp/pwned").exists() and not Path("/tmp/left-behind").exists()
+
+
+def test_unreadable_files_are_listed_with_a_reason(judged):
+    assert {one.path for one in judged[1]} == LISTED
+    assert all(one.reason for one in judged[1])
+
+
+def test_statistics_of_the_class(judged, own_course):
+    works = list(judged[0].values())
+    for one in statistics(own_course.items, works):
+        right = [w.verdicts[one.item.exercise].status == "right" for w in works]
+        assert one.right == sum(right) and one.difficulty == pytest.approx(sum(right) / len(works))
+        assert one.diagnosed and (one.diagnosis == OTHER or "hint" in one.diagnosis or one.diagnosis.endswith("."))
+        assert -1 <= one.discrimination <= 1
+
+
+def test_statistics_tell_a_good_item_from_one_that_is_the_same_for_all(judged, own_course):
+    works = [judged[0]["perfect-colab"], judged[0]["perfect-jupyterlab"], judged[0]["empty"], judged[0]["helpers"]]
+    found = {one.item.exercise: one for one in statistics(own_course.items, works)}
+    assert found["decode"].discrimination == pytest.approx(1, abs=0.01)
+    assert found["block-absmax"].right == 3 and found["block-absmax"].attempted == 3
+    assert statistics(own_course.items, works[:2])[0].discrimination is None
+    assert statistics(own_course.items, [])[0].difficulty is None
+
+
+# Through nbgrader
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["classroom", "grade", *map(str, arguments)], terminal_width=140)
+
+
+WRITERS = ["writes", "1_1", "deletes-the-line", "deletes-the-question"]
+SMALL = ["perfect-colab", "empty", "helpers", "perfect-flat", "syntax-error", "hostile-ends-the-process"]
+
+
+@pytest.fixture(scope="module")
+def graded(own_course, students, tmp_path_factory):
+    """(folder of results, folder of submissions, output): a few of the class, all the way, with an open answer."""
+    few = [s for s in students if s.name in SMALL]
+    book = answered(own_course, own_course.names[0], solutions(own_course))
+    for cell in book.cells:
+        if cell.cell_type == "markdown" and "**Answer to question 01-a**" in cell.source:
+            cell.source = "**Answer to question 01-a**\n\nBecause <b>blocks</b> are scaled."
+    few.append(Student("writes", {f"writes/{own_course.names[0]}.ipynb": plain(book)}))
+    few.append(Student("=1+1", {f"=1+1/{own_course.names[0]}.ipynb": plain(book)}))
+    for cell in book.cells:
+        if cell.cell_type == "markdown" and "**Answer to question 01-a**" in cell.source:
+            cell.source = "Because blocks are scaled."
+    few.append(Student("deletes-the-line", {f"deletes-the-line/{own_course.names[0]}.ipynb": plain(book)}))
+    book.cells = [cell for cell in book.cells if "Question 01-a" not in cell.source]
+    few.append(Student("deletes-the-question", {f"deletes-the-question/{own_course.names[0]}.ipynb": plain(book)}))
+    folder, out = tmp_path_factory.mktemp("handed"), tmp_path_factory.mktemp("out")
+    write(few, folder)
+    result = run(folder, "--course", own_course.folder, "--out", out / "grades.csv", "--seconds", 5, "--workers", 2)
+    assert result.exit_code == 0, result.output
+    return out, folder, result.output
+
+
+def table(path: Path) -> list[dict]:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_of_points(graded, own_course, students):
+    rows = {row["student"]: row for row in table(graded[0] / "grades.csv")}
+    assert set(rows) == {*SMALL, *WRITERS}
+    for student in students:
+        if student.name in SMALL:
+            row = rows[student.name]
+            for item in own_course.items:
+                wanted = 0 if item.exercise in student.wrong else item.points
+                assert float(row[item.column]) == wanted, (student.name, item)
+            own = [item.points for item in own_course.items if item.exercise not in student.wrong]
+            assert float(row["total"]) == sum(own)
+            assert float(row["max"]) == sum(item.points for item in own_course.items) + 4 + 4 + 4
+    assert rows["empty"]["01 question-01-a"] == "0"
+    assert rows["writes"]["01 question-01-a"] == rows["deletes-the-line"]["01 question-01-a"] == ""
+
+
+def test_the_other_tables(graded, own_course):
+    items = table(graded[0] / "items.csv")
+    assert [row["exercise"] for row in items] == [item.exercise for item in own_course.items]
+    listed = table(graded[0] / "unreadable.csv")
+    assert {row["file"] for row in listed if row["used"] == "no"} == LISTED
+    (used,) = [row for row in listed if row["used"] == "yes"]
+    assert used["file"].startswith("deletes-the-question/") and "No answer to question 01-a" in used["reason"]
+    assert f"{len(LISTED)} files could not be read" in graded[2] and "3 open answers wait" in graded[2]
+    assert "one was used, but look at why it is listed" in graded[2]
+    assert "Sandbox: files" in graded[2]
+
+
+def test_spreadsheets_read_the_tables_as_utf_8(graded):
+    for name in ("grades", "items", "unreadable"):
+        text = (graded[0] / f"{name}.csv").read_bytes()
+        assert text.startswith(b"\xef\xbb\xbf") and text.count(b"\xef\xbb\xbf") == 1
+
+
+def test_feedback_pages(graded, own_course):
+    pages = {p.stem: p.read_text() for p in (graded[0] / "feedback").glob("*.html")}
+    assert set(pages) == {*SMALL, *WRITERS}
+    assert "SyntaxError" in pages["syntax-error"] and "ended the process" in pages["hostile-ends-the-process"]
+    assert "return t.stack([largest(b)" in pages["helpers"] and "def largest" in pages["helpers"]
+    assert [name for name, page in pages.items() if "No answer to question 01-a" in page] == ["deletes-the-question"]
+    for page in pages.values():
+        assert own_course.seed not in page and "hidden_test" not in page
+        assert "<script" not in page
+
+
+def test_nbgrader_has_the_points_and_the_answers(graded, own_course):
+    from nbgrader.api import Gradebook
+
+    with Gradebook(f"sqlite:///{own_course.folder / 'gradebook.db'}") as book:
+        submission = book.find_submission("01_four_bit_quantization", "perfect-colab")
+        assert submission.score == 18 and not submission.needs_manual_grade
+        waiting = book.find_submission("01_four_bit_quantization", "writes")
+        assert waiting.needs_manual_grade and waiting.score == 18
+    marked = nbformat.read(own_course.notebook("autograded", "01_four_bit_quantization", "syntax-error"), as_version=4)
+    outputs = {c.metadata.nbgrader.grade_id: c.outputs for c in marked.cells if c.cell_type == "code" and c.outputs}
+    assert outputs["decode-test"][0].output_type == "error" and "SyntaxError" in outputs["decode-test"][0].evalue
+    assert outputs["block-absmax-test"][0].data["text/plain"] == "2"
+
+
+def test_a_second_run_judges_nothing_anew_and_takes_up_points_of_a_person(graded, own_course, monkeypatch):
+    from nbgrader.api import Gradebook
+
+    out, folder, _ = graded
+    with Gradebook(f"sqlite:///{own_course.folder / 'gradebook.db'}") as book:
+        grade = book.find_grade("question-01-a", "01_four_bit_quantization", "01_four_bit_quantization", "writes")
+        grade.manual_score, grade.needs_manual_grade = 3, False
+        book.db.commit()
+    before = {p: p.stat().st_mtime_ns for p in (own_course.folder / "autograded").rglob("*.ipynb")}
+
+    def again() -> bool:
+        """Whether nbgrader left all that it had graded."""
+        result = run(folder, "--course", own_course.folder, "--out", out / "grades.csv", "--seconds", 5)
+        assert result.exit_code == 0, result.output
+        rows = {row["student"]: row for row in table(out / "grades.csv")}
+        assert rows["writes"]["01 question-01-a"] == "3" and rows["1_1"]["01 question-01-a"] == ""
+        return {p: p.stat().st_mtime_ns for p in (own_course.folder / "autograded").rglob("*.ipynb")} == before
+
+    assert again()
+    with sqlite3.connect(own_course.verdicts) as store:
+        store.execute("update verdicts set message = 'as it was kept'")
+    assert not again()  # another message, which goes into what nbgrader has
+    assert "as it was kept" in (out / "feedback" / "perfect-colab.html").read_text()
+
+
+def test_the_points_are_written_whatever_happens_to_the_pages(graded, own_course, monkeypatch, tmp_path):
+    from qlora_lab.classroom import grading
+
+    def full(*_):
+        raise OSError("no space left on the device")
+
+    monkeypatch.setattr(grading, "write_feedback", full)
+    result = run(graded[1], "--course", own_course.folder, "--out", tmp_path / "grades.csv", "--seconds", 5)
+    assert isinstance(result.exception, OSError)
+    assert {row["student"] for row in table(tmp_path / "grades.csv")} == {*SMALL, *WRITERS}
+
+
+def test_plain_nbgrader_autograde_runs_no_students_code_either(graded, own_course, students):
+    """A teacher who collects with nbgrader itself: the notebook as it was handed in, graded by nbgrader's command."""
+    (student,) = [s for s in students if s.name == "hostile-writes-a-file"]
+    for path, content in student.files.items():
+        name = Path(path).stem
+        place = own_course.notebook("submitted", name, "through-nbgrader")
+        place.parent.mkdir(parents=True)
+        place.write_bytes(content)
+    command = [sys.executable, "-m", "nbgrader", "autograde", "01_four_bit_quantization", "--student=through-nbgrader"]
+    done = subprocess.run(command, cwd=own_course.folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    from nbgrader.api import Gradebook
+
+    with Gradebook(f"sqlite:///{own_course.folder / 'gradebook.db'}") as book:
+        assert book.find_submission("01_four_bit_quantization", "through-nbgrader").score == 17
+    assert not Path("/tmp/left-behind").exists()
+
+
+def test_a_course_without_assignments_overwrites_no_points(tmp_path):
+    course = Course(tmp_path / "course")
+    course.prepare(None)
+    (tmp_path / "ada_01.ipynb").write_bytes(plain(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x")])))
+    (tmp_path / "grades.csv").write_text("last week's")
+    result = run(tmp_path / "ada_01.ipynb", "--course", course.folder, "--out", tmp_path / "grades.csv")
+    assert result.exit_code == 1 and "no assignment in" in result.output
+    assert (tmp_path / "grades.csv").read_text() == "last week's"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "no folder nowhere"),
+        ([".", "--course", "nowhere"], "no course in"),
+        ([".", "--out", "nowhere/grades.csv"], "in a folder that exists"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, monkeypatch, own_course, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    if "--course" not in arguments:
+        arguments = [*arguments, "--course", own_course.folder]
+    result = run(*arguments)
+    assert result.exit_code == 1 and words in result.output and "Traceback" not in result.output
+    assert not list(tmp_path.iterdir())
+
+
+# Runs after which something else is to be recorded
+
+BOOK = "01_four_bit_quantization"
+QUESTION = "**Answer to question 01-a**"
+WRONG = "def decode(code, low, high):\n    return 0.0"
+SLOW = "import time\ndef decode(code, low, high):\n    while time.process_time() < 1.5:\n        pass\n"
+SLOW += "    return low + (high - low) * code / 15"
+
+
+@pytest.fixture
+def fresh(course, tmp_path):
+    """A course of the first notebook alone, in which nothing was graded."""
+    folder = tmp_path / "course"
+    shutil.copytree(course.folder, folder)
+    for step in ("source", "release"):
+        for name in course.names[1:]:
+            shutil.rmtree(folder / step / name)
+    return Course(folder)
+
+
+def hand_in(fresh, decode: str | None = None, text: str = "Blocks are scaled.", student: str = "ada") -> Path:
+    """The folder of what is handed in, with this answer to `decode` (None: the solution) and to the open question."""
+    book = answered(fresh, BOOK, solutions(fresh) | ({"decode": decode} if decode else {}))
+    for cell in book.cells:
+        if cell.cell_type == "markdown" and QUESTION in cell.source:
+            cell.source = f"{QUESTION}\n\n{text}"
+    folder = fresh.folder.parent / "handed"
+    write([Student(student, {f"{student}/{BOOK}.ipynb": plain(book)})], folder, unreadable=False)
+    return folder
+
+
+def command(fresh, folder: Path, seconds: float = 5) -> list[str]:
+    out = fresh.folder.parent / "grades.csv"
+    return [*map(str, (folder, "--course", fresh.folder, "--out", out, "--seconds", seconds, "--workers", 1))]
+
+
+def graded_row(fresh, folder: Path, student: str = "ada", seconds: float = 5) -> dict[str, str]:
+    result = run(*command(fresh, folder, seconds))
+    assert result.exit_code == 0, result.output
+    return {row["student"]: row for row in table(fresh.folder.parent / "grades.csv")}[student]
+
+
+def give_points(fresh, points: float, cell: str = "question-01-a") -> None:
+    """As a person does with the formgrader."""
+    from nbgrader.api import Gradebook
+
+    with Gradebook(f"sqlite:///{fresh.folder / 'gradebook.db'}") as book:
+        grade = book.find_grade(cell, BOOK, BOOK, "ada")
+        grade.manual_score, grade.needs_manual_grade = points, False
+        book.db.commit()
+
+
+def test_other_limits_change_the_points_and_leave_those_of_a_person(fresh):
+    folder = hand_in(fresh, SLOW)
+    row = graded_row(fresh, folder, seconds=1)
+    assert row["01 decode"] == "0" and row["01 question-01-a"] == ""
+    give_points(fresh, 3)
+    row = graded_row(fresh, folder, seconds=10)
+    assert row["01 decode"] == "1" and row["01 question-01-a"] == "3"
+    marked = nbformat.read(fresh.notebook("autograded", BOOK, "ada"), as_version=4)
+    (cell,) = [c for c in marked.cells if c.metadata.get("nbgrader", {}).get("grade_id") == "decode-test"]
+    assert cell.outputs[0].output_type == "execute_result"
+
+
+def test_a_person_is_asked_again_about_what_changed_alone(fresh):
+    row = graded_row(fresh, hand_in(fresh, WRONG))
+    give_points(fresh, 3)
+    give_points(fresh, 0.5, "decode-test")
+    row = graded_row(fresh, hand_in(fresh, WRONG, text="Blocks are scaled by their absmax."))
+    assert row["01 question-01-a"] == "" and row["01 decode"] == "0.5"
+    give_points(fresh, 4)
+    row = graded_row(fresh, hand_in(fresh, text="Blocks are scaled by their absmax."))
+    assert row["01 question-01-a"] == "4" and row["01 decode"] == ""  # right now, so 0.5 need not stand
+
+
+# Ends its process, as the system does where memory runs out, when nbgrader comes to the `number`th call of a function.
+KILLED = """
+import os, signal, sys
+import nbgrader.preprocessors as all_of_them
+from qlora_lab.cli.commands import app
+
+name, function, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
+one = getattr(all_of_them, name)
+whole, calls = getattr(one, function), []
+
+def ended(self, *arguments):
+    calls.append(1)
+    if len(calls) == number:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(self, *arguments)
+
+setattr(one, function, ended)
+app(["classroom", "grade", *sys.argv[4:]])
+"""
+MOMENTS = {
+    "before-the-first-cell": ("SaveAutoGrades", "preprocess", 1),
+    "between-cells": ("SaveAutoGrades", "preprocess_cell", 9),
+    "after-the-points": ("AssignLatePenalties", "preprocess", 1),
+    "while-it-is-cleaned": ("OverwriteCells", "preprocess", 1),
+}
+
+
+def killed_run(fresh, folder: Path, moment: str) -> None:
+    arguments = [*map(str, MOMENTS[moment]), *command(fresh, folder)]
+    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_after_a_kill_while_nbgrader_records_the_next_run_ends_with_the_right_marks(fresh, moment):
+    folder = hand_in(fresh, WRONG)
+    hand_in(fresh, student="bob")
+    killed_run(fresh, folder, moment)
+    rows = [graded_row(fresh, folder, student) for student in ("ada", "bob")]
+    assert [row["total"] for row in rows] == ["17", "18"] and [row["01 decode"] for row in rows] == ["0", "1"]
+    for student, kind in (("ada", "error"), ("bob", "execute_result")):
+        marked = nbformat.read(fresh.notebook("autograded", BOOK, student), as_version=4)
+        assert [c.outputs[0].output_type for c in marked.cells if c.get("outputs")].count(kind) > 0
+    assert not [path for path in (fresh.folder / "teacher" / "begun").rglob("*") if path.is_file()]
+
+
+def test_after_a_kill_while_a_better_answer_is_recorded_its_points_come_with_the_next_run(fresh):
+    """nbgrader still has the old points then, and the new notebook: neither shows that they do not belong together."""
+    assert graded_row(fresh, hand_in(fresh, WRONG))["01 decode"] == "0"
+    folder = hand_in(fresh)
+    killed_run(fresh, folder, "before-the-first-cell")
+    assert graded_row(fresh, folder)["01 decode"] == "1"
+
+
+def test_what_nbgrader_alone_left_half_recorded_is_graded_anew(fresh):
+    """As a killed `nbgrader autograde` leaves it: no mark, no points, and a notebook in autograded/."""
+    folder = hand_in(fresh)
+    killed_run(fresh, folder, "before-the-first-cell")
+    fresh.begun(BOOK, "ada").unlink()
+    assert graded_row(fresh, folder)["total"] == "18"
+
+
+def test_what_nbgrader_could_not_record_is_told_and_does_not_wait_for_a_person(fresh, monkeypatch):
+    from qlora_lab.classroom import gradebook
+
+    record = gradebook._run
+
+    def fails(converter, error):
+        if error.endswith("of ada"):
+            raise ValueError(f"{error}: the disk is full")
+        record(converter, error)
+
+    folder = hand_in(fresh)
+    hand_in(fresh, student="bob")
+    with monkeypatch.context() as patch:
+        patch.setattr(gradebook, "_run", fails)
+        result = run(*command(fresh, folder))
+    assert result.exit_code == 1 and "nbgrader failed on 1 of 2" in result.output and "disk is full" in result.output
+    ada, bob = table(fresh.folder.parent / "grades.csv")
+    assert ada["total"] == ada["01 decode"] == "" and bob["total"] == "18"
+    pages = [(fresh.folder.parent / "feedback" / f"{name}.html").read_text() for name in ("ada", "bob")]
+    assert ["for a person to read" in page for page in pages] == [False, True]
+    assert graded_row(fresh, folder)["total"] == "18"
+
+
+def test_an_answer_that_could_not_be_judged_is_listed_and_the_class_goes_on(fresh, monkeypatch):
+    verdict = Judge.verdict
+
+    def fails(self, exercise, found):
+        if exercise == "decode":
+            raise Unjudged("the sandbox failed twice")
+        return verdict(self, exercise, found)
+
+    monkeypatch.setattr(Judge, "verdict", fails)
+    handed, _ = submissions.read(hand_in(fresh), fresh.names)
+    with Judge(fresh) as judge:
+        (work,), (problem,) = judge_all(handed, judge)
+    assert problem.path == f"ada/{BOOK}.ipynb" and problem.reason == "decode: the sandbox failed twice"
+    states = {exercise: verdict.status for exercise, verdict in work.verdicts.items()}
+    assert states.pop("decode") == "wrong" and set(states.values()) == {"right"}

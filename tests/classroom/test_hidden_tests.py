@@ -1,0 +1,153 @@
+"""The hidden tests agree with the notebook's checks, draw other inputs for every seed, and give none of them away."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from exercises import WRONG, solution_of
+
+import qlora_lab
+from qlora_lab.checks import EXERCISES
+from qlora_lab.checks.exercise import CASES
+from qlora_lab.classroom import fingerprint as deciding
+from qlora_lab.classroom.hidden_tests import MOST_VALUES, HiddenTests, function_name, hidden_test
+from qlora_lab.classroom.inside.values import pack, unpack
+from qlora_lab.classroom.sandbox import LARGEST_REPLY, Sandbox
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    with Sandbox() as made:
+        yield made
+
+
+TESTS = {name: HiddenTests(exercise, "a seed") for name, exercise in EXERCISES.items()}
+
+
+@pytest.mark.parametrize("exercise", EXERCISES)
+def test_solutions_are_right_in_the_sandbox_and_here(exercise, sandbox):
+    code = solution_of(exercise)
+    assert TESTS[exercise].judge(code, sandbox).status == "right"
+    names = {"torch": torch, "math": __import__("math")}
+    exec(code, names)
+    assert TESTS[exercise].judge_function(names[function_name(exercise)]).status == "right"
+
+
+@pytest.mark.parametrize(("exercise", "answer"), WRONG, ids=[f"{name}-{f.__name__}" for name, f in WRONG])
+def test_wrong_answers_are_wrong(exercise, answer):
+    """Here in this process; `test_classroom_grading` runs those of three notebooks in the sandbox."""
+    try:
+        verdict = TESTS[exercise].judge_function(answer)
+    except Exception:
+        return  # in the sandbox it is caught, and told
+    assert verdict.status == "wrong"
+
+
+@pytest.mark.parametrize("exercise", EXERCISES)
+def test_misconceptions_are_told(exercise):
+    for misconception in EXERCISES[exercise].misconceptions:
+        verdict = TESTS[exercise].judge_function(misconception.answer)
+        assert verdict.status == "wrong" and verdict.message == misconception.message
+
+
+@pytest.mark.parametrize("exercise", EXERCISES)
+def test_another_seed_gives_other_inputs(exercise):
+    one, other, again = TESTS[exercise], *(HiddenTests(EXERCISES[exercise], s) for s in ("another", "a seed"))
+    assert one.digest != other.digest and one.digest == again.digest
+    assert pack([c.arguments for c in one.shown]) == pack([c.arguments for c in other.shown])
+    known = {pack(case.arguments) for case in one.shown}
+    fresh = {pack(case.arguments) for case in one.hidden} - known
+    assert len(fresh) >= CASES or exercise == "normal-float"  # whose one argument is a number of bits
+
+
+def test_seeds_do_not_meet_for_other_exercises_or_cases():
+    a, b = HiddenTests(EXERCISES["evict"], "x"), HiddenTests(EXERCISES["bytes-moved"], "x")
+    states = {bytes(t._generator("x", turn, n).get_state()) for t in (a, b) for turn in range(5) for n in range(8)}
+    assert len(states) == 80
+
+
+def test_what_an_answer_says_about_hidden_inputs_is_not_passed_on(sandbox):
+    tests = TESTS["decode"]
+    shown = [case.arguments for case in tests.shown]
+    start = f"def decode(code, low, high):\n    if (code, low, high) in {shown!r}:\n"
+    start += "        return low + (high - low) * code / 15\n"
+    for end in (
+        "raise ValueError(f'{code} {low} {high}')",
+        'raise type(f\'E_{code}_{str(low).replace(".", "_")}\', (Exception,), {})()',
+        "return f'{code} {low} {high}'",
+        "return code + 1000 * low",
+        "return type(f'E_{code}', (), {})()",
+        "import sys; raise sys.modules['inside.masking'].Masked(f'{code} {low}')",
+        "raise NotImplementedError(f'{code} {low}')",
+    ):
+        message = tests.judge(start + f"    {end}", sandbox).message
+        assert message.startswith("Right on the notebook's inputs, but")
+        digits = [word for word in message.replace("on 72 of", "").split() if any(c.isdigit() for c in word)]
+        assert len(digits) <= 2, message  # how many of how many
+
+
+def test_mistakes_on_the_notebooks_inputs_are_told_in_full(sandbox):
+    found = TESTS["decode"].judge("def decode(code, low, high):\n    return [][code]", sandbox)
+    assert "IndexError in `return [][code]`: list index out of range (called with (5, 0, 1.95))" in found.message
+    found = TESTS["decode"].judge("SCALE = 1 / 0\ndef decode(code, low, high):\n    return SCALE", sandbox)
+    assert "NameError" in found.message and "`SCALE = 1 / 0` failed with ZeroDivisionError" in found.message
+    stub = 'def decode(code, low, high):\n    """?"""\n    x = 1\n    raise NotImplementedError'
+    assert TESTS["decode"].judge(stub, sandbox).status == "not attempted"
+
+
+def test_cells_need_not_stand_in_order(sandbox):
+    code = "def decode(code: Number, low, high):\n    return low + (high - low) * code / 15\n\nNumber = int"
+    assert TESTS["decode"].judge(code, sandbox).status == "right"
+
+
+def test_the_cell_of_the_source_tests_the_teachers_own_solution(course, monkeypatch, tmp_path):
+    monkeypatch.chdir(course.folder / "source" / course.names[0])
+    hidden_test("decode", lambda code, low, high: low + (high - low) * code / 15)
+    with pytest.raises(AssertionError, match="divides the range by 16"):
+        hidden_test("decode", lambda code, low, high: low + (high - low) * code / 16)
+    monkeypatch.setitem(os.environ, "NBGRADER_EXECUTION", "autograde")
+    with pytest.raises(RuntimeError, match="graded in a sandbox"):
+        hidden_test("decode", print)
+    monkeypatch.delitem(os.environ, "NBGRADER_EXECUTION")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no course in"):
+        hidden_test("decode", print)
+
+
+@pytest.mark.parametrize("exercise", EXERCISES)
+def test_right_answers_are_far_from_the_limits_of_a_reply(exercise):
+    tests = TESTS[exercise]
+    results = [EXERCISES[exercise].solution(*unpack(pack(case.arguments))) for case in tests.hidden]
+    data = pack({"results": results, "error": None, "failures": []})
+    assert len(data) < LARGEST_REPLY / 20
+    assert len(unpack(data, MOST_VALUES // 20)["results"]) == len(tests.hidden)
+
+
+def test_what_cannot_be_sent_on_a_hidden_input_is_told(sandbox):
+    shown = [case.arguments for case in TESTS["decode"].shown]
+    code = "class L(list):\n    def __iter__(self):\n        raise SystemExit\ndef decode(code, low, high):\n"
+    code += f"    if (code, low, high) in {shown!r}:\n        return low + (high - low) * code / 15\n    return L()"
+    found = TESTS["decode"].judge(code, sandbox)
+    assert (
+        found.message == "Right on the notebook's inputs, but on another it returns what cannot be sent to be compared."
+    )
+
+
+def test_the_digest_changes_with_the_code_that_decides(tmp_path, monkeypatch):
+    """With is_same, a view, the mask, a misconception's function: no text or number of the exercise shows these."""
+    package = Path(qlora_lab.__file__).parent
+    for pattern in deciding.DECIDING:
+        for path in package.glob(pattern):
+            copy = tmp_path / path.relative_to(package)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    assert deciding._code(tmp_path) == deciding._code(package)
+    found = {deciding._code(tmp_path)}
+    for name in ("checks/differences.py", "checks/four_bit_types.py", "classroom/inside/masking.py"):
+        (tmp_path / name).write_text((tmp_path / name).read_text() + "\n")
+        found.add(deciding._code(tmp_path))
+    assert len(found) == 4
+    before = HiddenTests(EXERCISES["decode"], "a seed").digest
+    monkeypatch.setattr("qlora_lab.classroom.hidden_tests.fingerprint", lambda: "of another version")
+    assert HiddenTests(EXERCISES["decode"], "a seed").digest != before

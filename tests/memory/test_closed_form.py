@@ -1,0 +1,212 @@
+"""The closed form against the simulation, against counts made by hand, and its advice."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import GPT2Config, LlamaConfig
+
+from qlora_lab.memory.closed_form import (
+    ModelShape,
+    adapter_activations,
+    budget,
+    layer_activations,
+    logit_bytes,
+    predict_training,
+)
+from qlora_lab.memory.fit import predict_step
+from qlora_lab.memory.plan import PRESETS, Plan
+from qlora_lab.memory.records import CATEGORIES
+from qlora_lab.memory.simulation import build_model, simulate_training
+from qlora_lab.memory.verdicts import verdict
+
+SMALL = LlamaConfig(
+    vocab_size=4000, hidden_size=512, intermediate_size=1376, num_hidden_layers=4, num_attention_heads=8
+)
+GROUPED = LlamaConfig(
+    vocab_size=32_000,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=5,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    tie_word_embeddings=True,
+)
+WIDE = LlamaConfig(
+    vocab_size=32_000, hidden_size=4096, intermediate_size=11_008, num_hidden_layers=2, num_attention_heads=32
+)
+CONFIGS = {"small": SMALL, "grouped": GROUPED, "wide": WIDE}
+OPTIONS = {
+    "full": [
+        {},
+        {"accumulation": 2, "dtype": torch.float32},
+        {"moments_dtype": torch.bfloat16, "supervised_tokens": 16},
+        {"optimizer": "sgd"},
+    ],
+    "lora": [
+        {},
+        {"adapter_dtype": torch.float32, "supervised_tokens": 16, "rank": 64},
+        {"dropout": 0.1, "dtype": torch.float32, "accumulation": 2},
+        {"target_modules": ["q_proj", "v_proj"]},
+    ],
+    "qlora": [
+        {},
+        {"double_quant": False, "supervised_tokens": 16, "rank": 64},
+        {"dropout": 0.1, "dtype": torch.float32, "accumulation": 2},
+        {"target_modules": ["q_proj", "v_proj"], "optimizer": "sgd"},
+    ],
+}
+GRID = [
+    pytest.param(name, method, checkpointing, shape, options, marks=[pytest.mark.slow] if name == "small" else [])
+    for (name, (method, several)), shape in zip(
+        itertools.product(CONFIGS, OPTIONS.items()), itertools.cycle([(1, 64), (4, 256), (1, 512), (2, 128)])
+    )
+    for options, checkpointing in zip(several, itertools.cycle(["none", "reentrant", "non-reentrant"]), strict=False)
+]
+
+
+@pytest.mark.parametrize(("name", "method", "checkpointing", "shape", "options"), GRID)
+def test_the_budget_is_within_three_percent_of_the_simulation(name, method, checkpointing, shape, options):
+    options = {"rank": 8, "checkpointing": checkpointing, **options}
+    arguments = (CONFIGS[name], method, options.pop("rank"), *shape)
+    predicted, simulated = predict_training(*arguments, **options), simulate_training(*arguments, **options)
+    assert predicted.peak == pytest.approx(simulated.peak, rel=0.03)
+    for category in ("quantized base", "base weights", "adapters"):
+        assert predicted.by_category[category] == simulated.by_category[category]
+    counters = 4 * 9 * CONFIGS[name].num_hidden_layers * 2 + 100  # AdamW's counts of steps
+    assert predicted.by_category["optimizer state"] == pytest.approx(
+        simulated.by_category["optimizer state"], abs=counters
+    )
+
+
+def test_counts_made_by_hand():
+    """7B with rank 64, 512 tokens, bfloat16 throughout."""
+    plan = Plan("llama-7b", "qlora", 64, 1, 512, checkpointing="reentrant")
+    shape = ModelShape.of(plan.config)
+    linear = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11_008)
+    assert shape.parameters == linear + 2 * 32_000 * 4096 + 65 * 4096 == 6_738_415_616
+    found = budget(plan).by_category
+    adapters = 32 * 64 * (4 * 2 * 4096 + 3 * (4096 + 11_008))
+    assert found["adapters"] == 2 * adapters and found["optimizer state"] == 4 * adapters
+    blocks = linear // 64
+    assert found["quantized base"] == linear // 2 + blocks + 4 * blocks // 256 + 4 * 32 * 7
+    assert found["base weights"] == 2 * (2 * 32_000 * 4096 + 65 * 4096) + 2 * 64 * 4
+    # d = 4096, m = 11008: attention 4 d, inputs 2 d + m, gate, activation and up 3 m; norms 2 d in float32
+    assert layer_activations(shape, 2) == 2 * (6 * 4096 + 4 * 11_008) + 4 * (2 * 4096 + 32 + 2)
+    assert adapter_activations([(4096, 64), (11_008, 64)], 2, dropout=False) == 2 * 128
+    assert adapter_activations([(4096, 64)], 4, dropout=True) == 4 * (64 + 2 * 4096)
+    assert logit_bytes(511, 32_000, 2, kept=True) == 12 * 511 * 32_000
+    # a frozen head: 2**25 bytes of float32 logits are 262 rows, and the same rows in 16 bits
+    assert logit_bytes(511, 32_000, 2, kept=False) == 262 * 32_000 * (4 + 2)
+    assert logit_bytes(100, 32_000, 4, kept=False) == 100 * 32_000 * 4
+
+
+def test_full_training_takes_twelve_bytes_a_parameter():
+    found = predict_training("llama-65b", "full")
+    twelve = 12 * ModelShape.of(Plan("llama-65b").config).parameters
+    assert found.moment == "update"
+    assert found.peak == twelve + 4 * 32_000 * 8192 + 512
+    assert twelve / 1e9 == pytest.approx(783.4, abs=0.1)
+
+
+def test_categories_are_the_ledgers_and_add_up():
+    found = predict_training(SMALL, "qlora", 8)
+    assert tuple(found.by_category) == CATEGORIES
+    assert found.peak == sum(found.by_category.values())
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+def test_more_of_anything_never_takes_less(method):
+    plan = Plan(SMALL, method, 8, 2, 128)
+    peak = budget(plan).peak
+    for more in (
+        {"batch_size": 4, "supervised_tokens": None},
+        {"sequence_length": 256, "supervised_tokens": None},
+        {"rank": 32},
+        {"accumulation": 4},
+        {"dtype": torch.float32, "adapter_dtype": torch.float32, "moments_dtype": torch.float32},
+    ):
+        assert budget(replace(plan, **more)).peak >= peak
+    assert budget(replace(plan, checkpointing="reentrant")).peak <= peak
+
+
+def test_predict_step_uses_the_same_formulas():
+    """Of a built model, with padding's mask; its activations differ from the budget's by what padding adds."""
+    plan = Plan(GROUPED, "qlora", 8, 2, 64, dtype=torch.float32)
+    model = build_model(replace(plan, config=LlamaConfig(**{**GROUPED.to_dict(), "vocab_size": 100})))
+    step = predict_step(model, 2, 64, 50)
+    shape = ModelShape.of(model.config)
+    block = layer_activations(shape, 4, mask=64) + adapter_activations([(1, 8)] * 7, 4, dropout=False)
+    assert step.activations == 2 * 64 * 5 * block
+    assert step.logits == logit_bytes(50, 100, 4, kept=False)
+    saving = predict_step(model, 2, 64, 50, checkpointing=True)
+    assert saving.activations == 2 * 64 * (block + 5 * 4 * 576)
+
+
+def test_verdict_when_it_fits():
+    found = verdict(predict_training("llama-65b", "qlora", 64, checkpointing="reentrant"), 48)
+    assert found.fits and found.change is None
+    assert str(found) == "qlora needs 41.4 GB at its peak: it fits 48 GB, with 6.6 GB left."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "gpu", "change"),
+    [
+        (("llama-65b", "qlora", 64), 48, "gradient checkpointing"),
+        (("llama-7b", "lora", 16, 16), 24, "gradient checkpointing"),
+        (("llama-7b", "lora", 16, 16), 17, "batch_size=1 with accumulation=16"),
+        (("llama-7b", "lora", 16, 1), 12, "QLoRA with rank 16"),
+        (("llama-65b", "full"), 48, "QLoRA with rank 16, gradient checkpointing"),
+        (("llama-7b", "full"), 20, "LoRA with rank 16"),
+        (("llama-2-70b", "qlora", 256), 40, "gradient checkpointing, rank 16"),
+        (("llama-65b", "qlora", 8, 1, 8192), 43, "gradient checkpointing, sequences of 4096 tokens"),
+    ],
+)
+def test_the_cheapest_change_that_makes_it_fit(arguments, gpu, change):
+    prediction = predict_training(*arguments)
+    found = verdict(prediction, gpu)
+    assert not found.fits and prediction.peak > gpu * 1e9
+    assert found.change == change
+    assert found.changed.peak <= gpu * 1e9
+    assert change in str(found)
+
+
+def test_a_verdicts_change_is_true_in_the_simulation():
+    prediction = predict_training(SMALL, "lora", 16, 16, 256)
+    found = verdict(prediction, 0.3)
+    assert simulate_training(SMALL, "lora", 16, 16, 256).peak > 0.3e9
+    plan = found.changed.plan
+    options = {name: getattr(plan, name) for name in ("checkpointing", "accumulation", "supervised_tokens")}
+    changed = simulate_training(SMALL, plan.method, plan.rank, plan.batch_size, plan.sequence_length, **options)
+    assert changed.peak <= 0.3e9 * 1.03
+
+
+def test_nothing_makes_it_fit():
+    found = verdict(predict_training("llama-65b", "lora"), 10)
+    assert not found.fits and found.change is None and "smaller model" in str(found)
+
+
+@pytest.mark.parametrize("gpu", [0, -1, float("nan"), float("inf"), "48", True, None])
+def test_a_gpu_of_no_size(gpu):
+    with pytest.raises(ValueError, match="gpu_gb"):
+        verdict(predict_training(SMALL, "lora", 8), gpu)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"config": "llama-8b"}, ", ".join(PRESETS)),
+        ({"method": "prefix"}, "full, lora, qlora"),
+        ({"rank": 513}, "rank 513 is above 512, the smaller dimension of q_proj .*1 to 512"),
+        ({"rank": 2.5}, "whole number"),
+        ({"batch_size": -3}, "batch_size -3"),
+        ({"target_modules": ["lm_head"]}, "q_proj, k_proj, v_proj"),
+        ({"target_modules": ".*q_proj"}, "all-linear"),
+        ({"config": GPT2Config()}, "simulate_training"),
+        ({"dtype": "int4"}, "bfloat16"),
+    ],
+)
+def test_nonsense_is_answered_with_what_makes_sense(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        predict_training(**{"config": SMALL, "method": "lora"} | arguments)

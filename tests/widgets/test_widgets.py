@@ -1,0 +1,183 @@
+"""Explorers: every control changes what is drawn, and what is drawn is what was asked for; the box asks and tells."""
+
+import inspect
+import re
+
+import ipywidgets
+import pytest
+
+from qlora_lab import widgets
+from qlora_lab.memory.closed_form import predict_training
+
+MAKERS = {name: getattr(widgets, name) for name in dir(widgets) if name.startswith("explore_")}
+ASKING = [name for name, make in MAKERS.items() if "base_answer" in inspect.signature(make).parameters]
+MAKERS = {name: make for name, make in MAKERS.items() if name not in ASKING}
+
+
+def another(control):
+    """A value other than the one a control has."""
+    if isinstance(control.value, bool):
+        return not control.value
+    options = getattr(control, "options", None)
+    if options:
+        values = [option[1] if isinstance(option, tuple) else option for option in options]
+        return next(value for value in reversed(values) if value != control.value)
+    return control.min if control.value != control.min else control.max
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_control_changes_the_picture(name):
+    explorer = MAKERS[name]()
+    for control in explorer.controls.values():
+        before, words = explorer.picture.value, explorer.figure.alt_text
+        control.value = another(control)
+        assert explorer.picture.value != before and explorer.figure.alt_text != words, control.description
+        assert len(re.findall("<img alt=", explorer.picture.value)) == 1
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_value_can_be_drawn(name):
+    explorer = MAKERS[name]()
+    for control in explorer.controls.values():
+        options = getattr(control, "options", None) or [control.value]
+        for option in options:
+            control.value = option
+            assert explorer.figure.alt_text
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_it_is_shown_with_a_static_figure(name, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **options: shown.append((data, options)))
+    widgets.show(MAKERS[name]())
+    data, options = shown[0]
+    assert "application/vnd.jupyter.widget-view+json" in data and data["image/png"].startswith(b"\x89PNG")
+    assert len(options["metadata"]["image/png"]["alt"]) > 60
+
+
+def test_ipywidgets_7_is_given_the_same_view(monkeypatch):
+    """Colab has that version: it displays a widget at once and cannot say how."""
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **options: shown.append(data))
+    explorer = widgets.explore_pages()
+    widgets.show(explorer)
+    if hasattr(ipywidgets.Widget, "_repr_mimebundle_"):
+        monkeypatch.delattr(ipywidgets.Widget, "_repr_mimebundle_")
+    widgets.show(explorer)
+    view = "application/vnd.jupyter.widget-view+json"
+    assert shown[0].keys() == shown[1].keys() and shown[0][view] == shown[1][view]
+    assert shown[1][view]["model_id"] == explorer.model_id
+
+
+def test_fit_tells_what_the_budget_says():
+    explorer = widgets.explore_fit()
+    peak = predict_training("llama-65b", "qlora", 64, 1, 512, checkpointing="non-reentrant").peak / 1e9
+    assert f"{peak:,.1f} GB: it fits" in explorer.figure.alt_text
+    explorer.controls["gpu"].value = 24
+    assert "it does not fit" in explorer.figure.alt_text
+
+
+def test_room_for_half_under_lru():
+    order = [*range(4)] * 3
+    assert widgets.least_recently_used(order, 2)[1] == list(range(12))  # a loop: nothing is ever there
+    moves, fetched = widgets.least_recently_used([0, 1, 2, 3, 3, 2, 1, 0], 2)
+    assert fetched == [0, 1, 2, 3, 6, 7] and moves[2] == (2, 0, "disk")
+
+
+CALL = '[{"name":"timer","arguments":{"minutes":12}}]'
+
+
+def test_the_box_asks_both_and_says_whether_a_program_could_use_it():
+    asked = []
+    box = widgets.explore_answers(
+        lambda command: asked.append(("base", command)) or "Sure!",
+        lambda command: asked.append(("tuned", command)) or CALL,
+    )
+    del asked[:]
+    box.command.value = "  a timer of 12 minutes "
+    box.button.click()
+    assert asked == [("base", "a timer of 12 minutes"), ("tuned", "a timer of 12 minutes")]
+    assert box.answers == {"base model": "Sure!", "tuned model": CALL}
+    assert "Sure!" in box.columns["base model"].value and "does not parse as calls" in box.columns["base model"].value
+    assert "parses as 1 call" in box.columns["tuned model"].value and box.status.value == ""
+
+
+def test_its_controls_are_disabled_while_it_computes():
+    seen = []
+    box = widgets.explore_answers(str, str, examples=())
+
+    def answer(command):
+        seen.append((box.button.disabled, box.command.disabled, box.status.value))
+        return CALL
+
+    box._answerers = {"base model": answer, "tuned model": answer}
+    box.ask("lights on")
+    assert [state[:2] for state in seen] == [(True, True)] * 2
+    assert "base model is answering (1 of 2)" in seen[0][2] and "tuned model is answering (2 of 2)" in seen[1][2]
+    assert not box.button.disabled and not box.command.disabled
+
+
+def test_errors_are_told_in_the_box_and_the_other_model_still_answers():
+    def fails(command):
+        raise ValueError("a command must not contain <|im_end|>")
+
+    box = widgets.explore_answers(fails, lambda command: CALL, examples=["x"])
+    assert "ValueError: a command must not contain &lt;|im_end|&gt;" in box.columns["base model"].value
+    assert box.answers == {"tuned model": CALL} and not box.button.disabled
+    assert "ValueError" in box.fallback()[0]["text/html"]
+    box.ask("   ")
+    assert box.status.value == "Type a command first." and box.answers == {} and not box.button.disabled
+
+
+def test_an_interrupt_leaves_the_box_in_working_order():
+    box = widgets.explore_answers(str, str, examples=())
+
+    def interrupted(command):
+        raise KeyboardInterrupt
+
+    box._answerers = {"base model": interrupted, "tuned model": str}
+    with pytest.raises(KeyboardInterrupt):
+        box.ask("x")
+    assert not box.button.disabled and not box.command.disabled
+
+
+def test_what_a_model_says_is_text_and_no_markup():
+    box = widgets.explore_answers(lambda command: "<script>alert(1)</script>", str, examples=["<b>on</b>"])
+    page = box.fallback()[0]["text/html"] + "".join(column.value for column in box.columns.values())
+    assert "<script>" not in page and "&lt;script&gt;" in page and "<b>on</b>" not in page
+
+
+def test_the_box_is_shown_with_a_table_of_its_examples(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **options: shown.append(data))
+    examples = ["one", "two", "three"]
+    box = widgets.explore_answers(lambda command: command * 100, lambda command: CALL, examples)
+    widgets.show(box)
+    data = shown[0]
+    assert "application/vnd.jupyter.widget-view+json" in data and "image/png" not in data
+    assert data["text/html"].count("<tr>") == 4 and data["text/html"].count("does not parse as calls") == 3
+    places = [data["text/plain"].index(f"{example}\n    base model: {example}") for example in examples]
+    assert places == sorted(places) and box.command.value == "one" and "one" in box.answers["base model"]
+    assert max(map(len, data["text/plain"].splitlines())) < 220
+
+
+@pytest.mark.parametrize(
+    ("text", "usable", "words"),
+    [
+        (CALL, True, "parses as 1 call"),
+        (f"[{CALL[1:-1]},{CALL[1:-1]}]", True, "parses as 2 calls"),
+        ("[]", False, "expected a list of one or two calls"),
+        ('[{"name":"oven","arguments":{}}]', False, "no function 'oven'"),
+        ("Of course! " + CALL, False, "does not parse"),
+    ],
+)
+def test_the_verdict_on_an_answer(text, usable, words):
+    found, said = widgets.answer_box.judge_calls(text)
+    assert found is usable and words in said
+
+
+def test_scale_shows_the_chapters_example():
+    explorer = widgets.explore_scale()
+    assert "Q = 6: 0.125 x 6 = 0.75." in explorer.figure.alt_text
+    explorer.controls["scale"].value = 0.12
+    assert "Q = 6: 0.12 x 6 = 0.72 (0.125 gives 0.75: off by -0.030)" in explorer.figure.alt_text
