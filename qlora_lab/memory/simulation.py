@@ -18,6 +18,7 @@ from qlora_lab.lora import adapted_layers, find_targets, inject_lora, output_hea
 from qlora_lab.loss import supervised_loss_sum
 from qlora_lab.memory.ledger import MemoryTrace
 from qlora_lab.memory.plan import Plan
+from qlora_lab.paging.adamw import Coefficients, update_moments, update_parameter
 from qlora_lab.qlora import QLoRALinear
 from qlora_lab.quantization.tensor import QuantizedTensor, _layout
 
@@ -121,7 +122,7 @@ def train_step(plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer) -
 
 
 class MixedAdamW(torch.optim.Optimizer):
-    """AdamW whose moments have a dtype of their own; the update is computed in it, one parameter at a time.
+    """AdamW whose moments have a dtype of their own, one parameter at a time.
 
     torch's AdamW keeps moments in the parameters' dtype. Training 16-bit weights usually keeps them in float32.
     """
@@ -139,7 +140,6 @@ class MixedAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            (beta1, beta2), lr = group["betas"], group["lr"]
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
@@ -149,15 +149,9 @@ class MixedAdamW(torch.optim.Optimizer):
                     state["exp_avg"] = torch.zeros_like(parameter, dtype=self.moments_dtype)
                     state["exp_avg_sq"] = torch.zeros_like(parameter, dtype=self.moments_dtype)
                 state["step"] += 1
-                gradient = parameter.grad.to(self.moments_dtype)
-                state["exp_avg"].lerp_(gradient, 1 - beta1)
-                state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-                del gradient
-                update = (state["exp_avg_sq"] / (1 - beta2 ** state["step"])).sqrt_().add_(group["eps"])
-                torch.div(state["exp_avg"], update, out=update)
-                parameter.mul_(1 - lr * group["weight_decay"])
-                parameter.add_(update, alpha=-lr / (1 - beta1 ** state["step"]))
-                del update
+                c, moments = Coefficients.of(group, state["step"]), (state["exp_avg"], state["exp_avg_sq"])
+                update_moments(c, parameter.grad.to(self.moments_dtype), *moments)  # the copy goes before the next one
+                update_parameter(c, parameter, *moments)
         return loss
 
 
