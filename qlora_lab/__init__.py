@@ -5,8 +5,7 @@ notebooks and the command line use is importable from here.
 """
 
 from qlora_lab.evaluation.exact_match import evaluate
-from qlora_lab.lora import count_parameters, inject_lora, merge, merge_and_unload, unmerge
-from qlora_lab.lora_layers import LoRALinear
+from qlora_lab.lora import LoRALinear, count_parameters, inject_lora, merge, merge_and_unload, unmerge
 from qlora_lab.memory.ledger import MemoryTrace
 from qlora_lab.memory.simulation import simulate_training
 from qlora_lab.models.adapters import load_adapter, save_adapter

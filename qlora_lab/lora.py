@@ -3,8 +3,10 @@
     y = W x + (alpha / r) B A x        A: (r, in), B: (out, r)
 
 W stays as it is; only A and B are trained, r (in + out) numbers instead of in * out. A starts as nn.Linear does,
-U(-1/sqrt(in), 1/sqrt(in)), and B at zero, so the first forward equals the base model's exactly. Adapters are saved in
-PEFT's format and can be loaded by either side.
+U(-1/sqrt(in), 1/sqrt(in)), and B at zero, so the first forward equals the base model's exactly.
+
+What it gives up: changes of W of a rank above r, and, until the adapter is merged into W, the time of two narrow
+products more per layer.
 
 Sources: LoRA (Hu et al. 2021), section 4.1; rsLoRA (Kalajdzievski 2023): alpha / sqrt(r); initialization as in PEFT.
 """
@@ -18,13 +20,204 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from qlora_lab.lora_layers import LoRALayer, LoRALinear, check_adapter_arguments
+# -- the layer
 
 
-class ParameterCount(NamedTuple):
-    trainable: int
-    total: int
+def check_adapter_arguments(rank, alpha, dropout) -> None:
+    """Raises ValueError for a rank, alpha or dropout that makes no sense, with what would."""
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 0:
+        raise ValueError(f"rank {rank!r} is not allowed; give a whole number of at least 1 (usual: 8 to 64)")
+    if rank and not (isinstance(alpha, int | float) and math.isfinite(alpha) and alpha > 0):
+        raise ValueError(f"alpha {alpha!r} is not allowed; give a positive number (usual: the rank or twice it)")
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise ValueError(f"dropout {dropout!r} is not a probability below 1")
+
+
+class LoRALayer(nn.Module):
+    """The trainable half of an adapted linear layer: A, B, their scaling and the dropout before A.
+
+    Args:
+        in_features, out_features: of the linear layer it belongs to.
+        rank: r; 0 for no adapter.
+        alpha: numerator of the scaling: alpha / r, or alpha / sqrt(r) with `use_rslora`.
+        dropout: probability of dropping an input of A while training.
+        device: where A and B live; None is torch's default device. They are float32 whatever the base is: an update
+            of 1e-4 relative to a weight is lost in bfloat16.
+
+    Raises:
+        ValueError: a rank, alpha or dropout that makes no sense.
+    """
+
+    def __init__(self, in_features, out_features, rank, alpha, dropout=0.0, use_rslora=False, device=None):
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.switched_off = False  # inside `lora.disabled`: forward computes the base alone
+        self.reset_adapter(rank, alpha, dropout, use_rslora, device)
+
+    def reset_adapter(self, rank, alpha, dropout=0.0, use_rslora=False, device=None) -> None:
+        """Replace the adapter by a fresh one: B = 0, so the layer again equals its base."""
+        check_adapter_arguments(rank, alpha, dropout)
+        self.rank, self.alpha, self.use_rslora, self.dropout = rank, alpha, bool(use_rslora), float(dropout)
+        self.scaling = (alpha / math.sqrt(rank) if use_rslora else alpha / rank) if rank else 0.0
+        if not rank:
+            self.lora_A = self.lora_B = None
+            return
+        device = torch.device(device or torch.get_default_device())
+        bound = 1 / math.sqrt(self.in_features)
+        drawn_on = device if device.type == "meta" else "cpu"  # one seed gives one adapter, on whatever device
+        a = torch.empty(rank, self.in_features, dtype=torch.float32, device=drawn_on).uniform_(-bound, bound)
+        self.lora_A = nn.Parameter(a.to(device))  # (r, in)
+        self.lora_B = nn.Parameter(torch.zeros(self.out_features, rank, dtype=torch.float32, device=device))
+
+    def delta(self) -> torch.Tensor:
+        """scaling * B A: what the adapter adds to the weight. float32 (out, in)."""
+        if not self.rank:
+            raise ValueError("this layer has no adapter (rank 0)")
+        return self.scaling * (self.lora_B @ self.lora_A)
+
+    @torch.no_grad()
+    def merged_linear(self, dtype: torch.dtype | None = None) -> nn.Linear:
+        """A plain linear layer whose weight is base + delta, computed in float32 and rounded once to `dtype`."""
+        weight = self.base_weight().float()  # (out, in)
+        dtype = dtype or self.base_dtype
+        if self.rank and not getattr(self, "merged", False):
+            weight = weight + self.delta()
+        linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+        linear.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+        if self.bias is not None:
+            linear.bias = nn.Parameter(self.bias.to(dtype), requires_grad=False)
+        return linear
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, alpha={self.alpha}"
+
+
+class LoRALinear(LoRALayer):
+    """A frozen `nn.Linear` with a trainable low-rank update beside it.
+
+    Args:
+        base: the linear layer; its parameters are frozen in place.
+        rank, alpha, dropout, use_rslora: see `LoRALayer`.
+    """
+
+    def __init__(self, base: nn.Linear, rank: int, alpha: float, dropout: float = 0.0, use_rslora: bool = False):
+        super().__init__(base.in_features, base.out_features, rank, alpha, dropout, use_rslora, base.weight.device)
+        self.base = base.requires_grad_(False)
+        self.merged = False
+
+    @property
+    def bias(self):
+        return self.base.bias
+
+    @property
+    def base_dtype(self) -> torch.dtype:
+        return self.base.weight.dtype
+
+    def base_weight(self) -> torch.Tensor:
+        """The frozen weight. (out, in)
+
+        Raises:
+            ValueError: it is stored as packed integers by another library (bitsandbytes), whose codec is not here.
+        """
+        if not self.base.weight.is_floating_point():
+            kind, dtype = type(self.base).__name__, self.base.weight.dtype
+            raise ValueError(f"a {kind} keeps its weight as packed {dtype}; dequantize it with its own library first")
+        return self.base.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (..., in) -> (..., out)
+        y = self.base(x)  # (..., in) -> (..., out)
+        if self.merged or self.switched_off or not self.rank:
+            return y
+        h = F.linear(F.dropout(x, self.dropout, self.training), self.lora_A.to(x.dtype))  # (..., in) -> (..., r)
+        return y + self.scaling * F.linear(h, self.lora_B.to(x.dtype))  # (..., r) -> (..., out)
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Fold the adapter into the base weight, in place; forward then costs what the base alone does."""
+        if not self.merged and self.rank:
+            self.base.weight.copy_(self.base_weight().float() + self.delta())  # rounded once, after the sum
+            self.merged = True
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Take the adapter out of the weight again: equal to before up to one rounding of the weight's dtype."""
+        if self.merged:
+            self.base.weight.copy_(self.base.weight.float() - self.delta())
+            self.merged = False
+
+
+# -- in a model
+
+
+def adapted_layers(model: nn.Module) -> Iterator[tuple[str, LoRALayer]]:
+    """(path, layer) of every layer that can carry an adapter."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, LoRALayer))
+
+
+def output_head(model: nn.Module) -> nn.Module | None:
+    """The layer that turns hidden states into vocabulary logits, if the model says which."""
+    get = getattr(model, "get_output_embeddings", None)
+    return get() if callable(get) else None
+
+
+def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put `module` where `path` ("layers.0.q_proj") leads."""
+    parent, _, leaf = path.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
+
+
+def _matches(path: str, target: str, is_pattern: bool) -> bool:
+    if not is_pattern:
+        return path == target or path.endswith(f".{target}")
+    try:
+        return re.fullmatch(target, path) is not None
+    except re.error as error:
+        raise ValueError(f"target_modules={target!r} is not a regular expression: {error}") from error
+
+
+def _leaf_names(linears: dict[str, nn.Module]) -> str:
+    return ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in linears))
+
+
+def find_targets(model: nn.Module, target_modules: str | Iterable[str]) -> dict[str, nn.Module]:
+    """The linear layers a target specification means, by path; see `inject_lora` for the forms and errors."""
+    if any(layer.rank for _, layer in adapted_layers(model)):
+        raise ValueError("this model has adapters already; load the base model anew before adding others")
+    modules = {name: module for name, module in model.named_modules() if name}
+    inner = {f"{name}.base" for name, layer in adapted_layers(model) if isinstance(layer, LoRALinear)}
+    linears = {
+        name: module
+        for name, module in modules.items()
+        if isinstance(module, nn.Linear | LoRALayer) and name not in inner
+    }
+    if not linears:
+        raise ValueError("this model has no linear layers to adapt")
+    if isinstance(target_modules, str) and target_modules == "all-linear":
+        head = output_head(model)
+        return {name: module for name, module in linears.items() if module is not head}
+    targets = [target_modules] if isinstance(target_modules, str) else list(target_modules)
+    if not targets:
+        raise ValueError(f"target_modules is empty; give 'all-linear' or some of {_leaf_names(linears)}")
+    found = set()
+    for target in targets:
+        matches = [name for name in modules if _matches(name, target, isinstance(target_modules, str))]
+        if not matches:
+            hint = ""
+            if isinstance(target_modules, str) and any(_matches(name, target, False) for name in modules):
+                hint = f" (one string is a regular expression for the whole path: did you mean [{target!r}]?)"
+            raise ValueError(
+                f"target {target!r} matches no module{hint}; the linear layers here are {_leaf_names(linears)}"
+            )
+        wrong = [name for name in matches if name not in linears]
+        if wrong:
+            kind = type(modules[wrong[0]]).__name__
+            raise ValueError(
+                f"target {target!r} matches {wrong[0]}, a {kind}; adapters go on linear layers: {_leaf_names(linears)}"
+            )
+        found.update(matches)
+    return {name: module for name, module in linears.items() if name in found}  # in the model's order
 
 
 def inject_lora(
@@ -62,6 +255,37 @@ def inject_lora(
     return model
 
 
+@contextlib.contextmanager
+def disabled(model: nn.Module) -> Iterator[nn.Module]:
+    """Inside, every adapter of `model` is switched off: it computes what its base alone would, to the bit.
+
+    One model in memory is then both, base and tuned. Nothing is copied or changed; also after an exception the adapters
+    are as they were. May be nested.
+
+    Raises:
+        ValueError: an adapter is merged into its base, which therefore is no longer there; `unmerge` first.
+    """
+    layers = [layer for _, layer in adapted_layers(model)]
+    if any(getattr(layer, "merged", False) for layer in layers):
+        raise ValueError("an adapter is merged into its base weight and cannot be switched off; call unmerge first")
+    before = [layer.switched_off for layer in layers]
+    try:
+        for layer in layers:
+            layer.switched_off = True
+        yield model
+    finally:
+        for layer, was in zip(layers, before, strict=True):
+            layer.switched_off = was
+
+
+# -- counting
+
+
+class ParameterCount(NamedTuple):
+    trainable: int
+    total: int
+
+
 def count_parameters(model: nn.Module) -> ParameterCount:
     """Trainable parameters and all parameters, as element counts of the weights they stand for.
 
@@ -82,6 +306,9 @@ def count_parameters(model: nn.Module) -> ParameterCount:
             total += count
             trainable += count if parameter.requires_grad else 0
     return ParameterCount(trainable, total)
+
+
+# -- merging
 
 
 def merge(model: nn.Module) -> nn.Module:
@@ -133,95 +360,3 @@ def merge_and_unload(model: nn.Module, dtype: torch.dtype | None = None) -> nn.M
     for name, layer in layers.items():
         replace_module(model, name, layer.merged_linear(dtype).train(layer.training))
     return model
-
-
-@contextlib.contextmanager
-def disabled(model: nn.Module) -> Iterator[nn.Module]:
-    """Inside, every adapter of `model` is switched off: it computes what its base alone would, to the bit.
-
-    One model in memory is then both, base and tuned. Nothing is copied or changed; also after an exception the adapters
-    are as they were. May be nested.
-
-    Raises:
-        ValueError: an adapter is merged into its base, which therefore is no longer there; `unmerge` first.
-    """
-    layers = [layer for _, layer in adapted_layers(model)]
-    if any(getattr(layer, "merged", False) for layer in layers):
-        raise ValueError("an adapter is merged into its base weight and cannot be switched off; call unmerge first")
-    before = [layer.switched_off for layer in layers]
-    try:
-        for layer in layers:
-            layer.switched_off = True
-        yield model
-    finally:
-        for layer, was in zip(layers, before, strict=True):
-            layer.switched_off = was
-
-
-def adapted_layers(model: nn.Module) -> Iterator[tuple[str, LoRALayer]]:
-    """(path, layer) of every layer that can carry an adapter."""
-    return ((name, module) for name, module in model.named_modules() if isinstance(module, LoRALayer))
-
-
-def find_targets(model: nn.Module, target_modules: str | Iterable[str]) -> dict[str, nn.Module]:
-    """The linear layers a target specification means, by path; see `inject_lora` for the forms and errors."""
-    if any(layer.rank for _, layer in adapted_layers(model)):
-        raise ValueError("this model has adapters already; load the base model anew before adding others")
-    modules = {name: module for name, module in model.named_modules() if name}
-    inner = {f"{name}.base" for name, layer in adapted_layers(model) if isinstance(layer, LoRALinear)}
-    linears = {
-        name: module
-        for name, module in modules.items()
-        if isinstance(module, nn.Linear | LoRALayer) and name not in inner
-    }
-    if not linears:
-        raise ValueError("this model has no linear layers to adapt")
-    if isinstance(target_modules, str) and target_modules == "all-linear":
-        head = output_head(model)
-        return {name: module for name, module in linears.items() if module is not head}
-    targets = [target_modules] if isinstance(target_modules, str) else list(target_modules)
-    if not targets:
-        raise ValueError(f"target_modules is empty; give 'all-linear' or some of {_leaf_names(linears)}")
-    found = set()
-    for target in targets:
-        matches = [name for name in modules if _matches(name, target, isinstance(target_modules, str))]
-        if not matches:
-            hint = ""
-            if isinstance(target_modules, str) and any(_matches(name, target, False) for name in modules):
-                hint = f" (one string is a regular expression for the whole path: did you mean [{target!r}]?)"
-            raise ValueError(
-                f"target {target!r} matches no module{hint}; the linear layers here are {_leaf_names(linears)}"
-            )
-        wrong = [name for name in matches if name not in linears]
-        if wrong:
-            kind = type(modules[wrong[0]]).__name__
-            raise ValueError(
-                f"target {target!r} matches {wrong[0]}, a {kind}; adapters go on linear layers: {_leaf_names(linears)}"
-            )
-        found.update(matches)
-    return {name: module for name, module in linears.items() if name in found}  # in the model's order
-
-
-def output_head(model: nn.Module) -> nn.Module | None:
-    """The layer that turns hidden states into vocabulary logits, if the model says which."""
-    get = getattr(model, "get_output_embeddings", None)
-    return get() if callable(get) else None
-
-
-def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Put `module` where `path` ("layers.0.q_proj") leads."""
-    parent, _, leaf = path.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, module)
-
-
-def _matches(path: str, target: str, is_pattern: bool) -> bool:
-    if not is_pattern:
-        return path == target or path.endswith(f".{target}")
-    try:
-        return re.fullmatch(target, path) is not None
-    except re.error as error:
-        raise ValueError(f"target_modules={target!r} is not a regular expression: {error}") from error
-
-
-def _leaf_names(linears: dict[str, nn.Module]) -> str:
-    return ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in linears))

@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from qlora_lab.lora import find_targets, output_head, replace_module
-from qlora_lab.lora_layers import LoRALayer, check_adapter_arguments
+from qlora_lab.lora import LoRALayer, check_adapter_arguments, find_targets, output_head, replace_module
 from qlora_lab.machine.dtypes import FLOAT_DTYPES
 from qlora_lab.qlora_function import QLoRAFunction, autocast_dtype, check_finite
 from qlora_lab.quantization.tensor import QuantizedTensor, quantize

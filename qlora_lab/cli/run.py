@@ -15,8 +15,7 @@ import torch
 from qlora_lab import distributed
 from qlora_lab.cli.report import write_report
 from qlora_lab.evaluation.exact_match import Answer, Evaluation, evaluate
-from qlora_lab.lora import ParameterCount, count_parameters
-from qlora_lab.lora_layers import check_adapter_arguments
+from qlora_lab.lora import ParameterCount, check_adapter_arguments, count_parameters
 from qlora_lab.machine import processes
 from qlora_lab.machine.dtypes import FLOAT_DTYPES, default_compute_dtype, default_dtype
 from qlora_lab.machine.environment import device_name

@@ -12,8 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from qlora_lab.lora import adapted_layers, replace_module
-from qlora_lab.lora_layers import LoRALayer, LoRALinear, check_adapter_arguments
+from qlora_lab.lora import LoRALayer, LoRALinear, adapted_layers, check_adapter_arguments, replace_module
 from qlora_lab.machine import processes
 from qlora_lab.machine.files import load_tensors, save_tensors, write_json
 
