@@ -5,21 +5,142 @@
 
 Between the two nothing of the size of W is kept: what is saved for backward is the input x, which LoRA needs anyway,
 and x A^T with r numbers per token. Gradients flow *through* the quantized weight and never *into* it: there is no
-quantization-aware training here.
+quantization-aware training here. What it gives up: the time to decode W twice a step, and the rounding of W to 4 bits.
+
+In which order and in which dtype the two shares are added up decides what of a small adapter is left, and how fast it
+is; `QLoRAFunction` says how.
 
 Source: QLoRA (Dettmers et al. 2023), section 3, equation 5.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from qlora_lab.lora import LoRALayer, check_adapter_arguments, find_targets, output_head, replace_module
 from qlora_lab.machine.dtypes import FLOAT_DTYPES
-from qlora_lab.qlora_function import QLoRAFunction, autocast_dtype, check_finite
+from qlora_lab.machine.matmul import matmul, prefers_onednn
 from qlora_lab.quantization.tensor import QuantizedTensor, quantize
+
+# -- the arithmetic
+
+
+def _autocast_dtype(device: str) -> torch.dtype | None:
+    """Of a kind of device ("cpu", "cuda"); None where autocast is off."""
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None
+
+
+def _no_autocast(device: str):
+    """Inside, products are computed in the dtypes given."""
+    return torch.autocast(device, enabled=False) if _autocast_dtype(device) else contextlib.nullcontext()
+
+
+def _narrow(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """x @ w where w has few columns, computed as the transpose: a CPU's matrix product is up to three times as fast."""
+    return matmul(w.t(), x.t()).t()
+
+
+def _product(x, w, wide: torch.dtype, share, scaling: float, bias=None) -> torch.Tensor:
+    """x @ w + bias + scaling * (share[0] @ share[1]), in dtype `wide`, which may be wider than x's."""
+    if wide != x.dtype or prefers_onednn(x):
+        y = matmul(x, w).to(wide)
+        if bias is not None:
+            y += bias.to(wide)
+        return y if share is None else y.addmm_(*share, alpha=scaling)
+    bias = None if bias is None else bias.to(wide)
+    if share is None:
+        return x @ w if bias is None else torch.addmm(bias, x, w)
+    if bias is None:
+        return torch.addmm(share[0] @ share[1], x, w, beta=scaling)
+    return torch.addmm(torch.addmm(bias, *share, alpha=scaling), x, w)
+
+
+class QLoRAFunction(torch.autograd.Function):
+    """y = x W^T + bias + s (x' A^T) B^T with W in 4 bits; x' is x, or x after dropout (None: no dropout).
+
+    x, x': (n, in); y: (n, out), of x's dtype. A (r, in), B (out, r). The products with W are computed in `dtype`.
+
+    The adapter's share is small beside the base's: added to a 16-bit sum that has been rounded already, most of it
+    would be lost. So where x is wider than `dtype`, the share is computed and added in x's dtype; where it is not, the
+    product with W is accumulated on top of the share and rounded once. The same holds for dx.
+
+    In float32, W + s B A itself loses no more than the product with it does. For many tokens that is less work: s B A
+    is added to the decoded weight while it is there, and no (n, out) of the share's own is made (`merge` allows it).
+    """
+
+    @staticmethod
+    def forward(ctx, x, dropped, a, b, bias, weight, scaling, dtype, merge):
+        wide = torch.promote_types(x.dtype, dtype)
+        inputs = h = share = None
+        ctx.merge = merge and a is not None and wide == dtype == torch.float32 and 2 * len(x) >= x.shape[1]
+        with _no_autocast(x.device.type):
+            if a is not None:
+                inputs = (x if dropped is None else dropped).to(wide)
+                h = _narrow(inputs, a.to(wide).t())  # (n, in) -> (n, r)
+                share = None if ctx.merge else (h, b.to(wide).t())
+            w = weight.dequantize(dtype)  # (out, in)
+            if ctx.merge:
+                w.addmm_(b.to(wide), a.to(wide), alpha=scaling)
+            y = _product(x.to(dtype), w.t(), wide, share, scaling, bias)  # (n, in) -> (n, out)
+        ctx.weight, ctx.scaling, ctx.dtype, ctx.input_dtype = weight, scaling, dtype, x.dtype
+        ctx.save_for_backward(inputs, a, b, h)  # without an adapter nothing at all: dx needs only the codes
+        return y.to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        inputs, a, b, h = ctx.saved_tensors
+        need_x, need_dropped, need_a, need_b = ctx.needs_input_grad[:4]
+        dx = d_dropped = da = db = share = None
+        wide = torch.promote_types(g.dtype, ctx.dtype)
+        with _no_autocast(g.device.type):
+            if a is not None:
+                gw = g.to(wide)
+                gb = _narrow(gw, b.to(wide))  # (n, out) -> (n, r)
+                if need_dropped:
+                    d_dropped = matmul(gb, a.to(wide)).mul_(ctx.scaling).to(ctx.input_dtype)
+                elif not ctx.merge:  # no dropout: the adapter's share joins the base's
+                    share = gb, a.to(wide)
+                if need_a:
+                    da = matmul(gb.t(), inputs).to(a.dtype).mul_(ctx.scaling)  # (r, in)
+                if need_b:
+                    db = _narrow(gw.t(), h).to(b.dtype).mul_(ctx.scaling)  # (out, r)
+            if need_x:
+                w = ctx.weight.dequantize(ctx.dtype)  # (out, in)
+                if ctx.merge:
+                    w.addmm_(b.to(wide), a.to(wide), alpha=ctx.scaling)
+                dx = _product(g.to(ctx.dtype), w, wide, share, ctx.scaling).to(ctx.input_dtype)  # (n, out) -> (n, in)
+        return dx, d_dropped, da, db, None, None, None, None, None
+
+
+# -- the layer
+
+
+# An operator of its own, so that fake tensors (which have no values to look at) pass through.
+@torch.library.custom_op("qlora_lab::check_finite", mutates_args=())
+def _check_finite(y: torch.Tensor, layer: str) -> None:
+    # A float32 sum is finite exactly if every float16 in it is: 1e33 of them would fit. One pass, nothing allocated.
+    if not bool(y.sum(dtype=torch.float32).isfinite()):
+        raise FloatingPointError(
+            f"{layer} left the range of float16 (largest finite value 65504); compute in bfloat16 where the hardware "
+            "has it, else in float32: compute_dtype=torch.float32"
+        )
+
+
+@_check_finite.register_fake
+def _(y, layer):
+    return None
+
+
+def _check_compute_dtype(dtype) -> None:
+    if dtype not in (None, *FLOAT_DTYPES.values()):
+        raise TypeError(f"compute_dtype {dtype} is not allowed; choose torch.{', torch.'.join(FLOAT_DTYPES)} or None")
 
 
 class QLoRALinear(LoRALayer):
@@ -49,7 +170,7 @@ class QLoRALinear(LoRALayer):
         self.datatype, self.block_size, self.double_quant = weight.datatype, weight.block_size, weight.double_quant
         self.base_dtype, self.compute_dtype = weight.dtype, compute_dtype
         self.path = "this layer"  # its place in the model, for error messages; quantize_model fills it in
-        self.kept = None  # the weight decoded already, inside `kept_weights.keep_decoded`
+        self.kept = None  # the weight decoded already, inside `keep_decoded`
         self.codes = nn.Parameter(weight.codes, requires_grad=False)
         self.stored_names = tuple(weight.stored)
         for name, tensor in weight.stored.items():  # at least one dimension each: FSDP shards no scalars
@@ -92,7 +213,7 @@ class QLoRALinear(LoRALayer):
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"{self.path} takes (..., {self.in_features}), not {tuple(x.shape)}")
         flat = x.reshape(-1, self.in_features)  # (..., in) -> (n, in)
-        if self.compute_dtype is None and (autocast := autocast_dtype(x.device.type)):
+        if self.compute_dtype is None and (autocast := _autocast_dtype(x.device.type)):
             flat = flat.to(autocast)
         dtype = self.compute_dtype or flat.dtype
         a, b = (None, None) if self.switched_off else (self.lora_A, self.lora_B)
@@ -102,7 +223,7 @@ class QLoRALinear(LoRALayer):
         merge = self.training and self.kept is None and dropped is None
         y = QLoRAFunction.apply(flat, dropped, a, b, self.bias, self.kept or self.quantized, self.scaling, dtype, merge)
         if dtype == torch.float16:
-            check_finite(y.detach(), self.path)
+            _check_finite(y.detach(), self.path)
         return y.view(*x.shape[:-1], self.out_features)
 
     def _apply(self, fn, recurse=True):
@@ -118,6 +239,37 @@ class QLoRALinear(LoRALayer):
     def extra_repr(self) -> str:
         double = ", double_quant" if self.double_quant else ""
         return f"{super().extra_repr()}, {self.datatype}, block_size={self.block_size}{double}"
+
+
+# -- in a model
+
+
+def _check_weight(name, weight, datatype, block_size, double_quant) -> None:
+    """Raise what `quantize` would raise, with the layer's name."""
+    if weight.is_meta:
+        raise ValueError(f"{name} is on the meta device and has no values to quantize; load the model's weights first")
+    try:
+        quantize(weight.detach()[:0], datatype, block_size, double_quant)
+        low, high = weight.detach().aminmax() if weight.numel() else (0, 0)
+        if not (low > -1e30 and high < 1e30):  # NaN, infinity, or so large that scales could overflow: find out
+            quantize(weight, datatype, block_size, double_quant)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
+def _let_go_of_files(model: nn.Module) -> None:
+    """Copy what was not quantized just now, tensor by tensor, on a CPU.
+
+    A model loaded just now lies in a file that is mapped into memory, and one tensor left there keeps all pages of it.
+    """
+    others = [module for module in model.modules() if not isinstance(module, QLoRALinear)]
+    tensors = {t: None for module in others for t in (*module.parameters(False), *module.buffers(False))}
+    tensors = [t for t in tensors if type(t) in (nn.Parameter, torch.Tensor) and t.layout == torch.strided]
+    tensors = [t for t in tensors if t.device.type == "cpu"]
+    shared = Counter(t.untyped_storage().data_ptr() for t in tensors)
+    for tensor in tensors:
+        if shared[tensor.untyped_storage().data_ptr()] == 1:  # else tensors tied to each other would come apart
+            tensor.data = tensor.data.clone()
 
 
 def quantize_model(
@@ -186,36 +338,3 @@ def quantize_model(
             progress(done, len(names))
     _let_go_of_files(model)
     return model if device is None else model.to(device)
-
-
-def _let_go_of_files(model: nn.Module) -> None:
-    """Copy what was not quantized just now, tensor by tensor, on a CPU.
-
-    A model loaded just now lies in a file that is mapped into memory, and one tensor left there keeps all pages of it.
-    """
-    others = [module for module in model.modules() if not isinstance(module, QLoRALinear)]
-    tensors = {t: None for module in others for t in (*module.parameters(False), *module.buffers(False))}
-    tensors = [t for t in tensors if type(t) in (nn.Parameter, torch.Tensor) and t.layout == torch.strided]
-    tensors = [t for t in tensors if t.device.type == "cpu"]
-    shared = Counter(t.untyped_storage().data_ptr() for t in tensors)
-    for tensor in tensors:
-        if shared[tensor.untyped_storage().data_ptr()] == 1:  # else tensors tied to each other would come apart
-            tensor.data = tensor.data.clone()
-
-
-def _check_weight(name, weight, datatype, block_size, double_quant) -> None:
-    """Raise what `quantize` would raise, with the layer's name."""
-    if weight.is_meta:
-        raise ValueError(f"{name} is on the meta device and has no values to quantize; load the model's weights first")
-    try:
-        quantize(weight.detach()[:0], datatype, block_size, double_quant)
-        low, high = weight.detach().aminmax() if weight.numel() else (0, 0)
-        if not (low > -1e30 and high < 1e30):  # NaN, infinity, or so large that scales could overflow: find out
-            quantize(weight, datatype, block_size, double_quant)
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"{name}: {error}") from error
-
-
-def _check_compute_dtype(dtype) -> None:
-    if dtype not in (None, *FLOAT_DTYPES.values()):
-        raise TypeError(f"compute_dtype {dtype} is not allowed; choose torch.{', torch.'.join(FLOAT_DTYPES)} or None")
