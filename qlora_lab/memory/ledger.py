@@ -11,20 +11,81 @@ What is not seen: memory that an operation takes and gives back within itself, a
 
 import weakref
 from bisect import bisect_right
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from qlora_lab.memory.records import CATEGORIES, MemoryRecord, Replay, highest_points, replay
-from qlora_lab.memory.storages import Storage, address_of, tensors_in
+from qlora_lab.memory.records import MemoryRecord, Replay, highest_points, replay
 
 _PASSES_ON = {torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default}  # torch.tensor([...])
 _SEEDS = {torch.ops.aten.ones_like.default}  # the gradient of a loss that backward() starts from
 _running: list["MemoryTrace"] = []  # innermost last
+
+
+class Storage:
+    """What a ledger notes of a storage; it refers to it weakly."""
+
+    __slots__ = ("category", "forward", "module", "nbytes", "operation", "reference")
+
+    def __init__(self, nbytes: int, category: str, operation: str = "", module: str = "", forward: bool = True):
+        self.nbytes, self.category, self.operation, self.module = nbytes, category, operation, module
+        self.forward = forward  # made by a forward pass, also a recomputed one, and not by a gradient
+        self.reference = None
+
+
+def tensors_in(value) -> Iterator[torch.Tensor]:
+    """The tensors with a storage in nested lists, tuples and dictionaries; a wrapper's or a sparse tensor's parts."""
+    if isinstance(value, torch.Tensor):
+        if is_traceable_wrapper_subclass(value):
+            for name in value.__tensor_flatten__()[0]:
+                yield from tensors_in(getattr(value, name))
+        elif value.layout == torch.strided:
+            yield value
+        elif value.layout == torch.sparse_coo:
+            yield from (value._indices(), value._values())
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item)
+
+
+def address_of(tensor: torch.Tensor) -> int:
+    """Of its storage: the same for all views of one."""
+    return tensor.untyped_storage()._cdata
+
+
+class _Reporter:
+    """Hook of a parameter: its gradient has been accumulated. It does not keep the trace alive."""
+
+    def __init__(self, trace: "MemoryTrace"):
+        self.trace = weakref.ref(trace)
+
+    def __call__(self, parameter: torch.Tensor) -> None:
+        if (trace := self.trace()) is not None:
+            trace._mark_gradient(parameter)
+
+
+def _pack(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
+    for trace in _running:  # PyTorch calls only the innermost trace's hooks
+        trace._mark_saved(tensor)
+    return tensor, tensor._version
+
+
+def _unpack(saved: tuple[torch.Tensor, int]) -> torch.Tensor:
+    tensor, version = saved
+    if tensor._version != version:
+        raise RuntimeError(
+            "one of the variables needed for gradient computation has been modified by an inplace operation: "
+            f"{tensor.dtype} {list(tensor.shape)} is at version {tensor._version}; expected version {version} instead"
+        )
+    return tensor
 
 
 class MemoryTrace(TorchDispatchMode):
@@ -167,10 +228,7 @@ class MemoryTrace(TorchDispatchMode):
             for tensor in tensors_in((args, kwargs)):
                 storage = self._alive.get(address_of(tensor))
                 if storage is not None and storage.forward and storage.category == "temporary":
-                    storage.category, self._replayed = (
-                        "activations",
-                        None,
-                    )  # read by a gradient: kept for it by a closure or by checkpointing
+                    self._categorize(storage, "activations")  # kept for a gradient by a closure or checkpointing
         inputs = None
         for tensor in tensors_in(result):
             known = self._alive.get(address_of(tensor))
@@ -200,8 +258,10 @@ class MemoryTrace(TorchDispatchMode):
                 self._before.append((0, storage, storage.nbytes))
                 self._follow(part, storage)
             elif storage.category != category:
-                storage.category = category
-                self._replayed = None
+                self._categorize(storage, category)
+
+    def _categorize(self, storage: Storage, category: str) -> None:
+        storage.category, self._replayed = category, None
 
     def _follow(self, tensor: torch.Tensor, storage: Storage) -> None:
         address, trace = address_of(tensor), weakref.ref(self)
@@ -307,7 +367,7 @@ class MemoryTrace(TorchDispatchMode):
         for part in tensors_in(tensor):
             storage = self._alive.get(address_of(part))
             if storage is not None and storage.category == "temporary":
-                storage.category, self._replayed = "activations", None
+                self._categorize(storage, "activations")
 
     def _replay(self) -> Replay:
         """From the events, once categories have settled."""
@@ -315,33 +375,3 @@ class MemoryTrace(TorchDispatchMode):
         if self._replayed is None or self._replayed[0] != key:
             self._replayed = (key, replay((*self._before, *self._events)))
         return self._replayed[1]
-
-
-class _Reporter:
-    """Hook of a parameter: its gradient has been accumulated. It does not keep the trace alive."""
-
-    def __init__(self, trace: MemoryTrace):
-        self.trace = weakref.ref(trace)
-
-    def __call__(self, parameter: torch.Tensor) -> None:
-        if (trace := self.trace()) is not None:
-            trace._mark_gradient(parameter)
-
-
-def _pack(tensor: torch.Tensor) -> tuple[torch.Tensor, int]:
-    for trace in _running:  # PyTorch calls only the innermost trace's hooks
-        trace._mark_saved(tensor)
-    return tensor, tensor._version
-
-
-def _unpack(saved: tuple[torch.Tensor, int]) -> torch.Tensor:
-    tensor, version = saved
-    if tensor._version != version:
-        raise RuntimeError(
-            "one of the variables needed for gradient computation has been modified by an inplace operation: "
-            f"{tensor.dtype} {list(tensor.shape)} is at version {tensor._version}; expected version {version} instead"
-        )
-    return tensor
-
-
-__all__ = ["CATEGORIES", "MemoryRecord", "MemoryTrace"]
