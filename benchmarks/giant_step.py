@@ -27,14 +27,14 @@ from transformers import AutoModelForCausalLM
 from qlora_lab.lora import output_head, replace_module
 from qlora_lab.machine.files import write_json
 from qlora_lab.memory.ledger import MemoryTrace
-from qlora_lab.memory.plan import Plan
+from qlora_lab.memory.plan import TrainingPlan
 from qlora_lab.memory.simulation import build_optimizer, simulate_training, train_step
 from qlora_lab.paging.paged_adamw import PagedAdamW
 from qlora_lab.qlora import QLoRALinear
 from qlora_lab.quantization.tensor import quantize
 
 
-def build(plan: Plan, device: torch.device) -> nn.Module:
+def build(plan: TrainingPlan, device: torch.device) -> nn.Module:
     """The plan's model with synthetic weights; linear layers are quantized one at a time on the device."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(plan.config, dtype=plan.dtype, attn_implementation="sdpa")
@@ -74,7 +74,7 @@ def counters(device: torch.device) -> dict[str, int]:
     return seen
 
 
-def measured(plan: Plan, model: nn.Module, device: torch.device) -> dict:
+def measured(plan: TrainingPlan, model: nn.Module, device: torch.device) -> dict:
     """The step's ledger, the allocator's peak, and tokens a second."""
     optimizer = build_optimizer(plan, model)
     train_step(plan, model, optimizer)  # makes the state, compiles kernels
@@ -97,9 +97,9 @@ def measured(plan: Plan, model: nn.Module, device: torch.device) -> dict:
     return found | {"step seconds": [round(t, 3) for t in times], "tokens per second": round(tokens / min(times), 1)}
 
 
-def under_pressure(plan: Plan, model: nn.Module, device: torch.device, make, length: int) -> dict:
+def under_pressure(plan: TrainingPlan, model: nn.Module, device: torch.device, make, length: int) -> dict:
     """Two short steps, one with `length` tokens, a short one again; what happened, and what the counters saw."""
-    long = Plan(**{**plan.__dict__, "sequence_length": length, "supervised_tokens": length - 1})
+    long = TrainingPlan(**{**plan.__dict__, "sequence_length": length, "supervised_tokens": length - 1})
     found, optimizer = {"length": length, "steps": []}, make()
     try:
         for number, each in enumerate((plan, plan, long, plan)):
@@ -157,7 +157,7 @@ def main() -> None:
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, args.cap * 1e9 / total), device)
     dtype = torch.bfloat16
-    plan = Plan(args.model, "qlora", args.rank, 1, args.length, checkpointing="non-reentrant", dtype=dtype)
+    plan = TrainingPlan(args.model, "qlora", args.rank, 1, args.length, checkpointing="non-reentrant", dtype=dtype)
     simulated = simulate_training(device=device.type, **plan.__dict__)
     record = {
         "model": args.model,
@@ -194,7 +194,7 @@ def main() -> None:
     print(json.dumps(record, indent=2))
 
 
-def too_long(plan: Plan, cap: float) -> int:
+def too_long(plan: TrainingPlan, cap: float) -> int:
     """The shortest sequence, in steps of 256 tokens, that fits the cap only if the optimizer's state goes."""
     length = plan.sequence_length
     while length < 65536:

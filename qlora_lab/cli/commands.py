@@ -180,8 +180,8 @@ def memory(
     tensors without values and counts them.
     """
     from qlora_lab.memory.closed_form import predict_training
+    from qlora_lab.memory.fit import fit_to_gpu
     from qlora_lab.memory.simulation import simulate_training
-    from qlora_lab.memory.verdicts import verdict
 
     with told_errors():
         plan = {
@@ -191,7 +191,7 @@ def memory(
             "checkpointing": checkpointing,
         }
         predicted = predict_training(model, method, **plan)
-        said = verdict(predicted, gpu) if gpu is not None else None
+        said = fit_to_gpu(predicted, gpu) if gpu is not None else None
         traced = simulate_training(model, method, **plan) if simulate else None
     table = Table()  # without a title, which would wrap to the table's width
     table.add_column("category")

@@ -6,26 +6,25 @@ that have no memory. `fit` compares a prediction with what is free, and knows wh
 """
 
 from qlora_lab.memory.closed_form import ModelShape, predict_training
-from qlora_lab.memory.fit import DoesNotFit, StepMemory, check_fits, predict_step
+from qlora_lab.memory.fit import DoesNotFit, StepMemory, check_fits, fit_to_gpu, predict_step
 from qlora_lab.memory.ledger import MemoryTrace
 from qlora_lab.memory.per_gpu import group_bytes, predict_per_process, step_traffic
-from qlora_lab.memory.plan import Plan, find_config
+from qlora_lab.memory.plan import TrainingPlan, find_config
 from qlora_lab.memory.simulation import simulate_training
-from qlora_lab.memory.verdicts import verdict
 
 __all__ = [
     "DoesNotFit",
     "MemoryTrace",
     "ModelShape",
-    "Plan",
     "StepMemory",
+    "TrainingPlan",
     "check_fits",
     "find_config",
+    "fit_to_gpu",
     "group_bytes",
     "predict_per_process",
     "predict_step",
     "predict_training",
     "simulate_training",
     "step_traffic",
-    "verdict",
 ]

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from math import prod
 
 from qlora_lab.loss import CHUNK_BYTES
-from qlora_lab.memory.plan import Plan
+from qlora_lab.memory.plan import TrainingPlan
 from qlora_lab.memory.records import CATEGORIES
 from qlora_lab.quantization.blockwise import SCALE_BLOCK
 
@@ -137,7 +137,7 @@ def logit_bytes(supervised_tokens: int, vocabulary: int, size: int, kept: bool) 
 class Budget:
     """Predicted peak of a step: which moment it is at, and the bytes of each of the ledger's categories then."""
 
-    plan: Plan
+    plan: TrainingPlan
     moment: str
     by_category: dict[str, int]
 
@@ -154,12 +154,12 @@ def predict_training(
     Biases, which few of these models have, are left out: they are less than a thousandth.
 
     Raises:
-        ValueError, TypeError: a plan that makes no sense (see `plans.Plan`), a model of another kind.
+        ValueError, TypeError: a plan that makes no sense (see `TrainingPlan`), a model of another kind.
     """
-    return budget(Plan(config, method, rank, batch_size, sequence_length, **plan))
+    return budget(TrainingPlan(config, method, rank, batch_size, sequence_length, **plan))
 
 
-def budget(plan: Plan) -> Budget:
+def budget(plan: TrainingPlan) -> Budget:
     """The budget of a plan.
 
     Raises:
@@ -193,7 +193,7 @@ def budget(plan: Plan) -> Budget:
     return Budget(plan, moment, at_peak)
 
 
-def _kept(plan: Plan, shape: ModelShape, adapted: dict) -> tuple[int, int]:
+def _kept(plan: TrainingPlan, shape: ModelShape, adapted: dict) -> tuple[int, int]:
     """Bytes that one block keeps for its backward pass, and bytes kept at the end of the forward pass."""
     size, n, d, full = plan.dtype.itemsize, plan.batch_size * plan.sequence_length, shape.hidden, plan.method == "full"
     # an adapter with dropout keeps what it lets through instead of its input
@@ -215,7 +215,7 @@ def _kept(plan: Plan, shape: ModelShape, adapted: dict) -> tuple[int, int]:
     return block, kept
 
 
-def _moments(plan: Plan, shape: ModelShape, adapted: dict, gradients: int) -> dict[str, tuple[int, int, int]]:
+def _moments(plan: TrainingPlan, shape: ModelShape, adapted: dict, gradients: int) -> dict[str, tuple[int, int, int]]:
     """Bytes of gradients, of activations and of temporary storages at each moment that can be the peak."""
     size, n, d, full = plan.dtype.itemsize, plan.batch_size * plan.sequence_length, shape.hidden, plan.method == "full"
     head, supervised = size * shape.vocabulary * d, plan.supervised_tokens
@@ -263,7 +263,7 @@ def _moments(plan: Plan, shape: ModelShape, adapted: dict, gradients: int) -> di
     }
 
 
-def _shape(plan: Plan) -> ModelShape:
+def _shape(plan: TrainingPlan) -> ModelShape:
     kind = plan.config.get_text_config().model_type
     if kind not in _MODELS:
         raise ValueError(
@@ -272,7 +272,7 @@ def _shape(plan: Plan) -> ModelShape:
     return ModelShape.of(plan.config)
 
 
-def _adapted(plan: Plan, shape: ModelShape) -> dict[str, tuple[int, int]]:
+def _adapted(plan: TrainingPlan, shape: ModelShape) -> dict[str, tuple[int, int]]:
     if plan.method == "full":
         return {}
     if plan.target_modules == "all-linear":
@@ -286,7 +286,7 @@ def _adapted(plan: Plan, shape: ModelShape) -> dict[str, tuple[int, int]]:
     return {name: s for name, s in shape.linears.items() if name in names}
 
 
-def _stored(plan: Plan, count: int) -> int:
+def _stored(plan: TrainingPlan, count: int) -> int:
     """Bytes of `count` weights in 4 bits: codes, and scales as `quantize` lays them out."""
     blocks = -(-count // plan.block_size)
     scales = blocks + 4 * -(-blocks // SCALE_BLOCK) + 4 if plan.double_quant else 4 * blocks

@@ -1,10 +1,19 @@
-"""How many bytes a fine-tune needs, predicted before anything is allocated, and how many there are.
+"""Whether a training step fits, asked before anything is allocated; and if not, what to change.
 
-The prediction is a closed form over the model's shape: what must lie in memory between the forward and the backward
-pass of one step. Sizes are in bytes; GB means 10^9 bytes.
+`check_fits` asks it of a model that is there and of the memory that is free; `fit_to_gpu` of a plan on paper and a GPU
+of any size. Both propose what costs least first. Changes that leave the result as it is and cost time: gradient
+checkpointing (about a third more computing), a smaller batch with accumulation. Then, for a plan, those that train
+something else: adapters instead of all weights, a 4-bit base, a lower rank, shorter sequences.
+
+What both give up is exactness: they are closed forms, true within a few percent. Sizes are in bytes; GB means 10^9
+bytes.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -13,7 +22,53 @@ from qlora_lab.lora import adapted_layers, output_head
 from qlora_lab.loss import is_frozen_linear
 from qlora_lab.machine import processes
 from qlora_lab.machine.free_memory import free_memory
-from qlora_lab.memory.closed_form import ModelShape, adapter_activations, layer_activations, logit_bytes
+from qlora_lab.memory.closed_form import (
+    Budget,
+    ModelShape,
+    adapter_activations,
+    budget,
+    layer_activations,
+    logit_bytes,
+)
+from qlora_lab.memory.plan import METHODS, TrainingPlan
+
+SMALLEST_RANK = 8  # below these no advice goes
+SHORTEST = 128
+
+
+class SlowerStep(NamedTuple):
+    """A step that gives the same result in less memory and more time; `change` says how it differs."""
+
+    change: str
+    batch_size: int
+    accumulation: int
+    checkpointing: bool
+
+
+def slower_steps(batch_size: int, accumulation: int, checkpointing: bool) -> tuple[list[SlowerStep], ...]:
+    """Three lists, cheapest first: with gradient checkpointing; with a smaller batch, large ones first; with both.
+
+    The first and the last are empty where a step checkpoints already.
+    """
+    alone, smaller, both = [], [], []
+    if not checkpointing:
+        alone.append(SlowerStep("gradient checkpointing", batch_size, accumulation, True))
+    for size in range(batch_size // 2, 0, -1):
+        if batch_size % size == 0:  # then accumulation makes up for it exactly
+            times = accumulation * batch_size // size
+            step = SlowerStep(f"batch_size={size} with accumulation={times}", size, times, checkpointing)
+            smaller.append(step)
+            if not checkpointing:
+                both.append(step._replace(change=f"gradient checkpointing and {step.change}", checkpointing=True))
+    return alone, smaller, both
+
+
+def _gb(count: int, decimals: int = 1) -> str:
+    """In words; what is below a GB with two decimals."""
+    return f"{count / 1e9:.{decimals if count >= 1e9 else 2}f} GB"
+
+
+# -- a model that is there
 
 
 class DoesNotFit(RuntimeError):
@@ -39,6 +94,18 @@ class StepMemory:
     def to_allocate(self) -> int:
         """What a step adds to the model that is in memory already."""
         return self.gradients + self.optimizer + self.activations + self.logits
+
+
+def _nbytes(tensor: torch.Tensor) -> int:
+    part = processes.local(tensor)
+    return part.numel() * part.element_size()
+
+
+def _compute_size(model: nn.Module) -> int:
+    """Bytes of an element of the hidden states, which have the embeddings' dtype (4-bit layers do not tell)."""
+    get = getattr(model, "get_input_embeddings", None)
+    weight = getattr(get() if callable(get) else None, "weight", None)
+    return weight.element_size() if weight is not None and weight.is_floating_point() else 4
 
 
 def predict_step(
@@ -104,43 +171,112 @@ def check_fits(
     if predicted.to_allocate <= free:
         return predicted
 
-    advice = []
-    if not checkpointing and (saving := predict(batch_size, True)).to_allocate <= free:
-        advice.append(f"gradient checkpointing, which brings it to {_gb(saving.to_allocate)}")
-    # divisors only: then accumulation makes up for the smaller batch exactly
-    smaller = [size for size in range(batch_size // 2, 0, -1) if batch_size % size == 0]
-    for saving in (checkpointing, True):
-        fitting = next((size for size in smaller if predict(size, saving).to_allocate <= free), None)
-        if fitting is not None:
-            both = "gradient checkpointing and " if saving and not checkpointing else ""
-            advice.append(
-                f"{both}batch_size={fitting} with accumulation={accumulation * batch_size // fitting} "
-                f"({_gb(predict(fitting, saving).to_allocate)}, as many examples a step)"
-            )
-        if advice:
-            break
+    def advise(steps: list[SlowerStep], words: str) -> list[str]:
+        """The first that fits, in words; nothing where none does."""
+        for step in steps:
+            need = predict(step.batch_size, step.checkpointing).to_allocate
+            if need <= free:
+                return [words.format(step.change, _gb(need, 2))]
+        return []
+
+    alone, smaller, both = slower_steps(batch_size, accumulation, checkpointing)
+    as_many = "{} ({}, as many examples a step)"
+    advice = advise(alone, "{}, which brings it to {}") + advise(smaller, as_many) or advise(both, as_many)
+    rest = predicted.gradients + predicted.optimizer
     raise DoesNotFit(
-        f"a step needs about {_gb(predicted.to_allocate)} beside the model (activations {_gb(predicted.activations)}, "
-        f"logits {_gb(predicted.logits)}, gradients and optimizer {_gb(predicted.gradients + predicted.optimizer)}), "
-        f"but {_gb(free)} are free on {device}. Use "
+        f"a step needs about {_gb(predicted.to_allocate, 2)} beside the model "
+        f"(activations {_gb(predicted.activations, 2)}, logits {_gb(predicted.logits, 2)}, "
+        f"gradients and optimizer {_gb(rest, 2)}), but {_gb(free, 2)} are free on {device}. Use "
         + (" or ".join(advice) if advice else "shorter examples or a smaller model")
     )
 
 
-def _nbytes(tensor: torch.Tensor) -> int:
-    part = processes.local(tensor)
-    return part.numel() * part.element_size()
+# -- a plan on paper
 
 
-def _compute_size(model: nn.Module) -> int:
-    """Bytes of an element of the hidden states, which have the embeddings' dtype (4-bit layers do not tell)."""
-    get = getattr(model, "get_input_embeddings", None)
-    weight = getattr(get() if callable(get) else None, "weight", None)
-    return weight.element_size() if weight is not None and weight.is_floating_point() else 4
+@dataclass(frozen=True)
+class GpuFit:
+    """Whether a budget fits a GPU; else the change to make and the budget after it (None where no change is enough).
+
+    `str` of it says so in a sentence or two. GB = 10^9 bytes.
+    """
+
+    fits: bool
+    gpu_gb: float
+    budget: Budget
+    change: str | None = None
+    changed: Budget | None = None
+
+    def __str__(self) -> str:
+        need, peak = f"{self.budget.plan.method} needs {_gb(self.budget.peak)} at its peak", f"{self.gpu_gb:g} GB"
+        if self.fits:
+            return f"{need}: it fits {peak}, with {_gb(round(self.gpu_gb * 1e9) - self.budget.peak)} left."
+        if self.change is None:
+            return f"{need}: it does not fit {peak}, and nothing tried here makes it fit. Use a smaller model."
+        return f"{need}: it does not fit {peak}. Cheapest change: {self.change} ({_gb(self.changed.peak)})."
 
 
-def _gb(count: int) -> str:
-    return f"{count / 1e9:.2f} GB"
+def _resized(plan: TrainingPlan, **changed) -> TrainingPlan:
+    """The plan with another batch size or length, and labels in proportion."""
+    batch, length = changed.get("batch_size", plan.batch_size), changed.get("sequence_length", plan.sequence_length)
+    before = plan.batch_size * (plan.sequence_length - 1)
+    labels = -(-plan.supervised_tokens * batch * (length - 1) // before)
+    return replace(plan, supervised_tokens=labels, **changed)
 
 
-__all__ = ["DoesNotFit", "StepMemory", "check_fits", "predict_step"]
+def _same_result(plan: TrainingPlan) -> Iterator[tuple[str, TrainingPlan]]:
+    """(in words, changed plan): checkpointing, a smaller batch, or both."""
+    for step in chain(*slower_steps(plan.batch_size, plan.accumulation, plan.checkpointing != "none")):
+        kind = "non-reentrant" if step.checkpointing and plan.checkpointing == "none" else plan.checkpointing
+        option = replace(plan, checkpointing=kind)
+        yield step.change, _resized(option, batch_size=step.batch_size, accumulation=step.accumulation)
+
+
+def _changes(plan: TrainingPlan) -> Iterator[tuple[str, TrainingPlan]]:
+    """(in words, changed plan), cheapest first."""
+    yield from _same_result(plan)
+    moments = None if plan.method == "full" else plan.moments_dtype
+    last = [], plan
+    for method in METHODS[METHODS.index(plan.method) + 1 :]:
+        other = replace(plan, method=method, moments_dtype=moments)
+        words = [{"lora": "LoRA", "qlora": "QLoRA"}[method] + f" with rank {plan.rank}"]
+        yield words[0], other
+        last = words, other
+        for change, smaller in _same_result(other):
+            yield f"{words[0]}, {change}", smaller
+            last = [*words, change], smaller
+    if plan.method == "qlora":
+        for change, smaller in _same_result(plan):
+            last = [change], smaller
+    words, least = last  # everything so far at once; from here on less of the rest
+    while least.rank > SMALLEST_RANK:
+        rank = least.rank // 2
+        least = replace(least, rank=rank, alpha=least.alpha * rank / least.rank)
+        yield ", ".join([*words, f"rank {rank}"]), least
+    words = [*words, f"rank {least.rank}"] if least.rank != plan.rank else words
+    while least.sequence_length > SHORTEST:
+        least = _resized(least, sequence_length=least.sequence_length // 2)
+        yield ", ".join([*words, f"sequences of {least.sequence_length} tokens"]), least
+
+
+def fit_to_gpu(prediction: Budget, gpu_gb: float) -> GpuFit:
+    """Compare a budget with a GPU's memory, and look for the cheapest change where it does not fit.
+
+    Args:
+        prediction: from `predict_training`.
+        gpu_gb: memory that the step may take, in GB = 10^9 bytes. A card sold as "48 GB" has 51.5 of these; what a
+            driver, PyTorch's libraries and an allocator take (commonly 1 to 2 GB) has to come out of that difference.
+
+    Raises:
+        ValueError: gpu_gb is not a positive number.
+    """
+    if isinstance(gpu_gb, bool) or not isinstance(gpu_gb, int | float) or not math.isfinite(gpu_gb) or gpu_gb <= 0:
+        raise ValueError(f"gpu_gb {gpu_gb!r} is not allowed; give the memory in GB, for example 24")
+    most = gpu_gb * 1e9
+    if prediction.peak <= most:
+        return GpuFit(True, gpu_gb, prediction)
+    for change, plan in _changes(prediction.plan):
+        changed = budget(plan)
+        if changed.peak <= most:
+            return GpuFit(False, gpu_gb, prediction, change, changed)
+    return GpuFit(False, gpu_gb, prediction)

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from math import prod
 
 from qlora_lab.memory.closed_form import _adapted, _moments, _shape, _stored, budget
-from qlora_lab.memory.plan import Plan
+from qlora_lab.memory.plan import TrainingPlan
 
 
 @dataclass(frozen=True)
 class ShardedBudget:
     """Bytes on each of `processes` GPUs, by category: the ledger's, and "gathered"."""
 
-    plan: Plan
+    plan: TrainingPlan
     processes: int
     by_category: dict[str, int]
 
@@ -50,7 +50,7 @@ def predict_per_process(
     """
     if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
         raise ValueError(f"processes {processes!r} is not allowed; give a whole number of at least 1")
-    plan = Plan(config, method, rank, batch_size, sequence_length, **plan)
+    plan = TrainingPlan(config, method, rank, batch_size, sequence_length, **plan)
     alone = budget(plan)
     if processes == 1:
         return ShardedBudget(plan, 1, alone.by_category | {"gathered": 0})
@@ -79,7 +79,7 @@ def predict_per_process(
     )
 
 
-def group_bytes(plan: Plan) -> tuple[int, int]:
+def group_bytes(plan: TrainingPlan) -> tuple[int, int]:
     """Bytes of one block's parameters (codes, scales, norms, adapters), and of all that is in no block."""
     shape, adapted, size = _shape(plan), _adapted(plan, _shape(plan)), plan.dtype.itemsize
     linears = [prod(pair) for pair in shape.linears.values()]
@@ -90,7 +90,7 @@ def group_bytes(plan: Plan) -> tuple[int, int]:
     return block, root
 
 
-def step_traffic(plan: Plan) -> dict[str, int]:
+def step_traffic(plan: TrainingPlan) -> dict[str, int]:
     """Bytes of a step's collectives: {"all-gather", "reduce-scatter"}; (n - 1) / n of them reach each of n GPUs.
 
     Blocks are gathered twice (three times with reentrant checkpointing, which computes each once more), the root once
@@ -106,5 +106,5 @@ def step_traffic(plan: Plan) -> dict[str, int]:
     }
 
 
-def _adapter_elements(plan: Plan, shape, adapted: dict) -> int:
+def _adapter_elements(plan: TrainingPlan, shape, adapted: dict) -> int:
     return shape.layers * plan.rank * sum(i + o for i, o in adapted.values())

@@ -78,7 +78,7 @@ def find_config(config: str | os.PathLike | PreTrainedConfig) -> PreTrainedConfi
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """One training run, checked.
 
     Attributes:

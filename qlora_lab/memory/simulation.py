@@ -17,7 +17,7 @@ from transformers.utils import import_utils
 from qlora_lab.lora import adapted_layers, find_targets, inject_lora, output_head, replace_module
 from qlora_lab.loss import supervised_loss_sum
 from qlora_lab.memory.ledger import MemoryTrace
-from qlora_lab.memory.plan import Plan
+from qlora_lab.memory.plan import TrainingPlan
 from qlora_lab.paging.adamw import Coefficients, update_moments, update_parameter
 from qlora_lab.qlora import QLoRALinear
 from qlora_lab.quantization.tensor import QuantizedTensor, _layout
@@ -41,8 +41,8 @@ def simulate_training(
     accumulation: all further ones need the same), clipping of the gradient, the update, and dropping the gradients.
 
     Args:
-        config: name of a preset (`plans.PRESETS`), a transformers configuration, a config.json or its folder, a hub id.
-        method, rank, batch_size, sequence_length, **plan: see `plans.Plan` (alpha, dropout, target_modules,
+        config: name of one of `plan.PRESETS`, a transformers configuration, a config.json or its folder, a hub id.
+        method, rank, batch_size, sequence_length, **plan: see `TrainingPlan` (alpha, dropout, target_modules,
             accumulation, supervised_tokens, optimizer, checkpointing, dtype, adapter_dtype, moments_dtype, datatype,
             block_size, double_quant).
         device: kernels are chosen as on this device: "cpu", or "cuda" where there is one.
@@ -53,7 +53,7 @@ def simulate_training(
     Raises:
         ValueError, TypeError: a plan that makes no sense; the message says what would.
     """
-    plan = Plan(config, method, rank, batch_size, sequence_length, **plan)
+    plan = TrainingPlan(config, method, rank, batch_size, sequence_length, **plan)
     device = torch.device(device)
     if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
         raise ValueError(f"device {str(device)!r} cannot be simulated here; use 'cpu', or 'cuda' where there is a GPU")
@@ -66,7 +66,7 @@ def simulate_training(
     return trace
 
 
-def build_model(plan: Plan) -> nn.Module:
+def build_model(plan: TrainingPlan) -> nn.Module:
     """The plan's model, in training mode, from its configuration: without values where tensors have none.
 
     Raises:
@@ -95,7 +95,7 @@ def build_model(plan: Plan) -> nn.Module:
     return model
 
 
-def build_optimizer(plan: Plan, model: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(plan: TrainingPlan, model: nn.Module) -> torch.optim.Optimizer:
     """torch's own AdamW or SGD; moments of another dtype than the parameters' need `MixedAdamW`."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if plan.optimizer == "sgd":
@@ -106,7 +106,7 @@ def build_optimizer(plan: Plan, model: nn.Module) -> torch.optim.Optimizer:
     return MixedAdamW(trained, 1e-4, plan.moments_dtype)
 
 
-def train_step(plan: Plan, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def train_step(plan: TrainingPlan, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """One optimizer step as `training.finetune` takes it, on tokens that are all zero."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for _ in range(min(plan.accumulation, 2)):
@@ -180,7 +180,7 @@ def _one(dtype: torch.dtype) -> bool | int | float:
     return True if dtype == torch.bool else 1.0 if dtype.is_floating_point else 1
 
 
-def _replace_linears(plan: Plan, model: nn.Module, adapted: set[str]) -> None:
+def _replace_linears(plan: TrainingPlan, model: nn.Module, adapted: set[str]) -> None:
     """`quantize_model` without values: the same layers, with codes and scales of the same shapes and dtypes."""
     head = output_head(model)
     model.requires_grad_(False)

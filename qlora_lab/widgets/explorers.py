@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 
 from qlora_lab import plots
 from qlora_lab.memory.closed_form import ModelShape, predict_training
+from qlora_lab.memory.fit import fit_to_gpu
 from qlora_lab.memory.per_gpu import predict_per_process
 from qlora_lab.memory.plan import METHODS, PRESETS, find_config
-from qlora_lab.memory.verdicts import verdict
 from qlora_lab.quantization.datatypes import DATATYPES, get_datatype
 from qlora_lab.quantization.tensor import quantize
 
@@ -195,7 +195,7 @@ def explore_fit() -> Explorer:
         most = min(min(pair) for pair in ModelShape.of(find_config(model)).linears.values())
         mode = "non-reentrant" if checkpointing else "none"
         budget = predict_training(model, method, min(rank, most), batch_size, sequence_length, checkpointing=mode)
-        found = verdict(budget, gpu)
+        found = fit_to_gpu(budget, gpu)
         title = f"{budget.peak / 1e9:,.1f} GB: " + ("it fits" if found.fits else "it does not fit")
         if not found.fits:
             title += f"; cheapest change: {found.change}" if found.change else ", whatever is changed"

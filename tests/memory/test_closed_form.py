@@ -15,11 +15,10 @@ from qlora_lab.memory.closed_form import (
     logit_bytes,
     predict_training,
 )
-from qlora_lab.memory.fit import predict_step
-from qlora_lab.memory.plan import PRESETS, Plan
+from qlora_lab.memory.fit import fit_to_gpu, predict_step
+from qlora_lab.memory.plan import PRESETS, TrainingPlan
 from qlora_lab.memory.records import CATEGORIES
 from qlora_lab.memory.simulation import build_model, simulate_training
-from qlora_lab.memory.verdicts import verdict
 
 SMALL = LlamaConfig(
     vocab_size=4000, hidden_size=512, intermediate_size=1376, num_hidden_layers=4, num_attention_heads=8
@@ -82,7 +81,7 @@ def test_the_budget_is_within_three_percent_of_the_simulation(name, method, chec
 
 def test_counts_made_by_hand():
     """7B with rank 64, 512 tokens, bfloat16 throughout."""
-    plan = Plan("llama-7b", "qlora", 64, 1, 512, checkpointing="reentrant")
+    plan = TrainingPlan("llama-7b", "qlora", 64, 1, 512, checkpointing="reentrant")
     shape = ModelShape.of(plan.config)
     linear = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11_008)
     assert shape.parameters == linear + 2 * 32_000 * 4096 + 65 * 4096 == 6_738_415_616
@@ -104,7 +103,7 @@ def test_counts_made_by_hand():
 
 def test_full_training_takes_twelve_bytes_a_parameter():
     found = predict_training("llama-65b", "full")
-    twelve = 12 * ModelShape.of(Plan("llama-65b").config).parameters
+    twelve = 12 * ModelShape.of(TrainingPlan("llama-65b").config).parameters
     assert found.moment == "update"
     assert found.peak == twelve + 4 * 32_000 * 8192 + 512
     assert twelve / 1e9 == pytest.approx(783.4, abs=0.1)
@@ -118,7 +117,7 @@ def test_categories_are_the_ledgers_and_add_up():
 
 @pytest.mark.parametrize("method", ["full", "lora", "qlora"])
 def test_more_of_anything_never_takes_less(method):
-    plan = Plan(SMALL, method, 8, 2, 128)
+    plan = TrainingPlan(SMALL, method, 8, 2, 128)
     peak = budget(plan).peak
     for more in (
         {"batch_size": 4, "supervised_tokens": None},
@@ -133,7 +132,7 @@ def test_more_of_anything_never_takes_less(method):
 
 def test_predict_step_uses_the_same_formulas():
     """Of a built model, with padding's mask; its activations differ from the budget's by what padding adds."""
-    plan = Plan(GROUPED, "qlora", 8, 2, 64, dtype=torch.float32)
+    plan = TrainingPlan(GROUPED, "qlora", 8, 2, 64, dtype=torch.float32)
     model = build_model(replace(plan, config=LlamaConfig(**{**GROUPED.to_dict(), "vocab_size": 100})))
     step = predict_step(model, 2, 64, 50)
     shape = ModelShape.of(model.config)
@@ -145,7 +144,7 @@ def test_predict_step_uses_the_same_formulas():
 
 
 def test_verdict_when_it_fits():
-    found = verdict(predict_training("llama-65b", "qlora", 64, checkpointing="reentrant"), 48)
+    found = fit_to_gpu(predict_training("llama-65b", "qlora", 64, checkpointing="reentrant"), 48)
     assert found.fits and found.change is None
     assert str(found) == "qlora needs 41.4 GB at its peak: it fits 48 GB, with 6.6 GB left."
 
@@ -165,7 +164,7 @@ def test_verdict_when_it_fits():
 )
 def test_the_cheapest_change_that_makes_it_fit(arguments, gpu, change):
     prediction = predict_training(*arguments)
-    found = verdict(prediction, gpu)
+    found = fit_to_gpu(prediction, gpu)
     assert not found.fits and prediction.peak > gpu * 1e9
     assert found.change == change
     assert found.changed.peak <= gpu * 1e9
@@ -174,7 +173,7 @@ def test_the_cheapest_change_that_makes_it_fit(arguments, gpu, change):
 
 def test_a_verdicts_change_is_true_in_the_simulation():
     prediction = predict_training(SMALL, "lora", 16, 16, 256)
-    found = verdict(prediction, 0.3)
+    found = fit_to_gpu(prediction, 0.3)
     assert simulate_training(SMALL, "lora", 16, 16, 256).peak > 0.3e9
     plan = found.changed.plan
     options = {name: getattr(plan, name) for name in ("checkpointing", "accumulation", "supervised_tokens")}
@@ -183,14 +182,14 @@ def test_a_verdicts_change_is_true_in_the_simulation():
 
 
 def test_nothing_makes_it_fit():
-    found = verdict(predict_training("llama-65b", "lora"), 10)
+    found = fit_to_gpu(predict_training("llama-65b", "lora"), 10)
     assert not found.fits and found.change is None and "smaller model" in str(found)
 
 
 @pytest.mark.parametrize("gpu", [0, -1, float("nan"), float("inf"), "48", True, None])
 def test_a_gpu_of_no_size(gpu):
     with pytest.raises(ValueError, match="gpu_gb"):
-        verdict(predict_training(SMALL, "lora", 8), gpu)
+        fit_to_gpu(predict_training(SMALL, "lora", 8), gpu)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from tiny import tiny_model
 from qlora_lab import distributed
 from qlora_lab.memory.closed_form import predict_training
 from qlora_lab.memory.per_gpu import group_bytes, predict_per_process, step_traffic
-from qlora_lab.memory.plan import Plan
+from qlora_lab.memory.plan import TrainingPlan
 from qlora_lab.memory.simulation import build_model
 
 SHAPE = {"rank": 64, "sequence_length": 512, "checkpointing": "non-reentrant"}
@@ -17,7 +17,7 @@ CUT = ("quantized base", "base weights", "adapters", "optimizer state")
 @pytest.mark.parametrize("method", ["full", "lora", "qlora"])
 def test_parts_add_up_and_what_is_gathered_stays(method):
     alone = predict_training("llama-65b", method, **SHAPE)
-    root = group_bytes(Plan("llama-65b", method, **SHAPE))[1]
+    root = group_bytes(TrainingPlan("llama-65b", method, **SHAPE))[1]
     budgets = {n: predict_per_process("llama-65b", method, n, **SHAPE) for n in (1, 2, 4, 8, 16)}
     assert budgets[1].peak == alone.peak
     for n, budget in budgets.items():
@@ -37,7 +37,7 @@ def test_the_claims_of_notebook_08():
 
 @pytest.mark.parametrize("method", ["full", "lora", "qlora"])
 def test_groups_are_the_models(method):
-    plan = Plan(tiny_model().config, method, rank=4, dtype=torch.float32)
+    plan = TrainingPlan(tiny_model().config, method, rank=4, dtype=torch.float32)
     with torch.random.fork_rng(devices=[]):
         model = build_model(plan)
     blocks = [sum(p.nbytes for p in block.parameters()) for block in distributed.blocks(model)]

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from qlora_lab.lora import adapted_layers, inject_lora
 from qlora_lab.memory.ledger import MemoryTrace
-from qlora_lab.memory.plan import PRESETS, Plan
+from qlora_lab.memory.plan import PRESETS, TrainingPlan
 from qlora_lab.memory.simulation import MixedAdamW, build_optimizer, simulate_training, train_step
 from qlora_lab.qlora import quantize_model
 
@@ -29,7 +29,7 @@ def tiny_config(**changed) -> LlamaConfig:
     return LlamaConfig(**TINY | changed)
 
 
-def real_trace(plan: Plan) -> MemoryTrace:
+def real_trace(plan: TrainingPlan) -> MemoryTrace:
     """The plan's step on a model with values, made by the functions that a user would call."""
     model = AutoModelForCausalLM.from_config(plan.config, dtype=plan.dtype, attn_implementation="sdpa")
     if plan.method == "lora":
@@ -67,7 +67,7 @@ def events(trace) -> list[tuple]:
 def test_a_simulated_step_equals_the_real_one_operation_by_operation(method, checkpointing):
     options = {"checkpointing": checkpointing, "accumulation": 2, "dropout": 0.1, "adapter_dtype": torch.float32}
     arguments = (tiny_config(), method, 4, 3, 20)
-    simulated, real = simulate_training(*arguments, **options), real_trace(Plan(*arguments, **options))
+    simulated, real = simulate_training(*arguments, **options), real_trace(TrainingPlan(*arguments, **options))
     assert events(simulated) == events(real)
     assert simulated.peak == real.peak and simulated.by_category == real.by_category
 
@@ -83,7 +83,7 @@ def test_a_simulated_step_equals_the_real_one_operation_by_operation(method, che
 )
 def test_every_way_of_storing_the_base_equals_the_real_one(options):
     arguments = (tiny_config(tie_word_embeddings=True), "qlora", 4, 2, 16)
-    assert events(simulate_training(*arguments, **options)) == events(real_trace(Plan(*arguments, **options)))
+    assert events(simulate_training(*arguments, **options)) == events(real_trace(TrainingPlan(*arguments, **options)))
 
 
 def test_nothing_changes_from_run_to_run():
@@ -213,7 +213,7 @@ def test_the_presets_have_the_papers_sizes():
     """Parameters in billions, LLaMA table 2 and Llama 2."""
     from qlora_lab.memory.closed_form import ModelShape
 
-    sizes = {name: ModelShape.of(Plan(name).config).parameters / 1e9 for name in PRESETS}
+    sizes = {name: ModelShape.of(TrainingPlan(name).config).parameters / 1e9 for name in PRESETS}
     assert sizes == pytest.approx(
         {
             "llama-7b": 6.74,
