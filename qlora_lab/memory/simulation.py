@@ -18,6 +18,7 @@ from qlora_lab.lora import adapted_layers, find_targets, inject_lora, output_hea
 from qlora_lab.loss import supervised_loss_sum
 from qlora_lab.memory.ledger import MemoryTrace
 from qlora_lab.memory.plan import TrainingPlan
+from qlora_lab.models.gradient_checkpointing import enable_checkpointing
 from qlora_lab.paging.adamw import Coefficients, update_moments, update_parameter
 from qlora_lab.qlora import QLoRALinear
 from qlora_lab.quantization.tensor import QuantizedTensor, _layout
@@ -87,11 +88,7 @@ def build_model(plan: TrainingPlan) -> nn.Module:
                 layer.lora_A = nn.Parameter(layer.lora_A.detach().to(plan.adapter_dtype))
                 layer.lora_B = nn.Parameter(layer.lora_B.detach().to(plan.adapter_dtype))
     model.train()
-    if plan.checkpointing != "none":
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": plan.checkpointing == "reentrant"})
-        if plan.checkpointing == "reentrant":  # it needs an input that requires a gradient
-            model.enable_input_require_grads()
+    enable_checkpointing(model, plan.checkpointing)
     return model
 
 

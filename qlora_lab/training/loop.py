@@ -28,7 +28,7 @@ from qlora_lab.loss import supervised_loss_sum
 from qlora_lab.machine import processes
 from qlora_lab.memory import fit as memory
 from qlora_lab.models.adapters import save_adapter
-from qlora_lab.models.gradient_checkpointing import switch_checkpointing
+from qlora_lab.models.gradient_checkpointing import disable_checkpointing, enable_checkpointing
 from qlora_lab.tasks.batches import Batch, Batches
 from qlora_lab.tasks.function_calls import encode
 from qlora_lab.training import optimizer as optimizers
@@ -241,21 +241,14 @@ class _Run:
     @contextlib.contextmanager
     def _training_mode(self) -> Iterator[None]:
         """Inside, the model is in train mode and checkpoints as chosen; afterwards it is in eval mode, without both."""
-        reentrant, checkpointing = self.chosen.checkpointing == "reentrant", self.chosen.checkpointing != "none"
         try:
             self.model.train()
-            if checkpointing:
-                switch_checkpointing(self.model, "enable", {"use_reentrant": reentrant})
-            if reentrant:  # it only sees gradients that enter through a tensor, and frozen embeddings give none:
-                self.model.enable_input_require_grads()  # adapters would silently stay untrained
+            enable_checkpointing(self.model, self.chosen.checkpointing)
             yield
         finally:
             self.model.eval()
             self.optimizer.zero_grad(set_to_none=True)
-            if checkpointing:
-                switch_checkpointing(self.model, "disable")
-            if reentrant:
-                self.model.disable_input_require_grads()
+            disable_checkpointing(self.model, self.chosen.checkpointing)
 
     def _save(self, step: int) -> None:
         tensors = {name: parameter.detach() for name, parameter in self.parameters.items()}
