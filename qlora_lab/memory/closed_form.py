@@ -61,7 +61,7 @@ class ModelShape:
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
-        """(in, out) of each linear layer of a block, by name."""
+        """(in, out) of each linear layer of a decoder layer, by name."""
         d, a, k, m = self.hidden, self.heads * self.head_size, self.key_value_heads * self.head_size, self.mlp
         return {
             "q_proj": (d, a),
@@ -77,12 +77,12 @@ class ModelShape:
     def parameters(self) -> int:
         """Elements of all parameters: embeddings, linear layers, norms, and the head where it is not tied."""
         ends = self.vocabulary * self.hidden * (1 if self.tied else 2)
-        block = sum(map(prod, self.linears.values())) + 2 * self.hidden
-        return ends + self.layers * block + self.hidden
+        layer = sum(map(prod, self.linears.values())) + 2 * self.hidden
+        return ends + self.layers * layer + self.hidden
 
 
 def layer_activations(shape: ModelShape, size: int, mask: int = 0, inputs: int | None = None) -> int:
-    """Bytes that one block keeps for its backward pass, per token, without adapters.
+    """Bytes that a decoder layer keeps for its backward pass, per token, without adapters.
 
     In elements of `size` bytes: queries, keys, values and the attention's result; the MLP's gate, its activation, up,
     (3 m); the inputs of linear layers. In float32: the inputs of the two norms (2 d), and one number per head and per
@@ -100,7 +100,7 @@ def layer_activations(shape: ModelShape, size: int, mask: int = 0, inputs: int |
 
 
 def kept_inputs(shape: ModelShape, names) -> int:
-    """Elements per token that a block keeps as inputs of the named linear layers; several share one.
+    """Elements per token that a decoder layer keeps as inputs of the named linear layers; several share one.
 
     The output projection's is the attention's result, which is kept anyway.
     """
@@ -133,101 +133,93 @@ def logit_bytes(supervised_tokens: int, vocabulary: int, size: int, kept: bool) 
     return rows * vocabulary * (4 + (size if size < 4 else 0))
 
 
-@dataclass(frozen=True)
-class Budget:
-    """Predicted peak of a step: which moment it is at, and the bytes of each of the ledger's categories then."""
-
-    plan: TrainingPlan
-    moment: str
-    by_category: dict[str, int]
-
-    @property
-    def peak(self) -> int:
-        return sum(self.by_category.values())
-
-
-def predict_training(
-    config, method: str = "full", rank: int = 16, batch_size: int = 1, sequence_length: int = 512, **plan
-) -> Budget:
-    """The budget of a training step, from the configuration of a Llama-like model; arguments as `simulate_training`.
-
-    Biases, which few of these models have, are left out: they are less than a thousandth.
+def shape_of(plan: TrainingPlan) -> ModelShape:
+    """Of the plan's model.
 
     Raises:
-        ValueError, TypeError: a plan that makes no sense (see `TrainingPlan`), a model of another kind.
+        ValueError: not a Llama-like model.
     """
-    return budget(TrainingPlan(config, method, rank, batch_size, sequence_length, **plan))
+    kind = plan.config.get_text_config().model_type
+    if kind not in _MODELS:
+        raise ValueError(
+            f"the closed form is for {' and '.join(_MODELS)} models, not {kind!r}; use simulate_training instead"
+        )
+    return ModelShape.of(plan.config)
 
 
-def budget(plan: TrainingPlan) -> Budget:
-    """The budget of a plan.
+def adapted_linears(plan: TrainingPlan) -> dict[str, tuple[int, int]]:
+    """(in, out) of the linear layers of a decoder layer that have adapters, by name; none for full fine-tuning.
 
     Raises:
-        ValueError: not a Llama-like model, targets other than "all-linear" or names of a block's linear layers, a rank
-            above a layer's smaller dimension.
+        ValueError: targets other than "all-linear" or names of these linear layers.
     """
-    shape = _shape(plan)
-    adapted = _adapted(plan, shape)
-    plan.check_rank(adapted)
-    full, size = plan.method == "full", plan.dtype.itemsize
-
-    # the same through the whole step
-    linear = shape.layers * sum(map(prod, shape.linears.values()))
-    quantized = shape.layers * sum(_stored(plan, prod(s)) for s in shape.linears.values())
-    weights = size * (shape.parameters - (linear if plan.method == "qlora" else 0)) + 2 * 4 * (shape.head_size // 2)
-    adapter_elements = shape.layers * plan.rank * sum(i + o for i, o in adapted.values())
-    trained = shape.parameters if full else adapter_elements
-    gradients = plan.trained_dtype.itemsize * trained
-
-    moments = _moments(plan, shape, adapted, gradients)
-    moment = max(moments, key=lambda name: sum(moments[name]))
-    at_peak = dict.fromkeys(CATEGORIES, 0) | {
-        "quantized base": quantized if plan.method == "qlora" else 0,
-        "base weights": weights,
-        "adapters": 0 if full else plan.adapter_dtype.itemsize * adapter_elements,
-        "optimizer state": 2 * plan.moments_dtype.itemsize * trained if plan.optimizer == "adamw" else 0,
-        "gradients": moments[moment][0],
-        "activations": moments[moment][1],
-        "temporary": moments[moment][2],
-    }
-    return Budget(plan, moment, at_peak)
+    linears = shape_of(plan).linears
+    if plan.method == "full":
+        return {}
+    if plan.target_modules == "all-linear":
+        return linears
+    names = () if isinstance(plan.target_modules, str) else plan.target_modules
+    if not names or any(name not in linears for name in names):
+        raise ValueError(
+            f"target_modules {plan.target_modules!r}: the closed form knows 'all-linear' and lists of "
+            f"{', '.join(linears)}; use simulate_training for others"
+        )
+    return {name: s for name, s in linears.items() if name in names}
 
 
-def _kept(plan: TrainingPlan, shape: ModelShape, adapted: dict) -> tuple[int, int]:
-    """Bytes that one block keeps for its backward pass, and bytes kept at the end of the forward pass."""
+def adapter_elements(plan: TrainingPlan) -> int:
+    """Of all adapters: r (in + out) each."""
+    return shape_of(plan).layers * plan.rank * sum(i + o for i, o in adapted_linears(plan).values())
+
+
+def trained_elements(plan: TrainingPlan) -> int:
+    """Of all parameters that are trained: every one, or the adapters'."""
+    return shape_of(plan).parameters if plan.method == "full" else adapter_elements(plan)
+
+
+def quantized_bytes(plan: TrainingPlan, count: int) -> int:
+    """Bytes of `count` weights in 4 bits: codes, and scales as `quantize` lays them out."""
+    blocks = -(-count // plan.block_size)
+    scales = blocks + 4 * -(-blocks // SCALE_BLOCK) + 4 if plan.double_quant else 4 * blocks
+    return -(-count // 2) + scales + (4 * blocks if plan.datatype.affine else 0)
+
+
+def _kept(plan: TrainingPlan) -> tuple[int, int]:
+    """Bytes that a decoder layer keeps for its backward pass, and bytes kept at the end of the forward pass."""
+    shape, adapted = shape_of(plan), adapted_linears(plan)
     size, n, d, full = plan.dtype.itemsize, plan.batch_size * plan.sequence_length, shape.hidden, plan.method == "full"
     # an adapter with dropout keeps what it lets through instead of its input
     inputs = kept_inputs(shape, shape.linears if full else () if plan.dropout else adapted)
-    block = n * layer_activations(shape, size, inputs=inputs)
+    layer = n * layer_activations(shape, size, inputs=inputs)
     if full:
-        block += n * size * 2 * d  # a trained norm keeps its normalized input
+        layer += n * size * 2 * d  # a trained norm keeps its normalized input
     else:
-        block += n * adapter_activations([(i, plan.rank) for i, _ in adapted.values()], size, plan.dropout > 0)
+        layer += n * adapter_activations([(i, plan.rank) for i, _ in adapted.values()], size, plan.dropout > 0)
     if plan.method == "lora" and plan.adapter_dtype != plan.dtype:  # adapters in the dtype they are computed in
-        block += size * plan.rank * sum(i + o for i, o in adapted.values())
+        layer += size * plan.rank * sum(i + o for i, o in adapted.values())
     kept = n * 2 * size * shape.head_size  # sines and cosines of the positions
     if plan.checkpointing != "none":
-        return block, kept + shape.layers * n * size * d
-    kept += shape.layers * block
+        return layer, kept + shape.layers * n * size * d
+    kept += shape.layers * layer
     if not full:  # frozen embeddings: the first layer's input needs no gradient, so less is kept for it
         noises = sum(name in adapted for name in ("q_proj", "k_proj", "v_proj")) * (plan.dropout > 0)
         kept -= n * (4 * (d + 1) + size * noises * d)
-    return block, kept
+    return layer, kept
 
 
-def _moments(plan: TrainingPlan, shape: ModelShape, adapted: dict, gradients: int) -> dict[str, tuple[int, int, int]]:
+def bytes_by_moment(plan: TrainingPlan) -> dict[str, tuple[int, int, int]]:
     """Bytes of gradients, of activations and of temporary storages at each moment that can be the peak."""
+    shape, adapted = shape_of(plan), adapted_linears(plan)
     size, n, d, full = plan.dtype.itemsize, plan.batch_size * plan.sequence_length, shape.hidden, plan.method == "full"
+    gradients = plan.trained_dtype.itemsize * trained_elements(plan)
     head, supervised = size * shape.vocabulary * d, plan.supervised_tokens
     checkpointed = plan.checkpointing != "none"
-    block, kept = _kept(plan, shape, adapted)
-    recomputed = block if checkpointed else 0
+    layer, kept = _kept(plan)
+    recomputed = layer if checkpointed else 0
 
     # what one operation takes: a decoded weight, and what enters and leaves the MLP's matrix products
     largest = max(map(prod, shape.linears.values()))
-    decoded = 0
-    if plan.method == "qlora":
-        decoded = size * largest
+    decoded = size * largest if plan.method == "qlora" else 0
     working = decoded + n * size * (d + 2 * shape.mlp)
     forward = decoded + n * size * (3 if full else 4) * d
     logits = logit_bytes(supervised, shape.vocabulary, size, kept=full)
@@ -257,37 +249,63 @@ def _moments(plan: TrainingPlan, shape: ModelShape, adapted: dict, gradients: in
         "norm": (first, kept, n * 5 * 4 * d),
         "forward": (before, kept + recomputed, forward),
         "backward": (first, kept + recomputed, working),
-        "gradients": (last, positions + block + (n * size * d if checkpointed else 0), working),
+        "gradients": (last, positions + layer + (n * size * d if checkpointed else 0), working),
         "embedding": (gradients, 0, twice + (head if full and before else 0)),
         "update": (gradients, 0, update),
     }
 
 
-def _shape(plan: TrainingPlan) -> ModelShape:
-    kind = plan.config.get_text_config().model_type
-    if kind not in _MODELS:
-        raise ValueError(
-            f"the closed form is for {' and '.join(_MODELS)} models, not {kind!r}; use simulate_training instead"
-        )
-    return ModelShape.of(plan.config)
+@dataclass(frozen=True)
+class Budget:
+    """Predicted peak of a step: which moment it is at, and the bytes of each of the ledger's categories then."""
+
+    plan: TrainingPlan
+    moment: str
+    by_category: dict[str, int]
+
+    @property
+    def peak(self) -> int:
+        return sum(self.by_category.values())
 
 
-def _adapted(plan: TrainingPlan, shape: ModelShape) -> dict[str, tuple[int, int]]:
-    if plan.method == "full":
-        return {}
-    if plan.target_modules == "all-linear":
-        return shape.linears
-    names = () if isinstance(plan.target_modules, str) else plan.target_modules
-    if not names or any(name not in shape.linears for name in names):
-        raise ValueError(
-            f"target_modules {plan.target_modules!r}: the closed form knows 'all-linear' and lists of "
-            f"{', '.join(shape.linears)}; use simulate_training for others"
-        )
-    return {name: s for name, s in shape.linears.items() if name in names}
+def predict_plan(plan: TrainingPlan) -> Budget:
+    """The budget of a plan.
+
+    Raises:
+        ValueError: as `shape_of` and `adapted_linears`, or a rank above a layer's smaller dimension.
+    """
+    plan.check_rank(adapted_linears(plan))
+    shape, size = shape_of(plan), plan.dtype.itemsize
+
+    # the same through the whole step
+    linear = shape.layers * sum(map(prod, shape.linears.values()))
+    quantized = shape.layers * sum(quantized_bytes(plan, prod(s)) for s in shape.linears.values())
+    weights = size * (shape.parameters - (linear if plan.method == "qlora" else 0)) + 2 * 4 * (shape.head_size // 2)
+    trained = trained_elements(plan)
+
+    by_moment = bytes_by_moment(plan)
+    moment = max(by_moment, key=lambda name: sum(by_moment[name]))
+    gradients, activations, temporary = by_moment[moment]
+    at_peak = dict.fromkeys(CATEGORIES, 0) | {
+        "quantized base": quantized if plan.method == "qlora" else 0,
+        "base weights": weights,
+        "adapters": plan.adapter_dtype.itemsize * adapter_elements(plan),
+        "optimizer state": 2 * plan.moments_dtype.itemsize * trained if plan.optimizer == "adamw" else 0,
+        "gradients": gradients,
+        "activations": activations,
+        "temporary": temporary,
+    }
+    return Budget(plan, moment, at_peak)
 
 
-def _stored(plan: TrainingPlan, count: int) -> int:
-    """Bytes of `count` weights in 4 bits: codes, and scales as `quantize` lays them out."""
-    blocks = -(-count // plan.block_size)
-    scales = blocks + 4 * -(-blocks // SCALE_BLOCK) + 4 if plan.double_quant else 4 * blocks
-    return -(-count // 2) + scales + (4 * blocks if plan.datatype.affine else 0)
+def predict_training(
+    config, method: str = "full", rank: int = 16, batch_size: int = 1, sequence_length: int = 512, **plan
+) -> Budget:
+    """The budget of a training step, from the configuration of a Llama-like model; arguments as `simulate_training`.
+
+    Biases, which few of these models have, are left out: they are less than a thousandth.
+
+    Raises:
+        ValueError, TypeError: a plan that makes no sense (see `TrainingPlan`), a model of another kind.
+    """
+    return predict_plan(TrainingPlan(config, method, rank, batch_size, sequence_length, **plan))

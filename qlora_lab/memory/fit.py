@@ -26,9 +26,9 @@ from qlora_lab.memory.closed_form import (
     Budget,
     ModelShape,
     adapter_activations,
-    budget,
     layer_activations,
     logit_bytes,
+    predict_plan,
 )
 from qlora_lab.memory.plan import METHODS, TrainingPlan
 
@@ -113,8 +113,8 @@ def predict_step(
 ) -> StepMemory:
     """Predict one step of training `model` (as it is: quantized or not, with adapters or not) with AdamW.
 
-    The formulas are `budget`'s, for a batch with padding; the model says what is trained and how it is stored. With
-    checkpointing one layer's activations are alive at a time, and a layer's input is kept for all of them.
+    The formulas are those of `closed_form`, for a batch with padding; the model says what is trained and how it is
+    stored. With checkpointing one layer's activations are alive at a time, and a layer's input is kept for all of them.
 
     Of a model sharded between processes, this process's parts count, and its rows of the batch.
 
@@ -276,7 +276,7 @@ def fit_to_gpu(prediction: Budget, gpu_gb: float) -> GpuFit:
     if prediction.peak <= most:
         return GpuFit(True, gpu_gb, prediction)
     for change, plan in _changes(prediction.plan):
-        changed = budget(plan)
+        changed = predict_plan(plan)
         if changed.peak <= most:
             return GpuFit(False, gpu_gb, prediction, change, changed)
     return GpuFit(False, gpu_gb, prediction)

@@ -1,20 +1,28 @@
 """The closed form for several GPUs: bytes of a training step on each, where every one keeps a part of the model.
 
-With n of them, the blocks' weights, adapters, gradients and optimizer state are cut into n parts. Whole on each are:
+With n of them, the decoder layers' weights, adapters, gradients and optimizer state are cut into n parts. Whole on
+each are:
 
     root          embeddings, last norm and head: where they are frozen they are not cut, and count as base weights
-    gathered      at the peak: the block that computes now; the next one, which is on its way; the gradients of one
-                  block, before they are cut; and the root where it is trained, and so cut too
+    gathered      at the peak: the layer that computes now; the next one, which is on its way; the gradients of one
+                  layer, before they are cut; and the root where it is trained, and so cut too
     activations, temporary    of the GPU's own rows: they are not shared, and n GPUs compute n times as many rows
 
-The moment is the first block's backward pass, when nearly all gradients are there: what the one-GPU budget calls
+The moment is the first layer's backward pass, when nearly all gradients are there: what the one-GPU budget calls
 "gradients". Padding of parts (less than a row for each) is left out. See `distributed` for what is cut, and how.
 """
 
 from dataclasses import dataclass
 from math import prod
 
-from qlora_lab.memory.closed_form import _adapted, _moments, _shape, _stored, budget
+from qlora_lab.memory.closed_form import (
+    adapter_elements,
+    bytes_by_moment,
+    predict_plan,
+    quantized_bytes,
+    shape_of,
+    trained_elements,
+)
 from qlora_lab.memory.plan import TrainingPlan
 
 
@@ -51,15 +59,13 @@ def predict_per_process(
     if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
         raise ValueError(f"processes {processes!r} is not allowed; give a whole number of at least 1")
     plan = TrainingPlan(config, method, rank, batch_size, sequence_length, **plan)
-    alone = budget(plan)
+    alone = predict_plan(plan)
     if processes == 1:
         return ShardedBudget(plan, 1, alone.by_category | {"gathered": 0})
-    shape, adapted = _shape(plan), _adapted(plan, _shape(plan))
-    trained = shape.parameters if method == "full" else _adapter_elements(plan, shape, adapted)
-    gradients = plan.trained_dtype.itemsize * trained
-    _, activations, temporary = _moments(plan, shape, adapted, gradients)["gradients"]
-    block, root = group_bytes(plan)
-    of_block = gradients // shape.layers
+    gradients = plan.trained_dtype.itemsize * trained_elements(plan)
+    of_layer = gradients // shape_of(plan).layers
+    _, activations, temporary = bytes_by_moment(plan)["gradients"]
+    layer, root = group_bytes(plan)
     kept = {
         name: -(-alone.by_category[name] // processes)
         for name in ("quantized base", "base weights", "adapters", "optimizer state")
@@ -72,7 +78,7 @@ def predict_per_process(
         kept
         | {
             "gradients": -(-gradients // processes),
-            "gathered": 2 * block + of_block + (root if method == "full" else 0),
+            "gathered": 2 * layer + of_layer + (root if method == "full" else 0),
             "activations": activations,
             "temporary": temporary,
         },
@@ -80,31 +86,24 @@ def predict_per_process(
 
 
 def group_bytes(plan: TrainingPlan) -> tuple[int, int]:
-    """Bytes of one block's parameters (codes, scales, norms, adapters), and of all that is in no block."""
-    shape, adapted, size = _shape(plan), _adapted(plan, _shape(plan)), plan.dtype.itemsize
+    """Bytes of one decoder layer's parameters (codes, scales, norms, adapters), and of all that is in none."""
+    shape, size = shape_of(plan), plan.dtype.itemsize
     linears = [prod(pair) for pair in shape.linears.values()]
-    block = sum(_stored(plan, n) if plan.method == "qlora" else size * n for n in linears) + size * 2 * shape.hidden
-    if plan.method != "full":
-        block += plan.adapter_dtype.itemsize * _adapter_elements(plan, shape, adapted) // shape.layers
+    layer = sum(quantized_bytes(plan, n) if plan.method == "qlora" else size * n for n in linears)
+    layer += size * 2 * shape.hidden + plan.adapter_dtype.itemsize * adapter_elements(plan) // shape.layers
     root = size * (shape.parameters - shape.layers * (sum(linears) + 2 * shape.hidden))
-    return block, root
+    return layer, root
 
 
 def step_traffic(plan: TrainingPlan) -> dict[str, int]:
     """Bytes of a step's collectives: {"all-gather", "reduce-scatter"}; (n - 1) / n of them reach each of n GPUs.
 
-    Blocks are gathered twice (three times with reentrant checkpointing, which computes each once more), the root once
-    where it is trained, and else never; gradients are scattered once.
+    Decoder layers are gathered twice (three times with reentrant checkpointing, which computes each once more), the
+    root once where it is trained, and else never; gradients are scattered once.
     """
-    shape = _shape(plan)
-    block, root = group_bytes(plan)
-    trained = shape.parameters if plan.method == "full" else _adapter_elements(plan, shape, _adapted(plan, shape))
+    layer, root = group_bytes(plan)
     times = 3 if plan.checkpointing == "reentrant" else 2
     return {
-        "all-gather": times * shape.layers * block + (root if plan.method == "full" else 0),
-        "reduce-scatter": plan.trained_dtype.itemsize * trained,
+        "all-gather": times * shape_of(plan).layers * layer + (root if plan.method == "full" else 0),
+        "reduce-scatter": plan.trained_dtype.itemsize * trained_elements(plan),
     }
-
-
-def _adapter_elements(plan: TrainingPlan, shape, adapted: dict) -> int:
-    return shape.layers * plan.rank * sum(i + o for i, o in adapted.values())

@@ -21,7 +21,7 @@ from qlora_lab.memory.plan import TrainingPlan
 from qlora_lab.models.gradient_checkpointing import enable_checkpointing
 from qlora_lab.paging.adamw import Coefficients, update_moments, update_parameter
 from qlora_lab.qlora import QLoRALinear
-from qlora_lab.quantization.tensor import QuantizedTensor, _layout
+from qlora_lab.quantization.tensor import QuantizedTensor
 
 _aten = torch.ops.aten
 
@@ -184,11 +184,8 @@ def _replace_linears(plan: TrainingPlan, model: nn.Module, adapted: set[str]) ->
     for name, linear in list(model.named_modules()):
         if not isinstance(linear, nn.Linear) or (linear is head and name not in adapted):
             continue
-        shape = linear.weight.shape
-        layout = _layout(shape, plan.datatype, plan.block_size, plan.double_quant)
-        stored = {key: torch.empty(size, dtype=dtype) for key, (dtype, size) in layout.items()}
-        weight = QuantizedTensor(
-            stored.pop("codes"), stored, shape, plan.dtype, plan.datatype.name, plan.block_size, plan.double_quant
+        weight = QuantizedTensor.empty(
+            linear.weight.shape, plan.dtype, plan.datatype, plan.block_size, plan.double_quant
         )
         rank = plan.rank if name in adapted else 0
         replace_module(model, name, QLoRALinear(weight, linear.bias, rank, plan.alpha, plan.dropout))

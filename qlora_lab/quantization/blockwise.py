@@ -1,7 +1,7 @@
 """The arithmetic of block-wise quantization, in plain PyTorch: what every faster form must equal bit for bit.
 
-A block is a row of a matrix here: (number of blocks, block size). `quantization` cuts tensors into blocks and keeps the
-results; `kernels` is fast.
+A block is a row of a matrix here: (number of blocks, block size). `tensor` cuts tensors into blocks and keeps the
+results; `fast.kernels` is fast.
 """
 
 import functools

@@ -2,7 +2,7 @@
 
 A 4-bit code says which of sixteen levels a weight sits on; the block's scale says how large that level is. A data type
 is therefore only a table of sixteen levels (the codebook) and the fifteen thresholds halfway between neighbours. This
-module builds the tables; `quantization` uses them.
+module builds the tables; `blockwise` uses them.
 
     nf4          quantiles of the normal distribution, an exact zero, asymmetric (QLoRA paper, appendix E)
     fp4          sign, two exponent bits, one mantissa bit, as bitsandbytes lays them out

@@ -9,9 +9,9 @@ byte.
     double        the absmax values are themselves stored in 8 bits: minus their mean, in blocks of 256
 
 Codes, scales and decoded weights equal bitsandbytes' bit for bit. With double quantization the 8-bit codes of the
-scales are the exact nearest ones; a CPU build of bitsandbytes takes a neighbour for about 0.2 % of them. `blocks` holds
-the definitions of the arithmetic; `kernels` the same in a form that compiles to vector code, used for large tensors.
-`dequantization` makes an operator of the way back. Here all of it becomes a tensor type.
+scales are the exact nearest ones; a CPU build of bitsandbytes takes a neighbour for about 0.2 % of them. `blockwise`
+holds the definitions of the arithmetic; `fast.kernels` the same in a form that compiles to vector code, used for large
+tensors; `fast.operator` makes an operator of the way back. Here all of it becomes a tensor type.
 
 Sources: QLoRA (Dettmers et al. 2023), sections 2 and 3; the layout of bytes and of nested scales is bitsandbytes'.
 """
@@ -91,6 +91,21 @@ class QuantizedTensor:
     datatype: str = "nf4"
     block_size: int = 64
     double_quant: bool = False
+
+    @classmethod
+    def empty(
+        cls,
+        shape: torch.Size,
+        dtype: torch.dtype,
+        datatype: str | DataType = "nf4",
+        block_size: int = 64,
+        double_quant: bool = False,
+    ) -> "QuantizedTensor":
+        """One of this shape whose codes and scales have no values yet, as `torch.empty` makes tensors."""
+        datatype = get_datatype(datatype)
+        layout = _layout(shape, datatype, block_size, double_quant)
+        stored = {name: torch.empty(size, dtype=of) for name, (of, size) in layout.items()}
+        return cls(stored.pop("codes"), stored, shape, dtype, datatype.name, block_size, double_quant)
 
     @property
     def scales(self) -> torch.Tensor:

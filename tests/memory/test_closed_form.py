@@ -10,9 +10,9 @@ from transformers import GPT2Config, LlamaConfig
 from qlora_lab.memory.closed_form import (
     ModelShape,
     adapter_activations,
-    budget,
     layer_activations,
     logit_bytes,
+    predict_plan,
     predict_training,
 )
 from qlora_lab.memory.fit import fit_to_gpu, predict_step
@@ -85,7 +85,7 @@ def test_counts_made_by_hand():
     shape = ModelShape.of(plan.config)
     linear = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11_008)
     assert shape.parameters == linear + 2 * 32_000 * 4096 + 65 * 4096 == 6_738_415_616
-    found = budget(plan).by_category
+    found = predict_plan(plan).by_category
     adapters = 32 * 64 * (4 * 2 * 4096 + 3 * (4096 + 11_008))
     assert found["adapters"] == 2 * adapters and found["optimizer state"] == 4 * adapters
     blocks = linear // 64
@@ -118,7 +118,7 @@ def test_categories_are_the_ledgers_and_add_up():
 @pytest.mark.parametrize("method", ["full", "lora", "qlora"])
 def test_more_of_anything_never_takes_less(method):
     plan = TrainingPlan(SMALL, method, 8, 2, 128)
-    peak = budget(plan).peak
+    peak = predict_plan(plan).peak
     for more in (
         {"batch_size": 4, "supervised_tokens": None},
         {"sequence_length": 256, "supervised_tokens": None},
@@ -126,8 +126,8 @@ def test_more_of_anything_never_takes_less(method):
         {"accumulation": 4},
         {"dtype": torch.float32, "adapter_dtype": torch.float32, "moments_dtype": torch.float32},
     ):
-        assert budget(replace(plan, **more)).peak >= peak
-    assert budget(replace(plan, checkpointing="reentrant")).peak <= peak
+        assert predict_plan(replace(plan, **more)).peak >= peak
+    assert predict_plan(replace(plan, checkpointing="reentrant")).peak <= peak
 
 
 def test_predict_step_uses_the_same_formulas():
@@ -136,11 +136,11 @@ def test_predict_step_uses_the_same_formulas():
     model = build_model(replace(plan, config=LlamaConfig(**{**GROUPED.to_dict(), "vocab_size": 100})))
     step = predict_step(model, 2, 64, 50)
     shape = ModelShape.of(model.config)
-    block = layer_activations(shape, 4, mask=64) + adapter_activations([(1, 8)] * 7, 4, dropout=False)
-    assert step.activations == 2 * 64 * 5 * block
+    layer = layer_activations(shape, 4, mask=64) + adapter_activations([(1, 8)] * 7, 4, dropout=False)
+    assert step.activations == 2 * 64 * 5 * layer
     assert step.logits == logit_bytes(50, 100, 4, kept=False)
     saving = predict_step(model, 2, 64, 50, checkpointing=True)
-    assert saving.activations == 2 * 64 * (block + 5 * 4 * 576)
+    assert saving.activations == 2 * 64 * (layer + 5 * 4 * 576)
 
 
 def test_verdict_when_it_fits():

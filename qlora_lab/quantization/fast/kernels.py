@@ -1,6 +1,6 @@
 """The fast path: quantization and dequantization written so that torch.compile turns them into vector code.
 
-`quantization` holds the definitions, in the fewest words. Here the same functions are written a second time for speed,
+`blockwise` holds the definitions, in the fewest words. Here the same functions are written a second time for speed,
 with equal results bit for bit, and compiled: to C++ on a CPU, to Triton on an NVIDIA GPU. What makes them fast:
 
 - A look-up in a table of 16 becomes a tree of fifteen `where`s over the code's four bits. Vector units have no cheap
@@ -37,7 +37,7 @@ _PART = 2**22  # codes, made at a time: few enough to stay in a processor's cach
 
 
 def quantize_blocks(blocks: torch.Tensor, datatype: DataType) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Compiled `blocks.quantize_blocks` for absmax data types; None where no compiler works.
+    """Compiled `blockwise.quantize_blocks` for absmax data types; None where no compiler works.
 
     Args:
         blocks: (number of blocks, block size), float32 or bfloat16, contiguous.
@@ -82,7 +82,7 @@ def dequantize_blocks(
     dtype: torch.dtype,
     second: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor | None:
-    """Compiled `blocks.dequantize_blocks` for absmax data types; None where no compiler works.
+    """Compiled `blockwise.dequantize_blocks` for absmax data types; None where no compiler works.
 
     Args:
         codes: uint8 (number of blocks, block size / 2).
@@ -144,7 +144,7 @@ def _bits(nibble: torch.Tensor, which: tuple[int, ...]) -> list[torch.Tensor]:
 
 
 def _decoded(scales, second) -> torch.Tensor:
-    """Scales as they are, or from 8-bit codes and (scales of scales, offset, levels); see `blocks`. float32 (b,)"""
+    """Scales as they are, or from 8-bit codes and (scales of scales, offset, levels); see `blockwise`. float32 (b,)"""
     if not second:
         return scales
     scale_scales, offset, levels = second
