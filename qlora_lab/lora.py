@@ -53,7 +53,7 @@ class LoRALayer(nn.Module):
     def __init__(self, in_features, out_features, rank, alpha, dropout=0.0, use_rslora=False, device=None):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.switched_off = False  # inside `lora.disabled`: forward computes the base alone
+        self.switched_off = False  # inside `disabled`: forward computes the base alone
         self.reset_adapter(rank, alpha, dropout, use_rslora, device)
 
     def reset_adapter(self, rank, alpha, dropout=0.0, use_rslora=False, device=None) -> None:

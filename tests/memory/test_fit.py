@@ -3,10 +3,17 @@
 import pytest
 import torch
 from tiny import adapted, tiny_model
+from transformers import LlamaConfig
 
 from qlora_lab.loss import supervised_loss_sum
-from qlora_lab.memory import fit as memory
-from qlora_lab.memory.fit import DoesNotFit, check_fits, predict_step
+from qlora_lab.memory import fit
+from qlora_lab.memory.closed_form import predict_training
+from qlora_lab.memory.fit import DoesNotFit, check_fits, fit_to_gpu, predict_step
+from qlora_lab.memory.simulation import simulate_training
+
+SMALL = LlamaConfig(
+    vocab_size=4000, hidden_size=512, intermediate_size=1376, num_hidden_layers=4, num_attention_heads=8
+)
 
 
 def activations_kept(model, batch: int, length: int) -> int:
@@ -62,10 +69,10 @@ def test_checkpointing_and_smaller_batches_need_less():
 def test_what_does_not_fit_is_refused_with_what_would(monkeypatch, share, advice):
     model = adapted(tiny_model(num_hidden_layers=6))
     need = predict_step(model, 8, 64, 100).to_allocate
-    monkeypatch.setattr(memory, "free_memory", lambda device: int(need * share))
+    monkeypatch.setattr(fit, "free_memory", lambda device: int(need * share))
     with pytest.raises(DoesNotFit, match=advice):
         check_fits(model, 8, 64, 100, False, accumulation=2)
-    monkeypatch.setattr(memory, "free_memory", lambda device: need)
+    monkeypatch.setattr(fit, "free_memory", lambda device: need)
     assert check_fits(model, 8, 64, 100, False).to_allocate == need
 
 
@@ -73,6 +80,55 @@ def test_the_advice_fits(monkeypatch):
     """What the message proposes is accepted when it is followed."""
     model = adapted(tiny_model(num_hidden_layers=6))
     need = predict_step(model, 8, 64, 96).to_allocate
-    monkeypatch.setattr(memory, "free_memory", lambda device: int(need * 0.6))
+    monkeypatch.setattr(fit, "free_memory", lambda device: int(need * 0.6))
     check_fits(model, 8, 64, 96, True)
     check_fits(model, 4, 64, 48, False, accumulation=4)
+
+
+def test_a_plan_that_fits_a_gpu():
+    found = fit_to_gpu(predict_training("llama-65b", "qlora", 64, checkpointing="reentrant"), 48)
+    assert found.fits and found.change is None
+    assert str(found) == "qlora needs 41.4 GB at its peak: it fits 48 GB, with 6.6 GB left."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "gpu", "change"),
+    [
+        (("llama-65b", "qlora", 64), 48, "gradient checkpointing"),
+        (("llama-7b", "lora", 16, 16), 24, "gradient checkpointing"),
+        (("llama-7b", "lora", 16, 16), 17, "batch_size=1 with accumulation=16"),
+        (("llama-7b", "lora", 16, 1), 12, "QLoRA with rank 16"),
+        (("llama-65b", "full"), 48, "QLoRA with rank 16, gradient checkpointing"),
+        (("llama-7b", "full"), 20, "LoRA with rank 16"),
+        (("llama-2-70b", "qlora", 256), 40, "gradient checkpointing, rank 16"),
+        (("llama-65b", "qlora", 8, 1, 8192), 43, "gradient checkpointing, sequences of 4096 tokens"),
+    ],
+)
+def test_the_cheapest_change_that_makes_it_fit(arguments, gpu, change):
+    prediction = predict_training(*arguments)
+    found = fit_to_gpu(prediction, gpu)
+    assert not found.fits and prediction.peak > gpu * 1e9
+    assert found.change == change
+    assert found.changed.peak <= gpu * 1e9
+    assert change in str(found)
+
+
+def test_the_change_is_true_in_the_simulation():
+    prediction = predict_training(SMALL, "lora", 16, 16, 256)
+    found = fit_to_gpu(prediction, 0.3)
+    assert simulate_training(SMALL, "lora", 16, 16, 256).peak > 0.3e9
+    plan = found.changed.plan
+    options = {name: getattr(plan, name) for name in ("checkpointing", "accumulation", "supervised_tokens")}
+    changed = simulate_training(SMALL, plan.method, plan.rank, plan.batch_size, plan.sequence_length, **options)
+    assert changed.peak <= 0.3e9 * 1.03
+
+
+def test_nothing_makes_it_fit():
+    found = fit_to_gpu(predict_training("llama-65b", "lora"), 10)
+    assert not found.fits and found.change is None and "smaller model" in str(found)
+
+
+@pytest.mark.parametrize("gpu", [0, -1, float("nan"), float("inf"), "48", True, None])
+def test_a_gpu_of_no_size(gpu):
+    with pytest.raises(ValueError, match="gpu_gb"):
+        fit_to_gpu(predict_training(SMALL, "lora", 8), gpu)
