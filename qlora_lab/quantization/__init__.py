@@ -5,6 +5,7 @@ Read `datatypes` (where the sixteen levels come from), `blockwise` (codes and sc
 """
 
 from qlora_lab.quantization.datatypes import DATATYPES, DataType, dynamic_map, get_datatype
+from qlora_lab.quantization.fast.compilation import set_compile
 from qlora_lab.quantization.tensor import QuantizedTensor, quantize
 
-__all__ = ["DATATYPES", "DataType", "QuantizedTensor", "dynamic_map", "get_datatype", "quantize"]
+__all__ = ["DATATYPES", "DataType", "QuantizedTensor", "dynamic_map", "get_datatype", "quantize", "set_compile"]

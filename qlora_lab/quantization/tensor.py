@@ -31,7 +31,7 @@ from qlora_lab.quantization.blockwise import (
     quantize_scales,
 )
 from qlora_lab.quantization.datatypes import DataType, get_datatype
-from qlora_lab.quantization.fast import kernels
+from qlora_lab.quantization.fast import compilation, kernels
 from qlora_lab.quantization.fast.operator import dequantize_4bit
 
 _FORMAT = "qlora_lab.QuantizedTensor.1"
@@ -209,7 +209,7 @@ def _quantize_flat(flat: torch.Tensor, datatype: DataType, block_size: int):
     parts = []
     if whole or not n:
         blocks, fast = flat[:whole].reshape(-1, block_size), None
-        if not datatype.affine and kernels.wanted(flat, whole):
+        if not datatype.affine and compilation.wanted(flat, whole):
             source = blocks.float() if blocks.dtype == torch.float16 else blocks
             fast = kernels.quantize_blocks(source.contiguous(), datatype)
         if fast:

@@ -14,7 +14,7 @@ from qlora_lab.quantization.tensor import quantize
 
 def test_unknown_modes_are_refused():
     with pytest.raises(ValueError, match="auto, always, never"):
-        kernels.set_compile("sometimes")
+        compilation.set_compile("sometimes")
 
 
 @pytest.mark.parametrize("wide", [True, False], ids=["wide vectors", "narrow vectors"])
@@ -34,7 +34,7 @@ def test_a_kernel_that_computes_something_else_is_found_out(monkeypatch, dtype, 
     with pytest.warns(RuntimeWarning, match="dequantization differs from the definition") as said:
         decoded = [q.dequantize(dtype) for _ in range(2)]
     assert len([warning for warning in said if warning.category is RuntimeWarning]) == 1
-    kernels.set_compile("never")
+    compilation.set_compile("never")
     expected = quantize(weight)
     assert torch.equal(q.codes, expected.codes) and torch.equal(q.scales, expected.scales)
     assert all(torch.equal(d, expected.dequantize(dtype)) for d in decoded)
@@ -105,10 +105,10 @@ def test_without_pytorchs_notes_each_call_is_dynamos(monkeypatch):
 def test_without_a_compiler_one_warning_and_the_same_results(tmp_path):
     script = """
 import warnings, torch
-from qlora_lab import quantize; from qlora_lab.quantization.fast import kernels
+from qlora_lab import quantize; from qlora_lab.quantization.fast import compilation
 w = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
-kernels.set_compile("never"); expected = quantize(w)
-kernels.set_compile("always")
+compilation.set_compile("never"); expected = quantize(w)
+compilation.set_compile("always")
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     for _ in range(3):
@@ -127,14 +127,14 @@ print("ok")
 def test_processes_with_other_vectors_share_a_cache_on_disk(tmp_path):
     script = """
 import torch
-from qlora_lab import quantize; from qlora_lab.quantization.fast import kernels
+from qlora_lab import quantize; from qlora_lab.quantization.fast import compilation
 w = torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
-kernels.set_compile("never"); expected = quantize(w)
-kernels.set_compile("always"); found = quantize(w)
+compilation.set_compile("never"); expected = quantize(w)
+compilation.set_compile("always"); found = quantize(w)
 assert torch.equal(found.codes, expected.codes) and torch.equal(found.scales, expected.scales), "quantize"
 for dtype in (torch.float32, torch.bfloat16):
     fast = expected.dequantize(dtype)
-    kernels.set_compile("never"); slow = expected.dequantize(dtype); kernels.set_compile("always")
+    compilation.set_compile("never"); slow = expected.dequantize(dtype); compilation.set_compile("always")
     assert torch.equal(fast, slow), f"dequantize {dtype}"
 print(torch.backends.cpu.get_cpu_capability())
 """

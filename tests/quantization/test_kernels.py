@@ -10,11 +10,11 @@ from qlora_lab.quantization.tensor import quantize
 def both(function):
     results = []
     for mode in ("never", "always"):
-        before = kernels.set_compile(mode)
+        before = compilation.set_compile(mode)
         try:
             results.append(function())
         finally:
-            kernels.set_compile(before)
+            compilation.set_compile(before)
     return results
 
 
@@ -57,9 +57,9 @@ def test_scales_that_are_too_few_are_refused(wide, monkeypatch):
     monkeypatch.setattr(kernels, "has_wide_vectors", lambda: wide)
     q = quantize(torch.randn(600, 64), double_quant=True)
     q.stored["scale_scales"] = q.stored["scale_scales"][:2]  # of three
-    before = kernels.set_compile("always")
+    before = compilation.set_compile("always")
     try:
         with pytest.raises((RuntimeError, IndexError)):
             q.dequantize()
     finally:
-        kernels.set_compile(before)
+        compilation.set_compile(before)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qlora_lab.quantization.datatypes import DATATYPES, dynamic_map, get_datatype
-from qlora_lab.quantization.fast import kernels
+from qlora_lab.quantization.fast import compilation
 from qlora_lab.quantization.tensor import QuantizedTensor, quantize
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -25,9 +25,9 @@ def compile_mode(request):
     """Everything here holds for the definitions and for the compiled kernels."""
     if request.param == "always" and "property" in request.node.name:
         pytest.skip("properties draw too many shapes to compile for; the kernels equal the definitions (below)")
-    before = kernels.set_compile(request.param)
+    before = compilation.set_compile(request.param)
     yield
-    kernels.set_compile(before)
+    compilation.set_compile(before)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -29,8 +29,6 @@ from qlora_lab.quantization import blockwise as definition
 from qlora_lab.quantization.blockwise import SCALE_BLOCK, dequantize_scales, scale_levels
 from qlora_lab.quantization.datatypes import DataType
 from qlora_lab.quantization.fast.compilation import Compiled, proved, run
-from qlora_lab.quantization.fast.compilation import set_compile as set_compile
-from qlora_lab.quantization.fast.compilation import wanted as wanted
 
 _SAMPLE = 64  # blocks that a kernel is compared with its definition on
 _PART = 2**22  # codes, made at a time: few enough to stay in a processor's cache until they are packed

@@ -8,7 +8,7 @@ import torch
 
 from qlora_lab.quantization.blockwise import dequantize_blocks, dequantize_scales
 from qlora_lab.quantization.datatypes import get_datatype
-from qlora_lab.quantization.fast import kernels
+from qlora_lab.quantization.fast import compilation, kernels
 
 
 def dequantize_4bit(
@@ -45,7 +45,7 @@ def _dequantize(codes, scales, scale_scales, scale_offset, offsets, datatype, bl
     count = whole // block_size
     blocks = codes[: whole // 2].view(count, block_size // 2)
     result = None
-    if offsets is None and kernels.wanted(codes, whole):
+    if offsets is None and compilation.wanted(codes, whole):
         result = kernels.dequantize_blocks(blocks, scales[:count], datatype, dtype, second)
         if result is not None and whole == n:
             return result.view(shape)
