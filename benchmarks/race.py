@@ -121,6 +121,21 @@ def step(rounds: int) -> dict:
     }
 
 
+def products(rounds: int) -> dict:
+    """Our step, and the same step with PyTorch's own float32 products: is `machine.matmul` worth its code here?"""
+    from qlora_lab.machine.matmul import plain
+
+    model, batch = our_model(), make_batch()
+
+    def with_pytorchs_own():
+        with plain():
+            our_step(model, batch)
+
+    sides = {"ours": lambda: our_step(model, batch), "PyTorch's own products": with_pytorchs_own}
+    times = interleaved(sides, rounds)
+    return {"times": times, "ratios": ratios(times)}
+
+
 def memory() -> dict:
     """Peak memory of a training step, each side in a process of its own."""
     peaks = {}
@@ -328,7 +343,7 @@ def torchao():
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    races = ["kernels", "step", "memory"]
+    races = ["kernels", "step", "memory", "products"]
     parser.add_argument("races", nargs="*", default=races, help=f"of {', '.join(races)}; default: all")
     parser.add_argument("--rounds", type=int, default=15, help="counted runs of each side")
     parser.add_argument("--out", type=Path, help="where the JSON goes")
@@ -351,6 +366,7 @@ def main() -> None:
             "kernels": lambda: kernels(args.rounds),
             "step": lambda: step(max(5, args.rounds // 2)),
             "memory": memory,
+            "products": lambda: products(max(5, args.rounds)),
         }[name]()
         record["races"][name] = result
         print(json.dumps({name: result}, indent=2), flush=True)

@@ -476,7 +476,7 @@ def decode(code, low, high):
         """
 import importlib.util
 def decode(code, low, high):
-    spec = importlib.util.spec_from_file_location('x', '{package}/datatypes.py')
+    spec = importlib.util.spec_from_file_location('x', '{package}/quantization/datatypes.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return 0.0

@@ -6,67 +6,47 @@ One or two modules a notebook hold its exercises; `exercise` judges, `difference
 from collections.abc import Callable
 
 from qlora_lab.checks import (
-    adapter_counts,
     costs,
     counterexamples,
     double_quantization,
     four_bit_types,
     layer_memory,
     node_bytes,
+    notebook_00,
+    notebook_01,
+    notebook_02,
+    notebook_03,
+    notebook_04,
+    notebook_05,
+    notebook_06,
+    notebook_07,
+    notebook_08,
     paged_optimizers,
     quantized_bytes,
     right_calls,
     training_step,
-)
-from qlora_lab.checks import (
-    notebook_00 as start_here,
-)
-from qlora_lab.checks import (
-    notebook_01 as four_bits,
-)
-from qlora_lab.checks import (
-    notebook_02 as scale_factors,
-)
-from qlora_lab.checks import (
-    notebook_03 as low_rank,
-)
-from qlora_lab.checks import (
-    notebook_04 as adamw,
-)
-from qlora_lab.checks import (
-    notebook_05 as qlora_layer,
-)
-from qlora_lab.checks import (
-    notebook_06 as fine_tuning,
-)
-from qlora_lab.checks import (
-    notebook_07 as seeds,
-)
-from qlora_lab.checks import (
-    notebook_08 as beyond_one_gpu,
 )
 from qlora_lab.checks.exercise import Exercise, Misconception, Verdict, judge
 
 MODULES = (  # in the order of the notebooks
-    start_here,
-    four_bits,
+    notebook_00,
+    notebook_01,
     four_bit_types,
     counterexamples,
-    scale_factors,
+    notebook_02,
     double_quantization,
     quantized_bytes,
-    low_rank,
-    adapter_counts,
-    adamw,
+    notebook_03,
+    notebook_04,
     paged_optimizers,
-    qlora_layer,
+    notebook_05,
     layer_memory,
-    fine_tuning,
+    notebook_06,
     training_step,
     right_calls,
-    seeds,
+    notebook_07,
     costs,
-    beyond_one_gpu,
+    notebook_08,
     node_bytes,
 )
 EXERCISES: dict[str, Exercise] = {exercise.id: exercise for module in MODULES for exercise in module.EXERCISES}

@@ -2,11 +2,17 @@
 
 An exercise is a function to write. Its specification is another function, the plain one; both get the same inputs,
 drawn at random in many shapes, and their results are compared. Where they differ, the answer is compared with *wrong*
-functions as well, each written after a typical misconception: if it always gives what one of these gives, that is what
-it looks like. Else `differences` describes what can be seen.
+functions as well, each the specification with one typical misconception in it: if it always gives what one of these
+gives, that is what it looks like. Else `differences` describes what can be seen.
 """
 
+import functools
+import inspect
+import math
+import re
+import textwrap
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +26,64 @@ CASES = 8
 
 @dataclass(frozen=True)
 class Misconception:
-    """A typical wrong answer. message: what it looks like, what to think of. answer: gives the same wrong results."""
+    """A typical wrong answer.
 
-    message: str
-    answer: Callable
+    Attributes:
+        meaning: what it looks like and what to think of, in full sentences.
+        hint: number of the hint to open, if there is one for it.
+        edit: (old, new): the solution gives the same wrong results when the one `old` in its source is `new`.
+        function: gives the same wrong results, where no edit of one place does.
+    """
+
+    meaning: str
+    hint: int | None
+    edit: tuple[str, str] | None = None
+    function: Callable | None = None
+
+    def __post_init__(self):
+        if callable(self.hint):  # modules that are not rewritten yet
+            object.__setattr__(self, "function", self.hint)
+            object.__setattr__(self, "hint", None)
+
+    @property
+    def message(self) -> str:
+        return self.meaning if self.hint is None else f"{self.meaning} Open hint {self.hint}."
+
+
+def edits(text: str) -> tuple[Misconception, ...]:
+    """Misconceptions as paragraphs: an edit of the solution, the hint's number (or -), and what it means.
+
+        x @ a.T @ b.T → x @ b.T @ a.T
+        1: A and B are multiplied in the wrong order.
+
+    Several edits above one meaning are as many misconceptions.
+
+    Raises:
+        ValueError: a paragraph of another form.
+    """
+    found = []
+    for paragraph in textwrap.dedent(text).strip().split("\n\n"):
+        changes, hint, meaning = re.fullmatch(r"((?:.*→.*\n)+)(\d|-): ((?:.|\n)+)", paragraph).groups()
+        meaning = " ".join(meaning.split())
+        for change in changes.splitlines():
+            old, new = (part.strip() for part in change.split("→"))
+            found.append(Misconception(meaning, None if hint == "-" else int(hint), (old, new)))
+    return tuple(found)
+
+
+@functools.cache
+def edited(solution: Callable, old: str, new: str) -> Callable:
+    """`solution` as it would be with `new` in the place of `old` in its source. `new` may use math, re and torch.
+
+    Raises:
+        ValueError: `old` does not stand there exactly once.
+    """
+    source = textwrap.dedent(inspect.getsource(solution))
+    if (count := source.count(old)) != 1:
+        raise ValueError(f"{old!r} stands {count} times in {solution.__name__}; an edit is of one place")
+    names, defined = {"math": math, "re": re, "torch": torch} | solution.__globals__, {}
+    exec(compile(source.replace(old, new), f"<{solution.__name__}, edited>", "exec"), names, defined)
+    return defined[solution.__name__]
 
 
 @dataclass(frozen=True)
@@ -59,6 +119,10 @@ class Exercise:
         """What of a result is compared."""
         return result if self.view is None else self.view(arguments, result)
 
+    def with_misconception(self, misconception: Misconception) -> Callable:
+        """The function that someone with this misconception writes."""
+        return misconception.function or edited(self.solution, *misconception.edit)
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -70,6 +134,16 @@ class Verdict:
 
     def __str__(self) -> str:
         return f"{self.exercise}: {self.status}. {self.message}".rstrip()
+
+
+def draw_integers(generator: torch.Generator, low: int, high: int, count: int) -> list[int]:
+    """`count` whole numbers from `low` to below `high`."""
+    return torch.randint(low, high, (count,), generator=generator).tolist()
+
+
+def draw_normal(generator: torch.Generator, *shapes: tuple) -> list[torch.Tensor]:
+    """A float32 tensor of normally distributed numbers for each shape."""
+    return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
 def judge(exercise: Exercise, function: Callable, seed: int = 0) -> Verdict:
@@ -107,16 +181,28 @@ def diagnose(exercise: Exercise, cases: list[tuple], error: str | None) -> Verdi
         return Verdict(exercise.id, "right", f"Compared on {len(cases)} inputs of different shapes.")
     if not off:
         return Verdict(exercise.id, "wrong", error)
-    tolerance = exercise.tolerance or 1e-6
     for misconception in exercise.misconceptions:
-        wrong = [exercise.compared(arguments, misconception.answer(*_copied(arguments))) for arguments, _, _ in cases]
-        if all(is_same(result, w, tolerance) for (_, result, _), w in zip(cases, wrong, strict=True)):
+        if _gives(exercise, misconception, cases):
             return Verdict(exercise.id, "wrong", misconception.message)
     arguments, result, expected = off[0]
     told = exercise.describe(arguments, result, expected) if exercise.describe is not None else None
     if told is None:
         told = f"With {describe_arguments(arguments)}: {describe_difference(result, expected, exercise.tolerance)}"
     return Verdict(exercise.id, "wrong", told)
+
+
+def _gives(exercise: Exercise, misconception: Misconception, cases: list[tuple]) -> bool:
+    """Whether a misconception leads to all of these results; where it leads to an error, it does not."""
+    wrong = exercise.with_misconception(misconception)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return all(
+                is_same(result, exercise.compared(arguments, wrong(*_copied(arguments))), exercise.tolerance or 1e-6)
+                for arguments, result, _ in cases
+            )
+    except Exception:
+        return False
 
 
 def _copied(value):

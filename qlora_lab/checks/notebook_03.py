@@ -1,45 +1,25 @@
-"""Exercises of notebook 03: multiplying with a low-rank update, differentiating, merging and truncating it."""
+"""Exercises of notebook 03: multiplying with a low-rank update, differentiating, merging, truncating, counting."""
 
 import math
 
 import torch
 
-from qlora_lab.checks.exercise import Exercise, Misconception
-
-
-def _numbers(generator: torch.Generator, low: int, high: int, count: int) -> list[int]:
-    return torch.randint(low, high, (count,), generator=generator).tolist()
-
-
-def _normal(generator: torch.Generator, *shapes: tuple) -> list[torch.Tensor]:
-    return [torch.randn(shape, generator=generator) for shape in shapes]
+from qlora_lab.checks.exercise import Exercise, draw_integers, draw_normal, edits
 
 
 def lora_forward(x, w, a, b, alpha, use_rslora):
     rank = a.shape[0]
-    return x @ w.T + alpha / (math.sqrt(rank) if use_rslora else rank) * (x @ a.T @ b.T)
+    factor = alpha / math.sqrt(rank) if use_rslora else alpha / rank
+    return x @ w.T + factor * (x @ a.T @ b.T)
 
 
 def _forward_case(generator: torch.Generator, number: int):
     """x (batch, n, in), w (out, in), a (r, in), b (out, r). The first case is square."""
-    batch, n, n_in, n_out, r = _numbers(generator, 2, 7 + 2 * number, 5)
+    batch, n, n_in, n_out, r = draw_integers(generator, 2, 7 + 2 * number, 5)
     if number == 0:
         batch, n, n_in, n_out, r = 2, 6, 6, 6, 6
-    tensors = _normal(generator, (batch, n, n_in), (n_out, n_in), (r, n_in), (n_out, r))
+    tensors = draw_normal(generator, (batch, n, n_in), (n_out, n_in), (r, n_in), (n_out, r))
     return (*tensors, 1.5 + number, bool(number % 2))
-
-
-def _forward_scaled(scale):
-    return lambda x, w, a, b, alpha, rs: x @ w.T + scale(a, b, alpha, rs) * (x @ a.T @ b.T)
-
-
-def _square(a, b) -> bool:
-    return a.shape[0] == a.shape[1] == b.shape[0]
-
-
-def _fit(a: torch.Tensor, b: torch.Tensor, w: torch.Tensor) -> bool:
-    """Whether x A^T B^T can be added to x W^T."""
-    return (b.shape[0], b.shape[1], a.shape[1]) == (w.shape[0], a.shape[0], w.shape[1])
 
 
 def adapter_gradients(gradient, a, b, s):
@@ -47,28 +27,22 @@ def adapter_gradients(gradient, a, b, s):
 
 
 def _gradients_case(generator: torch.Generator, number: int):
-    n_in, n_out, r = _numbers(generator, 2, 8 + 3 * number, 3)
+    n_in, n_out, r = draw_integers(generator, 2, 8 + 3 * number, 3)
     if number == 0:
         n_in = n_out = r = 5
-    gradient, a, b = _normal(generator, (n_out, n_in), (r, n_in), (n_out, r))
+    gradient, a, b = draw_normal(generator, (n_out, n_in), (r, n_in), (n_out, r))
     return gradient, a, torch.zeros_like(b) if number == 3 else b, 0.5 + number
 
 
-def _turned(gradient, a, b, s):
-    """Multiplied without transposing, which only square matrices allow; else as it should be."""
-    if not _square(a, b):
-        return adapter_gradients(gradient, a, b, s)
-    return s * b @ gradient, s * gradient @ a
-
-
 def merge_adapter(w, a, b, alpha):
-    return (w.float() + alpha / a.shape[0] * (b @ a)).to(w.dtype)
+    update = alpha / a.shape[0] * (b @ a)
+    return (w.float() + update).to(w.dtype)
 
 
 def _merge_case(generator: torch.Generator, number: int):
     """Whole numbers over a power of two, so that every order of float32 operations gives the same bits."""
     r = (1, 2, 4, 8)[number % 4]
-    n_in, n_out = (r, r) if number == 3 else _numbers(generator, 3, 40, 2)
+    n_in, n_out = (r, r) if number == 3 else draw_integers(generator, 3, 40, 2)
     w = (torch.randn(n_out, n_in, generator=generator) * 64).round() / 256
     a, b = (torch.randint(-511, 512, shape, generator=generator) / 1024 for shape in ((r, n_in), (n_out, r)))
     return (
@@ -85,17 +59,72 @@ def best_rank_r(matrix, rank):
 
 
 def _matrix_case(generator: torch.Generator, number: int):
-    rows, columns = _numbers(generator, 4, 12 + 3 * number, 2) if number else (8, 8)
-    rank = 1 + _numbers(generator, 0, min(rows, columns) - 2, 1)[0]
+    rows, columns = draw_integers(generator, 4, 12 + 3 * number, 2) if number else (8, 8)
+    rank = 1 + draw_integers(generator, 0, min(rows, columns) - 2, 1)[0]
     return torch.randn(rows, columns, generator=generator), rank
 
 
-def _svd_variant(build):
-    def answer(matrix, rank):
-        u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-        return build(u, s, vh, rank, matrix)
+def adapter_parameters(n_in: int, n_out: int, rank: int) -> int:
+    return rank * (n_in + n_out)
 
-    return answer
+
+def break_even_rank(n_in: int, n_out: int) -> int:
+    return (n_in * n_out - 1) // (n_in + n_out)
+
+
+def _break_even_case(generator: torch.Generator, number: int):
+    """An exact tie, odd squares, and where no rank is."""
+    ties = ((1024, 1024), (3, 6), (7, 7), (1, 1), (1, 40), (576, 192))
+    return ties[number] if number < len(ties) else tuple(draw_integers(generator, 2, 5000, 2))
+
+
+def find_targets(paths: list[str], targets: list[str]) -> list[str]:
+    return [p for p in paths if any(p == t or p.endswith("." + t) for t in targets)]
+
+
+_PATHS = [
+    "model.embed_tokens",
+    "model.layers.0.self_attn.q_proj",
+    "model.layers.0.self_attn.kv_proj",
+    "model.layers.0.self_attn.v_proj",
+    "model.layers.0.mlp.up_proj",
+    "model.layers.0.mlp.gate_up_proj",
+    "model.layers.10.mlp.up_proj",
+    "model.layers.10.self_attn.v_proj.gate",
+    "model.up_proj_norm",
+    "model.self_attn_q_proj",
+    "lm_head_norm",
+    "up_proj",
+    "lm_head",
+]
+_TARGETS = (["v_proj"], ["up_proj"], ["self_attn.q_proj"], ["proj"], ["lm_head", "v_proj"], ["0.mlp.up_proj"],
+            ["mlp.up_proj", "up_proj"], ["v_proj", "lm_head", "self_attn.q_proj"])  # fmt: skip
+
+
+def _targets_case(generator: torch.Generator, number: int):
+    """Neither paths nor targets are sorted; some paths are meant by two targets."""
+    paths = [_PATHS[i] for i in torch.randperm(len(_PATHS), generator=generator).tolist()]
+    if number == 7:  # in the opposite order of the targets
+        paths.sort(key=lambda path: not path.endswith("self_attn.q_proj"))
+    return paths, list(_TARGETS[number])
+
+
+def predict_trainable(hidden: int, mlp: int, layers: int, heads: int, kv_heads: int, rank: int) -> int:
+    kv = hidden // heads * kv_heads
+    return layers * rank * (2 * (hidden + hidden) + 2 * (hidden + kv) + 3 * (hidden + mlp))
+
+
+def _model_case(generator: torch.Generator, number: int):
+    models = (
+        (4096, 11_008, 32, 32, 32, 64),  # LLaMA-7B
+        (4096, 14_336, 32, 32, 8, 16),  # Llama-3-8B
+        (576, 1536, 30, 9, 3, 8),  # the default model
+    )
+    if number < len(models):
+        return models[number]
+    groups, kv_heads, size, layers = draw_integers(generator, 1, 9, 4)
+    heads = groups * kv_heads
+    return heads * 8 * size, heads * 20 * size, layers, heads, kv_heads, 1 + number
 
 
 EXERCISES = (
@@ -103,156 +132,233 @@ EXERCISES = (
         "lora-forward",
         _forward_case,
         lora_forward,
-        (
-            Misconception(
-                "The adapter is multiplied with alpha; the factor is alpha / r. Open hint 2.",
-                _forward_scaled(lambda a, b, alpha, rs: alpha),
-            ),
-            Misconception("The factor is missing. Open hint 2.", _forward_scaled(lambda a, b, alpha, rs: 1.0)),
-            Misconception(
-                "use_rslora is ignored: with it the factor is alpha / sqrt(r). Open hint 2.",
-                _forward_scaled(lambda a, b, alpha, rs: alpha / len(a)),
-            ),
-            Misconception(
-                "The two factors are exchanged: plain LoRA has alpha / r, rsLoRA alpha / sqrt(r). Open hint 2.",
-                _forward_scaled(lambda a, b, alpha, rs: alpha / (len(a) if rs else math.sqrt(len(a)))),
-            ),
-            Misconception(
-                "r is the number of rows of A, (r, in); you divide by its number of columns. Open hint 2.",
-                _forward_scaled(lambda a, b, alpha, rs: alpha / (math.sqrt(a.shape[1]) if rs else a.shape[1])),
-            ),
-            Misconception(
-                "The factor belongs to the adapter only; you scale the base with it as well. Open hint 2.",
-                lambda x, w, a, b, alpha, rs: (
-                    lora_forward(x, w, a, b, alpha, rs)
-                    + (alpha / (math.sqrt(len(a)) if rs else len(a)) - 1) * (x @ w.T)
-                ),
-            ),
-            Misconception(
-                "A and B are multiplied in the wrong order: the product is B A, and x meets A first. With square "
-                "matrices nothing complains. Open hint 1.",
-                lambda x, w, a, b, alpha, rs: (
-                    lora_forward(x, w, b, a, alpha, rs) if _square(a, b) else lora_forward(x, w, a, b, alpha, rs)
-                ),
-            ),
-            Misconception(
-                "A weight is (out, in), so x needs its transpose. With square matrices nothing complains. Open hint 1.",
-                lambda x, w, a, b, alpha, rs: (
-                    lora_forward(x, w.T, a.T, b.T, alpha, rs) if _square(a, b) else lora_forward(x, w, a, b, alpha, rs)
-                ),
-            ),
-            *(
-                Misconception(
-                    "One of A and B is not transposed: x meets the transpose of each. With square matrices nothing "
-                    "complains. Open hint 1.",
-                    lambda x, w, a, b, alpha, rs, turned=turned: (
-                        lora_forward(x, w, *turned(a, b), alpha, rs) if _fit(*turned(a, b), w) else None
-                    ),
-                )
-                for turned in (lambda a, b: (a.T, b), lambda a, b: (a, b.T))
-            ),
-        ),
+        edits("""
+            alpha / math.sqrt(rank) if use_rslora else alpha / rank → alpha
+            2: The adapter is multiplied with alpha; the factor is alpha / r.
+
+            alpha / math.sqrt(rank) if use_rslora else alpha / rank → 1.0
+            2: The factor is missing.
+
+            alpha / math.sqrt(rank) if use_rslora else alpha / rank → alpha / rank
+            2: use_rslora is ignored: with it the factor is alpha / sqrt(r).
+
+            if use_rslora else → if not use_rslora else
+            2: The two factors are exchanged: plain LoRA has alpha / r, rsLoRA alpha / sqrt(r).
+
+            a.shape[0] → a.shape[1]
+            2: r is the number of rows of A, (r, in); you divide by its number of columns.
+
+            x @ w.T + factor * (x @ a.T @ b.T) → factor * (x @ w.T + x @ a.T @ b.T)
+            2: The factor belongs to the adapter only; you scale the base with it as well.
+
+            x @ a.T @ b.T → x @ b.T @ a.T
+            1: A and B are multiplied in the wrong order: the product is B A, and x meets A first. With square
+               matrices nothing complains.
+
+            x @ w.T + factor * (x @ a.T @ b.T) → x @ w + factor * (x @ a @ b)
+            1: A weight is (out, in), so x needs its transpose. With square matrices nothing complains.
+
+            x @ a.T @ b.T → x @ a @ b.T
+            x @ a.T @ b.T → x @ a.T @ b
+            1: One of A and B is not transposed: x meets the transpose of each. With square matrices nothing
+               complains.
+        """),
         tolerance=1e-5,
     ),
     Exercise(
         "adapter-gradients",
         _gradients_case,
         adapter_gradients,
-        (
-            Misconception(
-                "The factor s is missing: W = W0 + s B A, so both gradients carry it. Open hint 2.",
-                lambda g, a, b, s: adapter_gradients(g, a, b, 1.0),
-            ),
-            Misconception(
-                "dA and dB are swapped: return A's first. Open hint 1.",
-                lambda g, a, b, s: adapter_gradients(g, a, b, s)[::-1],
-            ),
-            Misconception(
-                "These are the transposes: a gradient has the shape of what it belongs to, A (r, in) and B (out, r). "
-                "Open hint 1.",
-                lambda g, a, b, s: tuple(t.T.contiguous() for t in adapter_gradients(g, a, b, s)),
-            ),
-            Misconception(
-                "A transpose is missing: dA = s B^T G and dB = s G A^T. With square matrices nothing complains. "
-                "Open hint 2.",
-                _turned,
-            ),
-            Misconception(
-                "dA does not depend on B in your answer. For the product B A, A's gradient passes through B. "
-                "Open hint 2.",
-                lambda g, a, b, s: (s * a, s * g @ a.T),
-            ),
-        ),
+        edits("""
+            s * b.T @ gradient, s * gradient @ a.T → b.T @ gradient, gradient @ a.T
+            2: The factor s is missing: W = W0 + s B A, so both gradients carry it.
+
+            s * b.T @ gradient, s * gradient @ a.T → s * gradient @ a.T, s * b.T @ gradient
+            1: dA and dB are swapped: return A's first.
+
+            s * b.T @ gradient, s * gradient @ a.T → (s * b.T @ gradient).T, (s * gradient @ a.T).T
+            1: These are the transposes: a gradient has the shape of what it belongs to, A (r, in) and B (out, r).
+
+            s * b.T @ gradient, s * gradient @ a.T → s * b @ gradient, s * gradient @ a
+            2: A transpose is missing: dA = s B^T G and dB = s G A^T. With square matrices nothing complains.
+
+            s * b.T @ gradient → s * a
+            2: dA does not depend on B in your answer. For the product B A, A's gradient passes through B.
+        """),
         tolerance=1e-5,
     ),
     Exercise(
         "merge-adapter",
         _merge_case,
         merge_adapter,
-        (
-            Misconception(
-                "The factor alpha / r is missing. Open hint 1.",
-                lambda w, a, b, alpha: merge_adapter(w, a, b, len(a)),
-            ),
-            Misconception(
-                "You multiply with alpha instead of alpha / r. Open hint 1.",
-                lambda w, a, b, alpha: merge_adapter(w, a, b, alpha * len(a)),
-            ),
-            Misconception(
-                "The update is rounded to the weight's dtype before the sum and the sum once more: two roundings where "
-                "one is enough. Add in float32. Open hint 2.",
-                lambda w, a, b, alpha: w + (alpha / len(a) * (b @ a)).to(w.dtype),
-            ),
-            Misconception(
-                "A and B are rounded to the weight's dtype before they are multiplied. Compute in float32 and round "
-                "once, at the end. Open hint 2.",
-                lambda w, a, b, alpha: w + alpha / len(a) * (b.to(w.dtype) @ a.to(w.dtype)),
-            ),
-            Misconception(
-                "The merged weight should have the dtype of the base, so that it costs no more. Open hint 2.",
-                lambda w, a, b, alpha: w.float() + alpha / len(a) * (b @ a),
-            ),
-            Misconception(
-                "That takes the adapter out (unmerge). Open hint 1.",
-                lambda w, a, b, alpha: merge_adapter(w, a, b, -alpha),
-            ),
-        ),
+        edits("""
+            alpha / a.shape[0] * (b @ a) → b @ a
+            1: The factor alpha / r is missing.
+
+            alpha / a.shape[0] * (b @ a) → alpha * (b @ a)
+            1: You multiply with alpha instead of alpha / r.
+
+            (w.float() + update).to(w.dtype) → w + update.to(w.dtype)
+            2: The update is rounded to the weight's dtype before the sum and the sum once more: two roundings where
+               one is enough. Add in float32.
+
+            (w.float() + update).to(w.dtype) → w + alpha / len(a) * (b.to(w.dtype) @ a.to(w.dtype))
+            2: A and B are rounded to the weight's dtype before they are multiplied. Compute in float32 and round
+               once, at the end.
+
+            (w.float() + update).to(w.dtype) → w.float() + update
+            2: The merged weight should have the dtype of the base, so that it costs no more.
+
+            w.float() + update → w.float() - update
+            1: That takes the adapter out (unmerge).
+        """),
     ),
     Exercise(
         "best-rank-r",
         _matrix_case,
         best_rank_r,
-        (
-            Misconception(
-                "That keeps the smallest singular values; they come sorted from large to small. Open hint 2.",
-                _svd_variant(lambda u, s, vh, r, m: u[:, -r:] * s[-r:] @ vh[-r:]),
-            ),
-            Misconception(
-                "The singular values are missing: without them all directions count the same. Open hint 2.",
-                _svd_variant(lambda u, s, vh, r, m: u[:, :r] @ vh[:r]),
-            ),
-            Misconception(
-                "The singular values are squared. Their squares are the energy; the matrix has them once. Open hint 2.",
-                _svd_variant(lambda u, s, vh, r, m: u[:, :r] * s[:r].square() @ vh[:r]),
-            ),
-            Misconception(
-                "torch.linalg.svd returns the third factor transposed already: take its first r rows as they are. "
-                "With a square matrix nothing complains. Open hint 2.",
-                _svd_variant(lambda u, s, vh, r, m: u[:, :r] * s[:r] @ vh.T[:r]),
-            ),
-            Misconception(
-                "That is one singular value too few. Open hint 2.",
-                _svd_variant(lambda u, s, vh, r, m: u[:, : r - 1] * s[: r - 1] @ vh[: r - 1]),
-            ),
-            Misconception(
-                "That cuts off rows or columns. Such a matrix has rank r, but is not the nearest one. Open hint 1.",
-                lambda m, r: torch.cat([m[:, :r], torch.zeros_like(m[:, r:])], 1),
-            ),
-            Misconception(
-                "That cuts off rows or columns. Such a matrix has rank r, but is not the nearest one. Open hint 1.",
-                lambda m, r: torch.cat([m[:r], torch.zeros_like(m[r:])]),
-            ),
-        ),
+        edits("""
+            u[:, :rank] * s[:rank] @ vh[:rank] → u[:, -rank:] * s[-rank:] @ vh[-rank:]
+            2: That keeps the smallest singular values; they come sorted from large to small.
+
+            u[:, :rank] * s[:rank] @ vh[:rank] → u[:, :rank] @ vh[:rank]
+            2: The singular values are missing: without them all directions count the same.
+
+            s[:rank] → s[:rank].square()
+            2: The singular values are squared. Their squares are the energy; the matrix has them once.
+
+            vh[:rank] → vh.T[:rank]
+            2: torch.linalg.svd returns the third factor transposed already: take its first r rows as they are.
+               With a square matrix nothing complains.
+
+            u[:, :rank] * s[:rank] @ vh[:rank] → u[:, : rank - 1] * s[: rank - 1] @ vh[: rank - 1]
+            2: That is one singular value too few.
+
+            u[:, :rank] * s[:rank] @ vh[:rank] → matrix * (torch.arange(matrix.shape[1]) < rank)
+            u[:, :rank] * s[:rank] @ vh[:rank] → matrix * (torch.arange(matrix.shape[0]) < rank)[:, None]
+            1: That cuts off rows or columns. Such a matrix has rank r, but is not the nearest one.
+        """),
         tolerance=1e-4,
+    ),
+    Exercise(
+        "adapter-parameters",
+        lambda generator, number: (*draw_integers(generator, 1, 5000, 2), *draw_integers(generator, 1, 65, 1)),
+        adapter_parameters,
+        edits("""
+            rank * (n_in + n_out) → 2 * rank * n_in
+            1: That is 2 r d, the chapter's formula, which holds for square weights only. A is as wide as the input,
+               B as tall as the output.
+
+            rank * (n_in + n_out) → 2 * rank * n_out
+            1: That is 2 r d with the output's size for d; it holds for square weights only.
+
+            rank * (n_in + n_out) → rank * n_in
+            1: That is A alone; B has r numbers for each output.
+
+            rank * (n_in + n_out) → rank * n_out
+            1: That is B alone; A has r numbers for each input.
+
+            rank * (n_in + n_out) → rank * n_in * n_out
+            1: That counts the product B A, or the weight, r times over: only A and B are stored.
+
+            rank * (n_in + n_out) → n_in * n_out + rank * (n_in + n_out)
+            1: That includes the frozen weight; the question is what is trained.
+        """),
+    ),
+    Exercise(
+        "break-even-rank",
+        _break_even_case,
+        break_even_rank,
+        edits("""
+            (n_in * n_out - 1) // (n_in + n_out) → n_in * n_out // (n_in + n_out)
+            2: At exactly in * out / (in + out) both have equally many parameters, which is not fewer: with 1024 x
+               1024 the answer is 511.
+
+            (n_in * n_out - 1) // (n_in + n_out) → min(n_in, n_out)
+            1: min(in, out) is the largest rank a matrix can have; an adapter stops being smaller long before.
+
+            (n_in * n_out - 1) // (n_in + n_out) → min(n_in, n_out) // 2
+            1: Half of the smaller side is right for squares only.
+
+            (n_in * n_out - 1) // (n_in + n_out) → (min(n_in, n_out) - 1) // 2
+            1: Half of the smaller side is right for squares only, and at that rank it is a tie.
+
+            (n_in * n_out - 1) // (n_in + n_out) → n_in * n_out / (n_in + n_out)
+            2: The answer is a whole number, the largest rank that satisfies it: round down.
+
+            (n_in * n_out - 1) // (n_in + n_out) → math.ceil(n_in * n_out / (n_in + n_out))
+            2: That is the first rank at which LoRA is no longer smaller; the last one at which it is comes before.
+        """),
+        draw_more=lambda generator, number: tuple(draw_integers(generator, 1, 5000 if number % 2 else 12, 2)),
+    ),
+    Exercise(
+        "find-targets",
+        _targets_case,
+        find_targets,
+        edits("""
+            p == t or p.endswith("." + t) → t in p
+            1: A target has to be the end of a path: you look for it anywhere inside, which also finds what only
+               contains the word.
+
+            p == t or p.endswith("." + t) → p.endswith(t)
+            2: The end has to begin after a dot: gate_up_proj also ends in up_proj.
+
+            p == t or p.endswith("." + t) → p.rpartition(".")[2] == t
+            2: You compare the last name only; a target may be several names long, as in self_attn.q_proj.
+
+            p == t or p.endswith("." + t) → p.endswith("." + t)
+            2: A module at the top has no dot before its name: its whole path is the target.
+
+            return → return sum((find_targets(paths, [t]) for t in targets[1:]), find_targets(paths, targets[:1])) or
+            2: These are the right paths in the order of the targets, or twice where two targets mean the same one.
+               Go through the paths, and ask for each whether `any` target stands for it.
+
+            for t in targets → for t in targets[:1]
+            1: Only the first target counts in your answer; a path needs any one of them.
+
+            any( → all(
+            1: You want every target to stand for a path; any one is enough: `any`, not `all`.
+
+            p == t or p.endswith("." + t) → re.search(rf"(^|\\.){t}$", p)
+            2: In a regular expression a dot stands for any character: self_attn.q_proj then finds self_attn_q_proj
+               as well.
+
+            p == t or p.endswith("." + t) → p.startswith(t)
+            1: You look at the beginning of a path; a target has to be its end.
+
+            p == t or p.endswith("." + t) → t in p.split(".")
+            1: You compare with any one of the names in the path, not with its end.
+
+            p == t or p.endswith("." + t) → p == t
+            1: Only whole paths are matched; a target stands for every path that ends in it.
+        """),
+    ),
+    Exercise(
+        "predict-trainable",
+        _model_case,
+        predict_trainable,
+        edits("""
+            hidden // heads * kv_heads → hidden
+            1: Keys and values have kv_heads heads only: k_proj and v_proj are narrower than q_proj.
+
+            hidden // heads * kv_heads → kv_heads
+            hidden // heads * kv_heads → hidden // heads
+            1: k and v put out kv_heads heads of hidden // heads numbers each, not one number or one head.
+
+            layers * rank → rank
+            3: That is one block; a model has `layers` of them.
+
+            2 * (hidden + kv) + 3 * (hidden + mlp) → 2 * (hidden + kv)
+            2: That is the attention alone; the MLP has three linear layers more.
+
+            3 * (hidden + mlp) → 2 * (hidden + mlp)
+            2: The MLP of these models has three linear layers, not two: gate, up and down.
+
+            return → return layers * (2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * mlp) +
+            3: Those are the frozen weights as well; an adapter has r (in + out) numbers.
+
+            2 * (hidden + hidden) → hidden + hidden
+            2: The output projection is missing: q, k, v and o.
+        """),
     ),
 )

@@ -36,9 +36,15 @@ class TestEach:
     def test_misconceptions_are_told_apart(self, exercise):
         """Each is told, and is not taken for one that stands before it (two may say the same in other words)."""
         for misconception in EXERCISES[exercise].misconceptions:
-            found = verdict(exercise, misconception.answer)
+            found = verdict(exercise, EXERCISES[exercise].with_misconception(misconception))
             assert found.status == "wrong"
             assert found.message == misconception.message
+
+    def test_its_edits_are_of_one_place_and_their_hints_exist(self, exercise):
+        hints = {int(number) for number in re.findall(r"<summary>Hint (\d)", CELLS[exercise][3][1].source)}
+        for misconception in EXERCISES[exercise].misconceptions:
+            assert callable(EXERCISES[exercise].with_misconception(misconception))
+            assert misconception.hint is None or misconception.hint in hints, misconception.message
 
     def test_it_has_three_or_more_wrong_answers(self, exercise):
         assert sum(name == exercise for name, _ in WRONG) >= 3

@@ -11,7 +11,7 @@ import qlora_lab
 from qlora_lab.checks import EXERCISES
 from qlora_lab.checks.exercise import CASES
 from qlora_lab.classroom import fingerprint as deciding
-from qlora_lab.classroom.hidden_tests import MOST_VALUES, HiddenTests, function_name, hidden_test
+from qlora_lab.classroom.hidden_tests import MOST_VALUES, HiddenTests, Reply, function_name, hidden_test
 from qlora_lab.classroom.inside.values import pack, unpack
 from qlora_lab.classroom.sandbox import LARGEST_REPLY, Sandbox
 
@@ -47,7 +47,14 @@ def test_wrong_answers_are_wrong(exercise, answer):
 @pytest.mark.parametrize("exercise", EXERCISES)
 def test_misconceptions_are_told(exercise):
     for misconception in EXERCISES[exercise].misconceptions:
-        verdict = TESTS[exercise].judge_function(misconception.answer)
+        wrong, results, error = EXERCISES[exercise].with_misconception(misconception), [], {}
+        for case in TESTS[exercise].shown:
+            try:
+                results.append(wrong(*unpack(pack(case.arguments))))
+            except Exception as problem:  # a transpose that is missing shows first where it can be multiplied
+                error = {"kind": "error", "type": type(problem).__name__}
+                break
+        verdict = TESTS[exercise]._judge_shown(Reply(results, **error))
         assert verdict.status == "wrong" and verdict.message == misconception.message
 
 
@@ -144,7 +151,7 @@ def test_the_digest_changes_with_the_code_that_decides(tmp_path, monkeypatch):
             copy.write_bytes(path.read_bytes())
     assert deciding._code(tmp_path) == deciding._code(package)
     found = {deciding._code(tmp_path)}
-    for name in ("checks/differences.py", "checks/four_bit_types.py", "classroom/inside/masking.py"):
+    for name in ("checks/differences.py", "checks/notebook_01.py", "classroom/inside/masking.py"):
         (tmp_path / name).write_text((tmp_path / name).read_text() + "\n")
         found.add(deciding._code(tmp_path))
     assert len(found) == 4

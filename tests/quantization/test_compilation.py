@@ -51,24 +51,6 @@ def double_into(out, x, *more):
     out.copy_(sum((m.sum() for m in more), x * 2))
 
 
-def test_code_is_called_directly_for_every_size_from_the_second_call_on(monkeypatch):
-    kernel = compilation.Compiled(double_into)
-    for rows in (6, 1):  # a single row is compiled for apart
-        kernel(torch.empty(rows, 8), torch.ones(rows, 8), torch.ones(3))
-    searched = []
-    monkeypatch.setattr(kernel, "_search", lambda *tensors: searched.append(tensors))
-    for rows in (2, 6, 1000, 1):
-        x, more = torch.randn(rows, 8), torch.arange(5.0)
-        out = torch.empty(rows, 8)
-        kernel(out, x, more)
-        assert torch.equal(out, x * 2 + 10)
-    assert not searched
-    others = {"columns": torch.ones(6, 4), "dtype": torch.ones(6, 8).double(), "layout": torch.ones(8, 6).t()}
-    for number, x in enumerate(others.values(), start=1):
-        kernel(torch.empty(x.shape), x, torch.ones(3))
-        assert len(searched) == number
-
-
 def test_sizes_that_happened_to_be_equal_are_not_taken_for_one():
     kernel = compilation.Compiled(double_into)
     for rows, more in ((4, 4), (4, 4), (6, 4), (4, 6), (6, 6), (5, 7)):
@@ -85,20 +67,6 @@ def test_rows_that_happened_to_be_as_many_as_columns_are_not_taken_for_these():
         out = torch.empty(rows, columns)
         kernel(out, x)
         assert torch.equal(out, x * 2), (rows, columns)
-
-
-def test_without_pytorchs_notes_each_call_is_dynamos(monkeypatch):
-    def no_notes(*_):
-        raise AttributeError("grapharg")
-
-    monkeypatch.setattr(compilation, "_inputs", no_notes)
-    kernel = compilation.Compiled(double_into)
-    for rows in (6, 6, 9):
-        x = torch.randn(rows, 8)
-        out = torch.empty(rows, 8)
-        kernel(out, x)
-        assert torch.equal(out, x * 2)
-    assert not kernel._direct
 
 
 @pytest.mark.slow

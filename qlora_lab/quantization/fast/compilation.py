@@ -4,7 +4,6 @@ What a kernel computes first is compared with the definition. Where no compiler 
 one warning says so and the definitions run instead.
 """
 
-import contextlib
 import os
 import platform
 import types
@@ -125,10 +124,6 @@ class Compiled:
     Args:
         vectors: False for a function of look-ups in tables, which has nothing to gain from vectors on a CPU. The
             indices are not checked then.
-
-    Before each call PyTorch's Dynamo looks at everything that the code it has compiled depends on, which for a small
-    layer's weights takes longer than decoding them. `context` and `_likeness` are all that can change here: the code is
-    kept under them, and called directly from the second call on.
     """
 
     def __init__(self, function, vectors: bool = True):
@@ -136,70 +131,14 @@ class Compiled:
         own = types.FunctionType(
             function.__code__.replace(), function.__globals__, function.__name__, None, function.__closure__
         )
-        self._search = torch.compile(own, fullgraph=True, backend=self._compile)
-        self._options = _vector_width() if vectors else {"cpp.simdlen": 1, "assert_indirect_indexing": False}
-        self._tensors = self._found = None
-        self._direct = {}
+        options = _vector_width() if vectors else {"cpp.simdlen": 1, "assert_indirect_indexing": False}
+        self._call = torch.compile(own, fullgraph=True, options=options)
 
     def __call__(self, *tensors: torch.Tensor) -> None:
-        like = _likeness(tensors)
-        if like in self._direct:
-            code, inputs, sizes = self._direct[like]
-            if all(tensors[one].shape[0] == tensors[other].shape[0] for one, other in sizes):
-                code(*[tensors[i].shape[0] if is_size else tensors[i] for i, is_size in inputs])
-                return
         for tensor in tensors:  # one compilation serves every number of blocks
             if tensor.ndim:
                 torch._dynamo.maybe_mark_dynamic(tensor, 0)
-        self._tensors, self._found = tensors, None
-        try:
-            self._search(*tensors)
-            if self._found is not None:
-                self._direct[like] = self._found
-        finally:
-            self._tensors = self._found = None
-
-    def _compile(self, graph: torch.fx.GraphModule, examples: list):
-        """Dynamo's backend: Inductor, as ever; notes what of the caller's tensors the graph takes, in which order."""
-        from torch._inductor.compile_fx import compile_fx  # a second of imports, for nothing where nothing compiles
-
-        placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
-        code = compile_fx(graph, examples, config_patches=self._options)
-        # Dynamo before each call, as ever, where its notes are not understood: in another version of PyTorch, or for a
-        # second block size, from which on it takes the other sizes for variable as well
-        with contextlib.suppress(Exception):
-            self._found = code, *_inputs(placeholders, self._tensors)
-        return code
-
-
-def _likeness(tensors: tuple[torch.Tensor, ...]) -> tuple:
-    """What code is compiled for, beside `context`. PyTorch compiles apart for a size of 0 or 1."""
-    return tuple(
-        (t.device, t.dtype, t.is_contiguous(), t.shape[1:], min(t.shape[0], 2) if t.ndim else 0) for t in tensors
-    )
-
-
-def _inputs(placeholders: list, tensors: tuple[torch.Tensor, ...]) -> tuple[list, list]:
-    """Where a graph's inputs come from: (number of the tensor, whether its first size is meant instead of it).
-
-    And the pairs of tensors whose first sizes were equal, and are therefore taken to be one number.
-    """
-    numbers = {id(tensor): number for number, tensor in enumerate(tensors)}
-    taken = {node: numbers[id(node.meta["grapharg"].example)] for node in placeholders if not _is_size(node)}
-    by_symbol: dict[str, list[int]] = {}
-    for node, number in taken.items():
-        shape = node.meta["example_value"].shape
-        if shape and isinstance(shape[0], torch.SymInt):
-            by_symbol.setdefault(str(shape[0]), []).append(number)
-    inputs = [
-        (by_symbol[str(node.meta["example_value"])][0], True) if _is_size(node) else (taken[node], False)
-        for node in placeholders
-    ]
-    return inputs, [(same[0], other) for same in by_symbol.values() for other in same[1:]]
-
-
-def _is_size(node) -> bool:
-    return isinstance(node.meta["example_value"], int | torch.SymInt)
+        self._call(*tensors)
 
 
 def _vector_width() -> dict[str, int]:
