@@ -1,12 +1,12 @@
 """AdamW whose state is paged: bit for bit `torch.optim.AdamW`, with the moments wherever there is room.
 
-The two moments of every parameter lie flattened in fixed-size pages (`pages`), and a step sweeps over the pages: fetch,
-update, next. Arithmetic is per element, so neither the cut into pages nor their order changes a bit; small parameters
-share pages, large ones span several. A page of 4 MB, the default, and the weights and gradients it belongs to stay in a
-processor's last cache while the eight operations of the update pass over them, and is large enough that the cost of
-starting an operation in all threads, and of starting a disk, does not show.
+The two moments of every parameter lie flattened in pages of a fixed size (`layout`), and a step sweeps over the pages:
+fetch, update, next. Arithmetic is per element, so neither the cut into pages nor their order changes a bit; small
+parameters share pages, large ones span several. A page of 4 MB, the default, and the weights and gradients it belongs
+to stay in a processor's last cache while the eight operations of the update pass over them, and is large enough that
+the cost of starting an operation in all threads, and of starting a disk, does not show.
 
-Sweeps alternate in direction (see `pages`): with room for a share r of the state on the device, 1 - r of its bytes come
+Sweeps alternate in direction (see `store`): with room for a share r of the state on the device, 1 - r of its bytes come
 in and 1 - r go out in a step. On a machine without a GPU the "device" is RAM, up to the budget, and the rest a file.
 """
 
@@ -16,14 +16,13 @@ from collections import defaultdict
 
 import torch
 
-from qlora_lab.paging.adamw import Coefficients, update
-from qlora_lab.paging.layout import Layout, Record, Segment
-from qlora_lab.paging.moments import Moments, check_state
-from qlora_lab.paging.page import Page, PageEvent
-from qlora_lab.paging.page_budget import free_bytes, is_count, margin, page_size_for
+from qlora_lab.machine.free_memory import free_memory
+from qlora_lab.paging.adamw import Coefficients
+from qlora_lab.paging.layout import Layout, PagedParameter, StateView, check_state, moment_bytes
 from qlora_lab.paging.store import PageStore
 
-GPU_RUN = 32  # pages updated by one set of kernels on a GPU; a CPU takes one at a time, which fits its cache
+GPU_BATCH = 32  # pages updated by one set of kernels on a GPU; a CPU takes one at a time, which fits its cache
+MEMORY_MARGIN = 0.05  # share of the memory that "auto" leaves alone
 
 
 class PagedAdamW(torch.optim.Optimizer):
@@ -38,7 +37,7 @@ class PagedAdamW(torch.optim.Optimizer):
             beside a CPU, whose memory is the device already.
         directory: an existing folder for the file that holds the rest, reserved before the first step.
         page_size: bytes, a multiple of 4096. None: 4 MB, less where the state or the budget is small.
-        state_bits: 32 keeps the moments in each parameter's dtype, as torch does. 8 keeps them in `state_codes` for
+        state_bits: 32 keeps the moments in each parameter's dtype, as torch does. 8 keeps them in `eight_bit_state` for
             parameters of at least 4096 elements: no longer AdamW's bits, a quarter of its bytes.
         event_limit: how many `events` are kept.
 
@@ -79,27 +78,26 @@ class PagedAdamW(torch.optim.Optimizer):
             raise ValueError(f"page_size {page_size!r} is not allowed; give a multiple of 4096 bytes")
         # torch's constructor checks the settings shared with AdamW and gives the groups the keys its state_dict has
         reference = torch.optim.AdamW([torch.empty(0)], lr, betas, eps, weight_decay, maximize=maximize)
-        self._store: PageStore | None = None
+        self._layout: Layout | None = None
         super().__init__(params, reference.defaults)
-        self._layout = Layout(state_bits)
         tensors = [p for group in self.param_groups for p in group["params"]]
+        trained = [p for p in tensors if p.requires_grad]
         device = tensors[0].device
         fixed = device_budget if isinstance(device_budget, int) else None
-        wanted = [p for p in tensors if p.requires_grad]
-        self._layout.page_size = page_size or page_size_for(self._layout.bytes_of(wanted), fixed)
+        page_size = page_size or page_size_for(moment_bytes(trained, state_bits), fixed)
         if host_budget is None and device.type != "cuda":
             host_budget = 0
         self._auto = device_budget == "auto"
         if self._auto and directory is None and host_budget == 0:
             raise ValueError('device_budget="auto" needs somewhere to put pages: give directory= or host_budget=')
-        store = PageStore(self._layout.page_size, device, fixed, host_budget, directory, event_limit)
-        self._closer = weakref.finalize(self, store.close)
+        self._store = PageStore(page_size, device, fixed, host_budget, directory, event_limit)
+        self._closer = weakref.finalize(self, self._store.close)
+        self._layout = Layout(self._store, state_bits)
         try:
-            self._add(store, wanted)
+            self._add(trained)
         except BaseException:
             self._closer()
             raise
-        self._store = store
         self._sweeps = 0
 
     # What torch.optim.Optimizer offers
@@ -113,38 +111,37 @@ class PagedAdamW(torch.optim.Optimizer):
                 loss = closure()
         store = self._store
         store.check()
-        records = self._with_gradients()
+        parameters = self._with_gradients()
         store.step += 1
         store.moved.clear()
         if self._auto:
             self._follow_free_memory()
-        pages = sorted({page for record, _ in records for page in record.pages}, key=lambda page: page.index)
         coefficients: dict[tuple[int, int], Coefficients] = {}
-        for record, group in records:
-            record.step += 1
-            key = (id(group), record.step)
+        for p, group in parameters:
+            p.step += 1
+            key = (id(group), p.step)
             if key not in coefficients:
-                coefficients[key] = Coefficients.of(group, record.step)
-            record.begin(coefficients[key], group["maximize"])
+                coefficients[key] = Coefficients.of(group, p.step)
+            p.begin(coefficients[key], group["maximize"])
         self._sweeps += 1
+        pages = {segment.page for p, _ in parameters for segment in p.segments}
+        order = sorted(pages, key=lambda page: page.index, reverse=self._sweeps % 2 == 0)
         try:
-            for batch in store.sweep(
-                pages[:: 1 if self._sweeps % 2 else -1], GPU_RUN if store.device.type != "cpu" else 1
-            ):
-                self._update(batch)
+            for batch in store.sweep(order, 1 if store.device.type == "cpu" else GPU_BATCH):
+                self._layout.update(batch)
         except BaseException as error:  # some parameters are updated and some are not
             store.copier.failure = store.copier.failure or error
             raise
         finally:
-            for record, _ in records:
-                record.end()
+            for p, _ in parameters:
+                p.end()
         return loss
 
     def add_param_group(self, param_group) -> None:
         super().add_param_group(param_group)
-        if self._store is not None:
+        if self._layout is not None:  # torch's constructor comes here before there is one
             try:
-                self._add(self._store, [p for p in self.param_groups[-1]["params"] if p.requires_grad])
+                self._add([p for p in self.param_groups[-1]["params"] if p.requires_grad])
             except BaseException:
                 self.param_groups.pop()
                 raise
@@ -152,9 +149,9 @@ class PagedAdamW(torch.optim.Optimizer):
     def state_dict(self) -> dict:
         """As `torch.optim.AdamW`'s, readable by it; moves no page. All state is copied into the memory of the CPU."""
         result = super().state_dict()
-        records = {key: moments.record for key, moments in result["state"].items()}
-        gathered = self._layout.gather(list(records.values()), self._store)
-        result["state"] = {key: {"step": torch.tensor(float(r.step)), **gathered[r]} for key, r in records.items()}
+        parameters = {key: state.parameter for key, state in result["state"].items()}
+        moments = self._layout.read(list(parameters.values()))
+        result["state"] = {key: {"step": torch.tensor(float(p.step)), **moments[p]} for key, p in parameters.items()}
         return result
 
     def load_state_dict(self, state_dict: dict) -> None:
@@ -174,28 +171,16 @@ class PagedAdamW(torch.optim.Optimizer):
         if any(group.get("amsgrad") for group in state_dict["param_groups"]):
             raise ValueError("PagedAdamW knows no amsgrad; this state was made with it")
         super().load_state_dict({**state_dict, "state": {}})
-        self._add(self._store, [p for p in given if p not in self._layout.records])
+        paged = self._layout.parameters
+        self._add([p for p in given if p not in paged])
         self.state = defaultdict(dict)
-        flat: dict[Record, dict] = {}
-        for p, record in self._layout.records.items():
-            record.step = 0
+        for p, parameter in paged.items():
+            parameter.step = int(given[p]["step"]) if p in given else 0
             if p in given:
-                record.step = int(given[p]["step"])
-                self.state[p] = Moments(self, record)
-                flat[record] = {
-                    name: record.in_order(given[p][name], record.state_dtype) for name in ("exp_avg", "exp_avg_sq")
-                }
+                self.state[p] = StateView(self._layout, parameter)
         self._store.step += 1
         with torch.no_grad():
-            used = [page for page in self._store.pages if page.tier != "new" or self._holds(page, flat)]
-            for (page,) in self._store.sweep(used):
-                for segment in self._layout.segments[page]:
-                    part = slice(segment.start, segment.start + segment.length)
-                    values = flat.get(segment.record)
-                    segment.write(
-                        page.place.memory,
-                        *(values[name][part] if values else None for name in ("exp_avg", "exp_avg_sq")),
-                    )
+            self._layout.write({paged[p]: state for p, state in given.items()})
 
     def __reduce_ex__(self, protocol):
         raise TypeError(
@@ -211,7 +196,7 @@ class PagedAdamW(torch.optim.Optimizer):
 
     @property
     def bytes_moved(self) -> dict[tuple[str, str], int]:
-        return {pair: count for pair, count in self._store.moved.items() if count}
+        return dict(self._store.moved)
 
     @property
     def page_size(self) -> int:
@@ -228,7 +213,7 @@ class PagedAdamW(torch.optim.Optimizer):
 
     def device_tensors(self) -> list[torch.Tensor]:
         """The memory that holds the pages on the device, uint8; `MemoryTrace` counts it as optimizer state."""
-        return list(self._store.arenas["device"].extents)
+        return list(self._store.pools["device"].extents)
 
     def set_device_budget(self, budget: int | None) -> None:
         """Give the device this many bytes of pages (as `device_budget`, not "auto") from now on.
@@ -241,7 +226,7 @@ class PagedAdamW(torch.optim.Optimizer):
         if budget is not None and not is_count(budget):
             raise ValueError(f"device_budget {budget!r} is not a number of bytes; give a whole number of 0 or more")
         self._auto = False
-        self._store.resize(self._store.capacity_of(budget), budget == 0)
+        self._store.resize(budget)
 
     def release(self, count: int) -> int:
         """Give up at least `count` bytes of device memory now, or all there is; returns the bytes given up.
@@ -253,8 +238,8 @@ class PagedAdamW(torch.optim.Optimizer):
         store, before = self._store, self._store.device_bytes
         if not count:
             return 0
-        slots = (before - count) // store.page_size
-        store.resize(max(slots, 0) if slots >= 2 else store.capacity_of(0), flush=slots < 2)
+        left = before - count
+        store.resize(left if left >= 2 * store.page_size else 0)
         return before - store.device_bytes
 
     def relieve_pressure(self, needed: int = 0) -> int:
@@ -263,7 +248,7 @@ class PagedAdamW(torch.optim.Optimizer):
         To be called before a forward pass that needs much, or after one that ran out of memory. On a GPU "free"
         includes what torch's allocator holds and does not use.
         """
-        lacking = needed - (free_bytes(self._store.device) - margin(self._store.device))
+        lacking = needed - spare_bytes(self._store.device)
         return self.release(lacking) if lacking > 0 else 0
 
     def close(self) -> None:
@@ -276,13 +261,10 @@ class PagedAdamW(torch.optim.Optimizer):
     def __exit__(self, *_) -> None:
         self.close()
 
-    def _with_gradients(self) -> list[tuple[Record, dict]]:
+    def _with_gradients(self) -> list[tuple[PagedParameter, dict]]:
         """Parameters that have a gradient, with their groups; checked before anything is changed."""
-        late = [
-            p for g in self.param_groups for p in g["params"] if p.grad is not None and p not in self._layout.records
-        ]
-        if late:
-            self._add(self._store, late)
+        paged = self._layout.parameters
+        self._add([p for g in self.param_groups for p in g["params"] if p.grad is not None and p not in paged])
         found = []
         for group in self.param_groups:
             if group["amsgrad"] or group["capturable"] or group["differentiable"]:
@@ -292,71 +274,54 @@ class PagedAdamW(torch.optim.Optimizer):
                     continue
                 if p.grad.is_sparse:
                     raise RuntimeError("PagedAdamW does not support sparse gradients; torch.optim.SparseAdam does")
-                record = self._layout.records[p]
-                record.check()
+                paged[p].check()
                 if p not in self.state:
-                    self.state[p] = Moments(self, record)
-                found.append((record, group))
+                    self.state[p] = StateView(self._layout, paged[p])
+                found.append((paged[p], group))
         return found
 
-    def _add(self, store: PageStore, tensors: list[torch.Tensor]) -> None:
-        """Lay out pages for parameters; all or none."""
+    def _add(self, tensors: list[torch.Tensor]) -> None:
+        """Give parameters room in pages; all or none."""
+        if not tensors:
+            return
+        device = self._store.device
         for p in tensors:
-            if p.device != store.device:
+            if p.device != device:
                 raise ValueError(
-                    f"parameters on {p.device} and {store.device}: one PagedAdamW serves one device, make one for each"
+                    f"parameters on {p.device} and {device}: one PagedAdamW serves one device, make one for each"
                 )
         names = {}
         for group in self.param_groups:
             names |= dict(zip(group["params"], group.get("param_names", ()), strict=False))
         order = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
-        before = len(store.pages)
-        added = self._layout.plan([(p, str(names.get(p, order[p]))) for p in tensors], before)
-        arena = store.arenas["device"]
-        store.make_room(before + len(added.new_pages), arena.capacity, store.flush)
-        self._layout.commit(added, store.pages)
-
-    def _holds(self, page: Page, records) -> bool:
-        return any(segment.record in records for segment in self._layout.segments[page])
-
-    def _update(self, batch: list[Page]) -> None:
-        lists: dict[tuple, tuple[list, list, list, list]] = {}
-        for page in batch:
-            segments = self._layout.segments[page]
-            if page.views is None:
-                page.views = [segment.views(page.place.memory) for segment in segments]
-            for segment, views in zip(segments, page.views, strict=True):
-                record = segment.record
-                if record.grad is None:
-                    continue
-                if segment.bits == 8:
-                    _update_codes(segment, page)
-                    continue
-                p, g = record.parts(segment)
-                rows = lists.setdefault((id(record.coefficients), p.dtype), (record.coefficients, [], [], [], []))
-                for row, tensor in zip(rows[1:], (p, g, *views), strict=True):
-                    row.append(tensor)
-        for c, p, g, m, v in lists.values():
-            update(c, p, g, m, v)
+        self._layout.add([(p, str(names.get(p, order[p]))) for p in tensors])
 
     def _follow_free_memory(self) -> None:
-        device = self._store.device
-        spare = free_bytes(device) - margin(device)
+        store, device = self._store, self._store.device
+        spare = spare_bytes(device)
         if device.type == "cuda":  # what the step before took at its peak, it will take again
             spare -= torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
-        slots = max(2, (self._store.device_bytes + spare) // self._store.page_size)
-        self._store.resize(slots if slots < len(self._store.pages) else None)
+        budget = max(2 * store.page_size, store.device_bytes + spare)
+        store.resize(budget if budget // store.page_size < len(store.pages) else None)
 
 
-def _update_codes(segment: Segment, page: Page) -> None:
-    """Decode, update in float32, encode."""
-    p, g = segment.record.parts(segment)
-    m, v = segment.read(page.place.memory)
-    wide = p.float()  # p itself, if it is float32
-    update(segment.record.coefficients, [wide], [g.float()], [m], [v])
-    if wide is not p:
-        p.copy_(wide)
-    segment.write(page.place.memory, m, v)
+def page_size_for(state_bytes: int, device_budget: int | None) -> int:
+    """4 MB; less where that is over a sixteenth of the state or an eighth of the budget: a power of two from 4 kB."""
+    size = 2**22
+    while size > 4096 and (16 * size > max(state_bytes, 1) or (device_budget and 8 * size > device_budget)):
+        size //= 2
+    return size
 
 
-__all__ = ["PageEvent", "PagedAdamW"]
+def spare_bytes(device: torch.device) -> int:
+    """Bytes that are free on the device, less the margin; negative if fewer than that are free."""
+    free = total = free_memory(device)
+    if device.type == "cuda":
+        total = torch.cuda.mem_get_info(device)[1]
+        allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+        free = min(free, allowed - torch.cuda.memory_allocated(device))
+    return free - int(MEMORY_MARGIN * total)
+
+
+def is_count(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -17,15 +17,44 @@ import os
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 
 import torch
 
-from qlora_lab.paging.page import Page, PageEvent
 from qlora_lab.paging.tiers.copier import DEVICE, DISK, HOST, NEW, Copier
 from qlora_lab.paging.tiers.page_file import PageFile, PageFileError
-from qlora_lab.paging.tiers.slots import Arena
+from qlora_lab.paging.tiers.slots import Slot, SlotPool
 
 WORKING_SLOTS = 4  # device pages that a budget of 0 still needs while it computes
+
+
+@dataclass(frozen=True, slots=True)
+class PageEvent:
+    """A page that moved. time: seconds (time.perf_counter) when the move was ordered. parameter: whose state it holds;
+    "first … last" for a page that several share. source "new": the page was made, filled with zeros."""
+
+    time: float
+    step: int
+    page: int
+    parameter: str
+    source: str
+    target: str
+    bytes: int
+
+
+@dataclass(eq=False, slots=True)
+class Page:
+    """A page and where it is. index: its number in the store. label: whose state it holds. place: a `Slot`, or a number
+    in the page file. ready: the last move; None when done. views: what the owner derives from the slot; forgotten when
+    the page leaves it."""
+
+    index: int | None = None
+    label: str = ""
+    tier: str = NEW
+    place: Slot | int | None = None
+    ready: Future | None = None
+    views: list | None = None
 
 
 class PageStore:
@@ -43,24 +72,22 @@ class PageStore:
         self.page_size, self.device = page_size, device
         gpu = device.type == "cuda"
         self.pages: list[Page] = []
-        self.arenas = {
-            DEVICE: Arena(page_size, None, device),
-            HOST: Arena(
+        self.pools = {
+            DEVICE: SlotPool(page_size, self.capacity_of(device_budget), device),
+            HOST: SlotPool(
                 page_size, None if host_budget is None else host_budget // page_size, torch.device("cpu"), pinned=gpu
             ),
         }
+        self.flush = device_budget == 0  # nothing stays on the device between sweeps
         self.recency: dict[str, OrderedDict[Page, None]] = {DEVICE: OrderedDict(), HOST: OrderedDict()}  # oldest first
         self._idle: dict[str, OrderedDict[Page, None]] = {}  # the same without pages due in the sweep that is on
         self.events: deque[PageEvent] = deque(maxlen=event_limit)
         self.moved: Counter[tuple[str, str]] = Counter()  # bytes of the current step by (source, target)
-        self.total_moved = 0
         self.step = 0
         self.file = PageFile(directory, page_size) if directory is not None else None
         self.copier = Copier(page_size, device, self.file)
         self._owner = os.getpid()
         self.closed = False
-        self.arenas[DEVICE].capacity = self.capacity_of(device_budget)
-        self.flush = device_budget == 0  # nothing stays on the device between sweeps
 
     # Sizes
 
@@ -82,25 +109,32 @@ class PageStore:
     @property
     def landing(self) -> int:
         """Device slots kept free while some page is elsewhere."""
-        capacity = self.arenas[DEVICE].capacity
+        capacity = self.pools[DEVICE].capacity
         if capacity is None or (len(self.pages) <= capacity and not self.flush):
             return 0
         return capacity if self.flush else _landing(capacity)
 
-    def make_room(self, pages: int, device_capacity: int | None, flush: bool) -> None:
-        """Check that so many pages fit into the tiers together, and reserve the file's share on the disk.
+    def add(self, pages: list[Page]) -> None:
+        """Take over new pages: all or none.
 
         Raises:
-            ValueError: they do not, and there is no folder for the rest. PageFileError: the disk is full.
+            ValueError: they do not fit, and there is no folder for the rest. PageFileError: the disk is full.
         """
-        for arena in self.arenas.values():
-            arena.wanted = pages
+        self._make_room(len(self.pages) + len(pages), self.pools[DEVICE].capacity, self.flush)
+        for page in pages:
+            page.index = len(self.pages)
+            self.pages.append(page)
+
+    def _make_room(self, pages: int, device_capacity: int | None, flush: bool) -> None:
+        """Check that so many pages fit into the tiers together, and reserve the file's share on the disk."""
+        for pool in self.pools.values():
+            pool.wanted = pages
         kept = 0 if flush else device_capacity
         if kept is None or pages <= kept:
             return
         kept -= 0 if flush else _landing(kept)
         outside = pages - kept
-        host = self.arenas[HOST].capacity
+        host = self.pools[HOST].capacity
         if host is None or outside <= host:
             return
         if self.file is None:
@@ -119,36 +153,42 @@ class PageStore:
     @property
     def device_bytes(self) -> int:
         """Bytes allocated for pages on the device, whether they hold one now or not."""
-        return self.arenas[DEVICE].size * self.page_size
+        return self.pools[DEVICE].size * self.page_size
 
-    def resize(self, capacity: int | None, flush: bool = False) -> None:
-        """Change the number of device slots now: pages beyond it leave, and their memory is given back."""
+    def resize(self, device_budget: int | None) -> None:
+        """Change the device's budget now: pages beyond it leave, and their memory is given back.
+
+        Raises:
+            ValueError: a budget of one page only, or no room elsewhere for what leaves. PageFileError: the disk is
+            full. Nothing is changed then.
+        """
         self.check()
-        self.make_room(len(self.pages), capacity, flush)
-        arena = self.arenas[DEVICE]
-        arena.capacity, self.flush = capacity, flush
+        capacity, flush = self.capacity_of(device_budget), device_budget == 0
+        self._make_room(len(self.pages), capacity, flush)
+        pool = self.pools[DEVICE]
+        pool.capacity, self.flush = capacity, flush
         self._settle()
-        if capacity is None or arena.size <= capacity:
+        if capacity is None or pool.size <= capacity:
             return
         self.copier.drain()
-        while arena.size > capacity:
+        while pool.size > capacity:
             held = Counter(id(page.place.extent) for page in self.recency[DEVICE])
-            extent = min(arena.extents, key=lambda e: held[id(e)] / len(e))
-            arena.drop(extent)
+            extent = min(pool.extents, key=lambda e: held[id(e)] / len(e))
+            pool.drop(extent)
             for page in [page for page in self.recency[DEVICE] if page.place.extent is extent]:
-                old, page.place, page.views = page.place, arena.take(), None
+                old, page.place, page.views = page.place, pool.take(), None
                 page.ready = self.copier.copy(DEVICE, old, DEVICE, page.place)
             self.copier.drain()
 
     # Use
 
-    def sweep(self, pages: Sequence[Page], run: int = 1) -> Iterator[list[Page]]:
-        """Yield the pages in order, up to `run` of them at a time, each on the device and ready.
+    def sweep(self, pages: Sequence[Page], batch_size: int = 1) -> Iterator[list[Page]]:
+        """Yield the pages in order, up to `batch_size` of them at a time, each on the device and ready.
 
         What the caller does to a page's memory before it asks for the next is kept.
         """
         self.check()
-        due = dict.fromkeys(pages)
+        due = set(pages)
         self._idle = {
             tier: OrderedDict((page, None) for page in order if page not in due) for tier, order in self.recency.items()
         }
@@ -162,7 +202,7 @@ class PageStore:
                 # the landing was free before the sweep, and each page that is done makes room for one
                 assert pages[position].tier == DEVICE
                 batch = [pages[position]]
-                while len(batch) < run and position + len(batch) < len(pages):
+                while len(batch) < batch_size and position + len(batch) < len(pages):
                     page = pages[position + len(batch)]
                     if page.tier != DEVICE:
                         break
@@ -170,7 +210,7 @@ class PageStore:
                 for page in batch:
                     self._wait(page)
                 yield batch
-                self._used(batch, due)
+                self._used(batch)
                 position += len(batch)
                 self._settle()
         finally:
@@ -233,9 +273,9 @@ class PageStore:
 
     def _settle(self) -> None:
         """Evict, least recently used first, until the landing is free."""
-        arena, over = self.arenas[DEVICE], 0
-        if arena.capacity is not None:
-            over = len(self.recency[DEVICE]) + self.landing - arena.capacity
+        capacity, over = self.pools[DEVICE].capacity, 0
+        if capacity is not None:
+            over = len(self.recency[DEVICE]) + self.landing - capacity
         while over > 0 and (page := self._oldest(DEVICE)) is not None:
             self._evict(page)
             over -= 1
@@ -245,9 +285,9 @@ class PageStore:
 
     def _fetch(self, page: Page) -> bool:
         """Order a page to the device; False if there is no free slot."""
-        if len(self.recency[DEVICE]) >= (self.arenas[DEVICE].capacity or len(self.pages)):
+        if len(self.recency[DEVICE]) >= (self.pools[DEVICE].capacity or len(self.pages)):
             return False
-        slot = self.arenas[DEVICE].take()
+        slot = self.pools[DEVICE].take()
         if slot is None:
             return False
         self._move(page, DEVICE, slot)
@@ -255,7 +295,7 @@ class PageStore:
 
     def _evict(self, page: Page) -> None:
         """Order a device page to the host, or, where that is full, what was used least recently there to the disk."""
-        host = self.arenas[HOST]
+        host = self.pools[HOST]
         slot = host.take()
         if slot is None and host.capacity and self.file is not None and (oldest := self._oldest(HOST)) is not None:
             self._move(oldest, DISK, self.file.take())
@@ -265,7 +305,7 @@ class PageStore:
         elif self.file is not None:
             self._move(page, DISK, self.file.take())
         else:
-            raise RuntimeError("no tier has room for a page")  # make_room has seen to it that there is
+            raise RuntimeError("no tier has room for a page")  # `_make_room` has seen to it that there is
 
     def _move(self, page: Page, target: str, place) -> None:
         source, old = page.tier, page.place
@@ -273,8 +313,8 @@ class PageStore:
         for order in (self.recency, self._idle):
             if order and source in order:
                 order[source].pop(page, None)
-        if source in self.arenas:
-            self.arenas[source].give(old)
+        if source in self.pools:
+            self.pools[source].give(old)
         elif source == DISK:
             self.file.give(old)
         page.tier, page.place, page.views = target, place, None
@@ -282,18 +322,16 @@ class PageStore:
             self.recency[target][page] = None
             if self._idle and target == HOST:
                 self._idle[HOST][page] = None
-        moved = 0 if source == NEW else self.page_size
         self.events.append(
             PageEvent(time.perf_counter(), self.step, page.index, page.label, source, target, self.page_size)
         )
-        self.moved[source, target] += moved
-        self.total_moved += moved
+        if source != NEW:
+            self.moved[source, target] += self.page_size
 
-    def _used(self, batch: list[Page], due: dict) -> None:
+    def _used(self, batch: list[Page]) -> None:
         event = torch.cuda.current_stream(self.device).record_event() if self.copier.streams else None
         for page in batch:
             page.place.busy = event
-            due.pop(page, None)
             self.recency[DEVICE].move_to_end(page)
             self._idle[DEVICE][page] = None
 

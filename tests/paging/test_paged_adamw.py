@@ -314,7 +314,7 @@ def test_the_ledger_counts_pages_on_the_device_as_optimizer_state(tmp_path):
 
 def test_auto_follows_the_memory_that_is_free(tmp_path, monkeypatch):
     free = 10 * 2**30
-    monkeypatch.setattr("qlora_lab.paging.page_budget.free_memory", lambda device: free)
+    monkeypatch.setattr("qlora_lab.paging.paged_adamw.free_memory", lambda device: free)
     ours, theirs = parameters([(512 * 64,)]), parameters([(512 * 64,)])
     paged, reference = (
         PagedAdamW(ours, device_budget="auto", directory=tmp_path, page_size=PAGE),

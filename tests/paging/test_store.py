@@ -5,8 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qlora_lab.paging.page import Page
-from qlora_lab.paging.store import PageStore
+from qlora_lab.paging.store import Page, PageStore
 
 PAGE = 4096
 
@@ -19,8 +18,7 @@ def make_store(tmp_path_factory, pages, device_pages, host_pages=0):
         host_pages * PAGE,
         tmp_path_factory.mktemp("pages"),
     )
-    store.make_room(pages, store.arenas["device"].capacity, store.flush)
-    store.pages += [Page(i) for i in range(pages)]
+    store.add([Page() for _ in range(pages)])
     return store
 
 
@@ -30,18 +28,18 @@ def make_store(tmp_path_factory, pages, device_pages, host_pages=0):
     device_pages=st.sampled_from([None, 0, 2, 3, 9, 17]),
     host_pages=st.sampled_from([0, 1, 4]),
     sweeps=st.lists(st.lists(st.integers(0, 29), unique=True, max_size=30), max_size=6),
-    run=st.integers(1, 4),
+    batch_size=st.integers(1, 4),
     resized=st.sampled_from([2, 5, 12, None]),
 )
 def test_pages_keep_their_content_and_are_in_one_tier(
-    tmp_path_factory, pages, device_pages, host_pages, sweeps, run, resized
+    tmp_path_factory, pages, device_pages, host_pages, sweeps, batch_size, resized
 ):
     store = make_store(tmp_path_factory, pages, device_pages, host_pages)
     uses = [0] * pages
     for number, order in enumerate(sweeps):
         wanted = [store.pages[i] for i in order if i < pages]
         seen = []
-        for batch in store.sweep(wanted, run):
+        for batch in store.sweep(wanted, batch_size):
             for page in batch:
                 assert page.tier == "device"
                 assert (page.place.memory == uses[page.index]).all()  # made as zeros, then what was written last
@@ -50,14 +48,14 @@ def test_pages_keep_their_content_and_are_in_one_tier(
                 seen.append(page)
         assert seen == wanted
         if number == 2:
-            store.resize(resized)
+            store.resize(resized and resized * PAGE)
         held = store.residency()
         assert sum(held.values()) == PAGE * sum(page.tier != "new" for page in store.pages)
         places = [id(p.place) if p.tier != "disk" else p.place for p in store.pages if p.tier != "new"]
         assert len(set(places)) == len(places)
         assert held["host"] <= host_pages * PAGE
-        capacity = store.arenas["device"].capacity
-        assert capacity is None or len(store.recency["device"]) <= store.arenas["device"].size <= capacity
+        capacity = store.pools["device"].capacity
+        assert capacity is None or len(store.recency["device"]) <= store.pools["device"].size <= capacity
     for page, count in zip(store.pages, uses, strict=True):
         assert (store.peek(page) == count).all()
     store.close()

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 
 from qlora_lab.paging.tiers.page_file import PageFile
-from qlora_lab.paging.tiers.slots import Arena, Slot
+from qlora_lab.paging.tiers.slots import Slot, SlotPool
 
 DEVICE, HOST, DISK, NEW = "device", "host", "disk", "new"
 
@@ -26,7 +26,7 @@ class Copier:
         self.file = file
         self.failure: BaseException | None = None
         self.streams = {tier: torch.cuda.Stream(device) for tier in (DEVICE, HOST)} if gpu else {}
-        self._staging = Arena(page_size, 2, torch.device("cpu"), pinned=True) if gpu and file else None
+        self._staging = SlotPool(page_size, 2, torch.device("cpu"), pinned=True) if gpu and file else None
         self._thread: ThreadPoolExecutor | None = None
 
     def copy(self, source: str, start, target: str, end) -> Future:

@@ -1,7 +1,7 @@
 """Memory for pages: slots of one page each, on the device, in pinned memory or in plain RAM.
 
-Slots are allocated in extents of 32 MB, as they are needed, and an extent can be given back: that is how the pager
-shrinks when something else needs the memory. On a GPU every slot remembers the last thing that used it, so that work
+Slots are allocated in extents of 32 MB, as they are needed, and an extent can be given back: that is how the pages
+shrink when something else needs the memory. On a GPU every slot remembers the last thing that used it, so that work
 on three streams (computing, copying in, copying out) waits for nothing but what it needs.
 """
 
@@ -22,7 +22,7 @@ class Slot:
     busy: torch.cuda.Event | None = None
 
 
-class Arena:
+class SlotPool:
     """Slots of `page_size` bytes, at most `capacity` of them.
 
     Args:
