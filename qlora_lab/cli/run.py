@@ -177,7 +177,7 @@ def execute(
         tokenizer,
         train,
         out=folder,
-        resume=resume and (folder / "checkpoints").exists(),
+        resume=resume,
         checkpoint_every=checkpoint_every,
         on_step=on_step,
         paging=paging,

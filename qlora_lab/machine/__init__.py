@@ -1,7 +1,8 @@
 """What the computer is and has, and the few things one asks it for. No subject of a notebook; skip it.
 
-`environment` describes it. `processor`, `matmul`, `dtypes` and `huge_pages` are about computing fast, `stopwatch` is for
-comparing methods, `free_memory` is about room, `files` about writing whole or not at all, `processes` about several at once.
+`environment` describes it. `processor`, `matmul`, `dtypes` and `huge_pages` are about computing fast, `stopwatch` about
+comparing how fast, `free_memory` about room, `files` about writing whole or not at all, `processes` about several at
+once.
 """
 
 from qlora_lab.machine.environment import default_device, describe, device_name, versions
