@@ -20,9 +20,8 @@ from datetime import date
 from pathlib import Path
 
 import torch
+from race import DEVICE, ROOT, interleaved
 
-ROOT = Path(__file__).resolve().parent.parent
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHARES = (1.0, 0.5, 0.1, 0.0)
 
 
@@ -38,35 +37,32 @@ def make_parameters(kind: str, count: int) -> list[torch.nn.Parameter]:
     return parameters
 
 
+def copy_of(parameters: list[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
+    """The same values once more, with the same gradients."""
+    copies = [torch.nn.Parameter(p.detach().clone()) for p in parameters]
+    for p, q in zip(copies, parameters, strict=True):
+        p.grad = q.grad
+    return copies
+
+
 def race(kind: str, count: int, rounds: int, directory: str, state_bits: int) -> dict:
-    from qlora_lab.paging.paged_adamw import PagedAdamW
+    from qlora_lab.paging import PagedAdamW
 
     parameters = make_parameters(kind, count)
     state_bytes = 2 * sum(p.numel() * p.element_size() for p in parameters)
-    sides, optimizers = {}, {}
-    copies = {"torch.optim.AdamW": parameters}
-    optimizers["torch.optim.AdamW"] = torch.optim.AdamW(parameters)
+    copies, optimizers = {}, {"torch.optim.AdamW": torch.optim.AdamW(parameters)}
     for share in SHARES:
         name = f"paged, {share:.0%}"
-        copies[name] = [torch.nn.Parameter(p.detach().clone()) for p in parameters]
-        for p, q in zip(copies[name], parameters, strict=True):
-            p.grad = q.grad
+        copies[name] = copy_of(parameters)
         budget = None if share == 1 else int(share * state_bytes)
         optimizers[name] = PagedAdamW(
             copies[name], device_budget=budget, host_budget=0, directory=directory, state_bits=state_bits
         )
     if paged := bitsandbytes_optimizer():
-        name = "bitsandbytes PagedAdamW32bit"
-        copies[name] = [torch.nn.Parameter(p.detach().clone()) for p in parameters]
-        for p, q in zip(copies[name], parameters, strict=True):
-            p.grad = q.grad
-        optimizers[name] = paged(copies[name])
-    sides = {name: optimizer.step for name, optimizer in optimizers.items()}
-    times = interleaved(sides, rounds)
+        optimizers["bitsandbytes PagedAdamW32bit"] = paged(copy_of(parameters))
+    times = interleaved({name: optimizer.step for name, optimizer in optimizers.items()}, rounds, warmup=3)
     equal = {
-        name: all(torch.equal(p, q) for p, q in zip(parameters, copies[name], strict=True))
-        for name in sides
-        if name.startswith("paged")
+        name: all(torch.equal(p, q) for p, q in zip(parameters, copied, strict=True)) for name, copied in copies.items()
     }
     if state_bits == 32:
         assert all(equal.values()), equal
@@ -102,28 +98,6 @@ def bitsandbytes_optimizer():
     except ImportError:
         return None
     return PagedAdamW32bit
-
-
-def interleaved(sides: dict, rounds: int, warmup: int = 3) -> dict[str, dict[str, float]]:
-    """Call the sides in turn `rounds` times; median, minimum and maximum of each in milliseconds."""
-    times = {name: [] for name in sides}
-    for round_ in range(warmup + rounds):
-        for name, function in sides.items():
-            synchronize()
-            start = time.perf_counter()
-            function()
-            synchronize()
-            if round_ >= warmup:
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return {
-        name: {"median_ms": round(statistics.median(t), 3), "min_ms": round(min(t), 3), "max_ms": round(max(t), 3)}
-        for name, t in times.items()
-    }
-
-
-def synchronize() -> None:
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def bandwidth(directory: str, count: int, block: int = 2**20, rounds: int = 3) -> tuple[float, float]:
