@@ -24,7 +24,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 @dataclass(eq=False, slots=True)
 class PagedParameter:
     """A parameter whose moments lie in pages. moments_dtype: what they are read and written in. strides: of moments in
-    its shape (as `torch.zeros_like`'s). step: updates so far. What follows it is set during a step only."""
+    its shape, as `torch.zeros_like` makes them. step: updates so far. What follows it is set during a step only."""
 
     tensor: torch.Tensor
     label: str
@@ -129,11 +129,11 @@ class MomentSegment(Segment):
     @staticmethod
     def update(coefficients: Coefficients, segments: list[tuple["MomentSegment", tuple]]) -> None:
         """One step for segments of one dtype, each with its `views`; all of them in one go."""
-        rows = []
+        tensors = []  # of each the parameter, its gradient, the two moments
         for segment, moments in segments:
             p = segment.parameter
-            rows.append((*((p.tensor, p.grad) if segment.whole else p.part(segment)), *moments))
-        update(coefficients, *map(list, zip(*rows, strict=True)))
+            tensors.append((*((p.tensor, p.grad) if segment.whole else p.part(segment)), *moments))
+        update(coefficients, *map(list, zip(*tensors, strict=True)))
 
 
 class CodeSegment(Segment):
