@@ -7,9 +7,7 @@ from collections.abc import Callable
 
 from qlora_lab.checks import (
     costs,
-    counterexamples,
     double_quantization,
-    four_bit_types,
     layer_memory,
     node_bytes,
     notebook_00,
@@ -31,8 +29,6 @@ from qlora_lab.checks.exercise import Exercise, Misconception, Verdict, judge
 MODULES = (  # in the order of the notebooks
     notebook_00,
     notebook_01,
-    four_bit_types,
-    counterexamples,
     notebook_02,
     double_quantization,
     quantized_bytes,

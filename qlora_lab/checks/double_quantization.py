@@ -2,7 +2,7 @@
 
 import torch
 
-from qlora_lab.checks.blocks import a_value_each, each, in_blocks, with_arguments
+from qlora_lab.checks.differences import a_value_each, each, in_blocks, with_arguments
 from qlora_lab.checks.exercise import Exercise, Misconception
 from qlora_lab.quantization.datatypes import dynamic_map
 

@@ -1,10 +1,12 @@
-"""Exercises of notebook 01: what a code means, scales, nearest codes, and two codes in a byte."""
+"""Exercises of notebook 01: codes, scales, two codes in a byte, NF4, bits and errors predicted, counter-examples."""
 
 import torch
 
-from qlora_lab.checks.blocks import a_value_each, packed_codes, where_off, with_arguments
-from qlora_lab.checks.differences import pattern
-from qlora_lab.checks.exercise import Exercise, Misconception
+from qlora_lab.checks.differences import a_value_each, packed_codes, pattern, where_off, with_arguments
+from qlora_lab.checks.exercise import Exercise, draw_integers, edited, edits
+from qlora_lab.quantization.datatypes import get_datatype
+
+NF4 = get_datatype("nf4").table()
 
 
 def decode(code: int, low: float, high: float) -> float:
@@ -17,13 +19,13 @@ def _code_case(generator: torch.Generator, number: int):
 
 
 def _any_code(generator: torch.Generator, number: int):
-    code, low, steps = (int(torch.randint(0, n, (), generator=generator)) for n in (16, 40, 60))
+    code, low, steps = (draw_integers(generator, 0, end, 1)[0] for end in (16, 40, 60))
     return code, low / 4, (low + 1 + steps) / 4
 
 
 def block_absmax(weight: torch.Tensor, block_size: int) -> torch.Tensor:
-    flat = weight.reshape(-1)
-    return torch.stack([flat[i : i + block_size].abs().max() for i in range(0, len(flat), block_size)])
+    blocks = weight.reshape(-1).split(block_size)
+    return torch.stack([block.abs().max() for block in blocks])
 
 
 def _tensor_case(generator: torch.Generator, number: int):
@@ -36,21 +38,19 @@ def _tensor_case(generator: torch.Generator, number: int):
     return weight, 4 if number % 2 == 0 else 8
 
 
-def _flat_absmax(weight: torch.Tensor, block_size: int, drop: bool) -> torch.Tensor:
-    scales = block_absmax(weight, block_size)
-    return scales[: weight.numel() // block_size] if drop else scales
+def _midpoints(levels: torch.Tensor) -> torch.Tensor:
+    return (levels[1:] + levels[:-1]) / 2
 
 
 def nearest_code(x: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-    return torch.bucketize(x, (levels[1:] + levels[:-1]) / 2).to(torch.uint8)
+    return torch.bucketize(x, _midpoints(levels)).to(torch.uint8)
 
 
 def _levels_case(generator: torch.Generator, number: int):
     """Sorted levels in 64ths, so that midpoints are exact, and numbers that include every level and midpoint."""
     inner = torch.randperm(127, generator=generator)[:14] - 63
     levels = torch.cat((torch.tensor([-64]), inner, torch.tensor([64]))).sort().values / 64
-    middle = (levels[1:] + levels[:-1]) / 2
-    x = torch.cat((levels, middle, 2 * torch.rand(20 + number, generator=generator) - 1))
+    x = torch.cat((levels, _midpoints(levels), 2 * torch.rand(20 + number, generator=generator) - 1))
     return x[torch.randperm(len(x), generator=generator)], levels
 
 
@@ -71,42 +71,119 @@ def pack_nibbles(codes: torch.Tensor) -> torch.Tensor:
     return padded[::2] * 16 + padded[1::2]
 
 
-def _padded_with(code: int):
-    return lambda codes: pack_nibbles(torch.cat((codes, codes.new_full((len(codes) % 2,), code))))
+def normal_float(bits: int) -> torch.Tensor:
+    count, half = 2**bits, 2 ** (bits - 1)
+    edge = 1 - (1 / (2 * count) + 1 / (2 * (count - 1))) / 2
+    positive = _quantiles(edge, 0.5, half + 1)[:-1]
+    negative = -_quantiles(edge, 0.5, half)[:-1]
+    levels = torch.cat((negative, torch.zeros(1), positive)).sort().values
+    return (levels / levels.max()).float()
 
 
-def _halves(codes: torch.Tensor) -> torch.Tensor:
-    padded = torch.cat((codes, codes.new_full((len(codes) % 2,), 7)))
-    return padded[: len(padded) // 2] * 16 + padded[len(padded) // 2 :]
+def _quantiles(first: float, last: float, count: int) -> torch.Tensor:
+    """(count,) of the normal distribution, at equally spaced probabilities."""
+    return torch.special.ndtri(torch.linspace(first, last, count, dtype=torch.float64))
 
+
+def bits_per_weight(block_size: int, constants: int, double_quant: bool) -> float:
+    constant = 8 / block_size + 32 / (256 * block_size) if double_quant else 32 / block_size
+    return 4 + constants * constant
+
+
+def predict_and_measure(weight: torch.Tensor, block_size: int) -> tuple[float, float]:
+    blocks = weight.reshape(-1, block_size).double()
+    steps = blocks.abs().amax(1, keepdim=True) / 7
+    predicted = (steps.square().mean() / 12).sqrt().item()
+    decoded = (blocks / steps).round() * steps
+    measured = (decoded - blocks).square().mean().sqrt().item()
+    return predicted, measured
+
+
+def _blocks_case(generator: torch.Generator, number: int):
+    size = (16, 64, 32, 128)[number % 4]
+    return torch.randn(40 + 10 * number, size, generator=generator) * 10.0 ** (number % 3 - 1), size
+
+
+def codes_of(block: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+    scale = block.abs().max()
+    x = block / scale if scale > 0 else block
+    return (x[:, None] > _midpoints(levels)).sum(1)
+
+
+BUGS = (  # edits of `codes_of`: what each of the three versions in the notebook has lost
+    ("block.abs().max()", "block.max()"),
+    ("> _midpoints(levels)", ">= _midpoints(levels)"),
+    ("block / scale if scale > 0 else block", "block / scale"),
+)
+
+
+def counterexamples(levels: torch.Tensor) -> list[torch.Tensor]:
+    negative, tie, zero = torch.zeros(16), torch.zeros(16), torch.zeros(16)
+    negative[:2] = torch.tensor([0.5, -1.0])
+    tie[0], tie[1] = 1.0, _midpoints(levels)[9]
+    return [negative, tie, zero]
+
+
+def _exposed(arguments: tuple, result):
+    """For each bug whether its block exposes it; what is no list of three is returned as it is."""
+    (levels,) = arguments
+    if not isinstance(result, list | tuple) or len(result) != 3:
+        return result
+    return [_is_block(block) and not torch.equal(edited(codes_of, *bug)(block, levels), codes_of(block, levels))
+            for bug, block in zip(BUGS, result, strict=True)]  # fmt: skip
+
+
+def _is_block(block) -> bool:
+    good = isinstance(block, torch.Tensor) and block.shape == (16,) and block.dtype == torch.float32
+    return good and bool(block.isfinite().all())
+
+
+def _levels_only(generator: torch.Generator, number: int):
+    """NF4's levels, and others from -1 over an exact 0 to 1."""
+    if number % 2 == 0:
+        return (NF4.clone(),)
+    low = -torch.rand(6, generator=generator) * 0.98 - 0.01
+    high = torch.rand(7, generator=generator) * 0.98 + 0.01
+    return (torch.cat((torch.tensor([-1.0, 0.0, 1.0]), low, high)).sort().values,)
+
+
+def _which_blocks(_, exposed, expected) -> str | None:
+    """Of blocks in places that no misconception is about."""
+    if not isinstance(exposed, list) or len(exposed) != len(BUGS) or not all(isinstance(one, bool) for one in exposed):
+        return None
+    names = [name for name, one in zip(("first", "second", "third"), exposed, strict=True) if not one]
+    hints = [str(number) for number, one in enumerate(exposed, 1) if not one]
+    expose = f"{' and '.join(names)} block {'expose' if len(names) > 1 else 'exposes'}"
+    return (
+        f"Your {expose} nothing: the right version and the one with the bug give the same codes. Each block has to be "
+        f"16 finite float32 numbers, in the place of its bug. Open hint {' and '.join(hints)}."
+    )
+
+
+_RANDOM = torch.randn(16, generator=torch.Generator().manual_seed(1))
+_RANDOM_POSITIVE = torch.where(torch.arange(16) == 3, 3.0, _RANDOM)
 
 EXERCISES = (
     Exercise(
         "decode",
         _code_case,
         decode,
-        (
-            Misconception(
-                "That divides the range by 16. Sixteen numbers have fifteen steps between them. Open hint 1.",
-                lambda code, low, high: low + (high - low) * code / 16,
-            ),
-            Misconception(
-                "The range need not start at zero: code 0 stands for `low`. Open hint 2.",
-                lambda code, low, high: (high - low) * code / 15,
-            ),
-            Misconception(
-                "The step is the length of the range, high - low, over 15; you took `high` alone. Open hint 1.",
-                lambda code, low, high: low + high * code / 15,
-            ),
-            Misconception(
-                "You count down from `high`. Code 0 is the lowest value, code 15 the highest. Open hint 2.",
-                lambda code, low, high: high - (high - low) * code / 15,
-            ),
-            Misconception(
-                "These are codes counted from 1. Code 0 is the lowest value, code 15 the highest. Open hint 2.",
-                lambda code, low, high: low + (high - low) * (code - 1) / 15,
-            ),
-        ),
+        edits("""
+            code / 15 → code / 16
+            1: That divides the range by 16. Sixteen numbers have fifteen steps between them.
+
+            low + (high - low) → (high - low)
+            2: The range need not start at zero: code 0 stands for `low`.
+
+            (high - low) → high
+            1: The step is the length of the range, high - low, over 15; you took `high` alone.
+
+            low + (high - low) → high - (high - low)
+            2: You count down from `high`. Code 0 is the lowest value, code 15 the highest.
+
+            * code → * (code - 1)
+            2: These are codes counted from 1. Code 0 is the lowest value, code 15 the highest.
+        """),
         tolerance=1e-9,
         draw_more=_any_code,
     ),
@@ -114,30 +191,23 @@ EXERCISES = (
         "block-absmax",
         _tensor_case,
         block_absmax,
-        (
-            Misconception(
-                "That is the largest weight, not the largest magnitude: a block whose outlier is negative gets a scale "
-                "far too small. Open hint 1.",
-                lambda w, size: torch.stack([part.max() for part in w.reshape(-1).split(size)]),
-            ),
-            Misconception(
-                "The last block is missing: it may be shorter, and it needs a scale too. Open hint 2.",
-                lambda w, size: _flat_absmax(w, size, drop=True),
-            ),
-            Misconception(
-                "That is one scale for the whole tensor, which is what blocks are there to avoid. Open hint 1.",
-                lambda w, size: w.abs().max(),
-            ),
-            Misconception(
-                "That is one scale a row. Blocks run over the flattened tensor and do not stop at the end of a row. "
-                "Open hint 1.",
-                lambda w, size: w.abs().amax(1),
-            ),
-            Misconception(
-                "That is the mean magnitude; weights above it would not fit into [-1, 1]. Open hint 1.",
-                lambda w, size: torch.stack([part.abs().mean() for part in w.reshape(-1).split(size)]),
-            ),
-        ),
+        edits("""
+            block.abs().max() → block.max()
+            1: That is the largest weight, not the largest magnitude: a block whose outlier is negative gets a scale
+               far too small.
+
+            for block in blocks]) → for block in blocks])[: weight.numel() // block_size]
+            2: The last block is missing: it may be shorter, and it needs a scale too.
+
+            torch.stack([block.abs().max() for block in blocks]) → weight.abs().max()
+            1: That is one scale for the whole tensor, which is what blocks are there to avoid.
+
+            torch.stack([block.abs().max() for block in blocks]) → weight.abs().amax(1)
+            1: That is one scale a row. Blocks run over the flattened tensor and do not stop at the end of a row.
+
+            block.abs().max() → block.abs().mean()
+            1: That is the mean magnitude; weights above it would not fit into [-1, 1].
+        """),
         tolerance=1e-6,
         describe=with_arguments(a_value_each(1e-6, size=lambda arguments: arguments[1])),
     ),
@@ -145,33 +215,25 @@ EXERCISES = (
         "nearest-code",
         _levels_case,
         nearest_code,
-        (
-            Misconception(
-                "Right, except for numbers exactly halfway between two levels: a tie takes the lower code. "
-                "Open hint 2.",
-                lambda x, levels: torch.bucketize(x, (levels[1:] + levels[:-1]) / 2, right=True).to(torch.uint8),
-            ),
-            Misconception(
-                "That takes the highest level not above the number. The nearest may be the next one. Open hint 1.",
-                lambda x, levels: (torch.bucketize(x, levels, right=True) - 1).to(torch.uint8),
-            ),
-            Misconception(
-                "That takes the lowest level not below the number. The nearest may be the one before. Open hint 1.",
-                lambda x, levels: torch.bucketize(x, levels).to(torch.uint8),
-            ),
-            Misconception(
-                "These are the levels; the codes, their places in the table, are wanted. Open hint 1.",
-                lambda x, levels: levels[nearest_code(x, levels).long()],
-            ),
-            Misconception(
-                "The right codes, in the wrong dtype: convert them to torch.uint8. Open hint 3.",
-                lambda x, levels: nearest_code(x, levels).long(),
-            ),
-            Misconception(
-                "That rounds as if the levels were equally spaced. Compare with the levels you are given. Open hint 1.",
-                lambda x, levels: ((x + 1) * 7.5).round().to(torch.uint8),
-            ),
-        ),
+        edits("""
+            torch.bucketize(x, _midpoints(levels)) → torch.bucketize(x, _midpoints(levels), right=True)
+            2: Right, except for numbers exactly halfway between two levels: a tie takes the lower code.
+
+            torch.bucketize(x, _midpoints(levels)) → (torch.bucketize(x, levels, right=True) - 1)
+            1: That takes the highest level not above the number. The nearest may be the next one.
+
+            torch.bucketize(x, _midpoints(levels)) → torch.bucketize(x, levels)
+            1: That takes the lowest level not below the number. The nearest may be the one before.
+
+            torch.bucketize(x, _midpoints(levels)).to(torch.uint8) → levels[torch.bucketize(x, _midpoints(levels))]
+            1: These are the levels; the codes, their places in the table, are wanted.
+
+            .to(torch.uint8) → .to(torch.int64)
+            3: The right codes, in the wrong dtype: convert them to torch.uint8.
+
+            torch.bucketize(x, _midpoints(levels)) → ((x + 1) * 7.5).round()
+            1: That rounds as if the levels were equally spaced. Compare with the levels you are given.
+        """),
         describe=with_arguments(_describe_codes),
     ),
     Exercise(
@@ -180,32 +242,146 @@ EXERCISES = (
             torch.randint(0, 16, ((7, 8, 1, 2, 33, 64, 5, 100)[number],), generator=generator, dtype=torch.uint8),
         ),
         pack_nibbles,
-        (
-            Misconception(
-                "These are the right codes with the nibbles swapped: the first of a pair goes into the high nibble, "
-                "times 16. Open hint 1.",
-                lambda codes: (pack_nibbles(codes) % 16) * 16 + pack_nibbles(codes) // 16,
-            ),
-            Misconception(
-                "An odd last code is padded with 0, and code 0 is NF4's -1. Pad with the code of zero, 7. Open hint 2.",
-                _padded_with(0),
-            ),
-            Misconception(
-                "An odd last code is padded with 15, NF4's 1. Pad with the code of zero, 7. Open hint 2.",
-                _padded_with(15),
-            ),
-            Misconception(
-                "An odd last code is lost. It needs a byte too, filled up with the code of zero. Open hint 2.",
-                lambda codes: pack_nibbles(codes)[: len(codes) // 2],
-            ),
-            Misconception(
-                "That pairs the first half with the second half; neighbours share a byte. Open hint 1.", _halves
-            ),
-            Misconception(
-                "The right numbers in a wider dtype: a byte is torch.uint8, else nothing is saved. Open hint 3.",
-                lambda codes: pack_nibbles(codes).long(),
-            ),
-        ),
+        edits("""
+            padded[::2] * 16 + padded[1::2] → padded[1::2] * 16 + padded[::2]
+            1: These are the right codes with the nibbles swapped: the first of a pair goes into the high nibble,
+               times 16.
+
+            codes.new_full((len(codes) % 2,), 7) → codes.new_full((len(codes) % 2,), 0)
+            2: An odd last code is padded with 0, and code 0 is NF4's -1. Pad with the code of zero, 7.
+
+            codes.new_full((len(codes) % 2,), 7) → codes.new_full((len(codes) % 2,), 15)
+            2: An odd last code is padded with 15, NF4's 1. Pad with the code of zero, 7.
+
+            padded[::2] * 16 + padded[1::2] → (padded[::2] * 16 + padded[1::2])[: len(codes) // 2]
+            2: An odd last code is lost. It needs a byte too, filled up with the code of zero.
+
+            padded[::2] * 16 + padded[1::2] → padded[: len(padded) // 2] * 16 + padded[len(padded) // 2 :]
+            1: That pairs the first half with the second half; neighbours share a byte.
+
+            padded[::2] * 16 + padded[1::2] → (padded[::2] * 16 + padded[1::2]).to(torch.int64)
+            3: The right numbers in a wider dtype: a byte is torch.uint8, else nothing is saved.
+        """),
         describe=with_arguments(packed_codes),
+    ),
+    Exercise(
+        "normal-float",
+        lambda generator, number: ((4, 3, 2, 5, 6, 4, 3, 8)[number],),
+        normal_float,
+        edits("""
+            torch.cat((negative, torch.zeros(1), positive)).sort().values → _quantiles(1 - edge, edge, count)
+            1: There is no exact zero: you cut the bell curve symmetrically into an even number of levels. The two
+               sides are built apart, with a zero between.
+
+            (levels / levels.max()) → levels
+            3: These are quantiles in standard deviations; divide by the largest, so that the levels end at 1.
+
+            (negative, torch.zeros(1), positive) → (-positive, torch.zeros(1), -negative)
+            2: The sides are swapped: the positive side has the level more.
+
+            torch.zeros(1) → torch.zeros(3)
+            2: Zero is in there twice or more: each side's probabilities end at 0.5, whose quantile is zero; leave
+               these out and add one zero.
+
+            (levels / levels.max()) → torch.cat((torch.linspace(-1, 0, half), torch.linspace(0, 1, half + 1)[1:]))
+            1: These levels are equally spaced; the probabilities are, and the levels are their quantiles.
+
+            1 - (1 / (2 * count) + 1 / (2 * (count - 1))) / 2 → 1 - 1 / (2 * count)
+            2: The outermost probability is half a step short of 1, on average over 2^bits and 2^bits - 1 levels; you
+               took one of the two.
+        """),
+        tolerance=1e-5,
+        draw_more=lambda generator, number: tuple(draw_integers(generator, 2, 11, 1)),
+    ),
+    Exercise(
+        "bits-per-weight",
+        lambda generator, number: ((64, 32, 128, 64, 16, 256, 64, 4096)[number], 1 + number // 2 % 2, number % 2 == 1),
+        bits_per_weight,
+        edits("""
+            4 + constants * constant → 4.0
+            1: 4 bits are the codes alone; a block's constants are shared by its weights.
+
+            constants * constant → constant
+            1: That counts one constant for each block. With a zero point there are two.
+
+            8 / block_size + 32 / (256 * block_size) → 8 / block_size
+            2: 8-bit constants need scales themselves: one of 32 bits for 256 of them.
+
+            constants * constant → constants * constant / 8
+            1: These are bytes of constants added to bits of codes: a float32 has 32 bits.
+
+            32 / (256 * block_size) → 32 / (256 * block_size) / constants
+            2: Each sort of constants has second-level scales of its own; you count them for one.
+
+            32 / (256 * block_size) → 32 / 256
+            2: A second-level scale serves 256 constants, and each of these `block_size` weights: divide by both.
+
+            4 + constants * constant → constants * constant
+            1: The four bits of the code are missing: this is the price of the constants alone.
+
+            if double_quant else → if False else
+            2: Double quantization is ignored: constants then have 8 bits instead of 32.
+        """),
+        tolerance=1e-9,
+        draw_more=lambda generator, number: (
+            *draw_integers(generator, 8, 5000, 1),
+            1 + number % 2,
+            number % 4 > 1,
+        ),
+    ),
+    Exercise(
+        "predict-and-measure",
+        _blocks_case,
+        predict_and_measure,
+        edits("""
+            (steps.square().mean() / 12).sqrt() → (steps.mean() / math.sqrt(12))
+            2: The prediction averages the steps; it is their squares that have to be averaged, as in the error.
+
+            steps.square().mean() / 12 → steps.square().mean()
+            1: The prediction is a whole step; the error within a step is spread evenly, with a root mean square of
+               step / sqrt(12).
+
+            steps.square().mean() / 12 → steps.square().mean() / 4
+            1: The prediction is half a step, which is the largest error and not the root mean square.
+
+            steps.square().mean() → (steps * 7 / 7.5).square().mean()
+            keepdim=True) / 7 → keepdim=True) / 7.5
+            keepdim=True) / 7 → keepdim=True) / 8
+            1: The step is absmax / 7: fourteen steps from -7 to 7. You took another number of steps.
+
+            blocks.abs().amax(1, keepdim=True) → blocks.abs().max()
+            1: That is one step for the whole tensor; each block has the step of its own absmax.
+
+            (decoded - blocks).square().mean().sqrt() → (decoded - blocks).abs().mean()
+            3: The measured number is a mean of magnitudes; take the root of the mean of squares.
+
+            return predicted, measured → return measured, predicted
+            -: The two are swapped: predicted first, then measured.
+        """),
+        tolerance=1e-4,
+    ),
+    Exercise(
+        "counterexamples",
+        _levels_only,
+        counterexamples,
+        edits("""
+            [negative, tie, zero] → [negative, _RANDOM, zero]
+            2: Your second block does not expose the tie. Random numbers never hit a midpoint: put one there.
+
+            [negative, tie, zero] → [_RANDOM_POSITIVE, tie, zero]
+            1: Your first block does not expose the missing abs(): its largest magnitude has to be negative.
+
+            [negative, tie, zero] → [negative, tie, _RANDOM]
+            3: Your third block does not expose the division: when does it have no result?
+
+            [negative, tie, zero] → [negative, _RANDOM, _RANDOM]
+            -: Your second and third block expose nothing: random numbers do not find these bugs. Open hints 2, 3.
+
+            [negative, tie, zero] → [_RANDOM_POSITIVE, _RANDOM_POSITIVE, _RANDOM_POSITIVE]
+            1: None of your blocks exposes its bug. Give three tensors of 16 finite float32 numbers, in the order of
+               the three versions.
+        """),
+        view=_exposed,
+        describe=_which_blocks,
     ),
 )

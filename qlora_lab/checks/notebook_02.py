@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from qlora_lab.checks.blocks import a_value_each, in_blocks, with_arguments
+from qlora_lab.checks.differences import a_value_each, in_blocks, with_arguments
 from qlora_lab.checks.exercise import Exercise, Misconception
 from qlora_lab.quantization.datatypes import get_datatype
 

@@ -1,0 +1,311 @@
+"""Wrong answers to the exercises of notebook 01."""
+
+import math
+
+import torch
+
+from wrong_answers import wrong
+
+
+@wrong("decode", says="fifteen steps")
+def sixteen_steps(code, low, high):
+    step = (high - low) / 16
+    return code * step + low
+
+
+@wrong("decode", says="code 0 stands for `low`")
+def from_zero(code, low, high):
+    return code / 15 * (high - low)
+
+
+@wrong("decode", says="`high` alone")
+def steps_of_high(code, low, high):
+    return low + code * (high / 15)
+
+
+@wrong("decode", says="counted from 1")
+def from_one(code, low, high):
+    return torch.linspace(low, high, 16, dtype=torch.float64)[code].item() - (high - low) / 15
+
+
+@wrong("block-absmax", says="not the largest magnitude")
+def largest(weight, block_size):
+    return torch.stack([block.max() for block in weight.flatten().split(block_size)])
+
+
+@wrong("block-absmax", says="The last block is missing")
+def whole_blocks(weight, block_size):
+    flat = weight.flatten()
+    whole = len(flat) // block_size * block_size
+    return flat[:whole].reshape(-1, block_size).abs().amax(1)
+
+
+@wrong("block-absmax", says="one scale for the whole tensor")
+def one_scale(weight, block_size):
+    return torch.max(torch.abs(weight))
+
+
+@wrong("block-absmax", says="one scale a row")
+def one_a_row(weight, block_size):
+    return torch.stack([row.abs().max() for row in weight])
+
+
+@wrong("block-absmax", says="RuntimeError")
+def whole_tensors_only(weight, block_size):
+    return weight.view(-1, block_size).abs().amax(1)
+
+
+@wrong("nearest-code", says="a tie takes the lower code")
+def ties_upwards(x, levels):
+    return (x[:, None] >= (levels[1:] + levels[:-1]) / 2).sum(1).to(torch.uint8)
+
+
+@wrong("nearest-code", says="highest level not above")
+def floor(x, levels):
+    return ((x[:, None] >= levels).sum(1) - 1).to(torch.uint8)
+
+
+@wrong("nearest-code", says="These are the levels")
+def gives_levels(x, levels):
+    return levels[(x[:, None] - levels).abs().argmin(1)]
+
+
+@wrong("nearest-code", says="wrong dtype")
+def wide(x, levels):
+    return (x[:, None] - levels).abs().argmin(1)
+
+
+@wrong("nearest-code", says="equally spaced")
+def equal_steps(x, levels):
+    return ((x + 1) / 2 * 15).round().to(torch.uint8)
+
+
+@wrong("pack-nibbles", says="nibbles swapped")
+def swapped(codes):
+    codes = torch.cat((codes, torch.full((len(codes) % 2,), 7, dtype=torch.uint8)))
+    return codes[::2] | (codes[1::2] << 4)
+
+
+@wrong("pack-nibbles", says="padded with 0")
+def padded_with_zero(codes):
+    codes = torch.nn.functional.pad(codes, (0, len(codes) % 2))
+    return (codes[::2] << 4) | codes[1::2]
+
+
+@wrong("pack-nibbles", says="An odd last code is lost")
+def drops_the_odd_one(codes):
+    codes = codes[: len(codes) // 2 * 2]
+    return (codes[::2] << 4) + codes[1::2]
+
+
+@wrong("pack-nibbles", says="first half with the second half")
+def halves(codes):
+    if len(codes) % 2:
+        codes = torch.cat((codes, torch.tensor([7], dtype=torch.uint8)))
+    high, low = codes.chunk(2)
+    return (high << 4) | low
+
+
+@wrong("pack-nibbles", says="wider dtype")
+def wide_bytes(codes):
+    codes = torch.cat((codes.long(), torch.full((len(codes) % 2,), 7)))
+    return codes[::2] * 16 + codes[1::2]
+
+
+@wrong("block-absmax", says="blocks differ, the first is block ")
+def magnitude_of_the_largest(weight, block_size):
+    return torch.stack([block.max().abs() for block in weight.flatten().split(block_size)])
+
+
+@wrong("nearest-code", says="code 14 (level")
+def last_midpoint_forgotten(x, levels):
+    return torch.bucketize(x, ((levels[1:] + levels[:-1]) / 2)[:-1]).to(torch.uint8)
+
+
+@wrong("pack-nibbles", says="the first is byte 0: codes")
+def times_eight(codes):
+    codes = torch.cat((codes, torch.full((len(codes) % 2,), 7, dtype=torch.uint8)))
+    return codes[::2] * 8 + codes[1::2]
+
+
+@wrong("pack-nibbles", says="All high nibbles are right.")
+def first_one_twice(codes):
+    return codes[::2] * 16 + codes[::2]
+
+
+@wrong("pack-nibbles", says="All bytes before the last are right.")
+def padded_with_eight(codes):
+    codes = torch.cat((codes, torch.full((len(codes) % 2,), 8, dtype=torch.uint8)))
+    return codes[::2] * 16 + codes[1::2]
+
+
+@wrong("decode", says="count down from `high`")
+def from_high(code, low, high):
+    return high - (high - low) / 15 * code
+
+
+def _edge(bits):
+    return 1 - (1 / 2 ** (bits + 1) + 1 / (2 * (2**bits - 1))) / 2
+
+
+def _sides(bits, edge):
+    def side(count):
+        return torch.special.ndtri(torch.linspace(edge, 0.5, count + 1, dtype=torch.float64))[:-1]
+
+    return side(2 ** (bits - 1)), -side(2 ** (bits - 1) - 1)
+
+
+@wrong("normal-float", says="no exact zero")
+def symmetric(bits):
+    levels = torch.special.ndtri(torch.linspace(1 - _edge(bits), _edge(bits), 2**bits))
+    return levels / levels.max()
+
+
+@wrong("normal-float", says="divide by the largest")
+def not_divided(bits):
+    positive, negative = _sides(bits, _edge(bits))
+    return torch.cat((positive, negative, torch.zeros(1))).sort().values.float()
+
+
+@wrong("normal-float", says="sides are swapped")
+def swapped_sides(bits):
+    positive, negative = _sides(bits, _edge(bits))
+    levels = torch.cat((-positive, -negative, torch.zeros(1))).sort().values
+    return (levels / levels.abs().max()).float()
+
+
+@wrong("normal-float", says="twice or more")
+def three_zeros(bits):
+    positive, negative = _sides(bits, _edge(bits))
+    levels = torch.cat((positive, torch.zeros(3), negative)).sort().values
+    return (levels / levels.max()).float()
+
+
+@wrong("normal-float", says="NaN or an infinity")
+def certain(bits):
+    positive, negative = _sides(bits, 1.0)
+    return torch.cat((positive, torch.zeros(1), negative)).sort().values.float() / positive.max().float()
+
+
+@wrong("bits-per-weight", says="the codes alone")
+def four(block_size, constants, double_quant):
+    return 4
+
+
+@wrong("bits-per-weight", says="there are two")
+def one_constant(block_size, constants, double_quant):
+    return 4 + (8 / block_size + 1 / 8 / block_size if double_quant else 32 / block_size)
+
+
+@wrong("bits-per-weight", says="need scales themselves")
+def no_second_level(block_size, constants, double_quant):
+    return 4 + (8 if double_quant else 32) * constants / block_size
+
+
+@wrong("bits-per-weight", says="Double quantization is ignored")
+def always_32(block_size, constants, double_quant):
+    return (4 * block_size + 32 * constants) / block_size
+
+
+@wrong("predict-and-measure", says="averages the steps")
+def mean_of_steps(weight, block_size):
+    blocks = weight.reshape(-1, block_size)
+    step = blocks.abs().amax(1, keepdim=True) / 7
+    error = (blocks / step).round() * step - blocks
+    return step.mean().item() / math.sqrt(12), error.square().mean().sqrt().item()
+
+
+@wrong("predict-and-measure", says="a whole step")
+def whole_step(weight, block_size):
+    blocks = weight.reshape(-1, block_size)
+    step = blocks.abs().amax(1, keepdim=True) / 7
+    error = (blocks / step).round() * step - blocks
+    return step.square().mean().sqrt().item(), error.square().mean().sqrt().item()
+
+
+@wrong("predict-and-measure", says="half a step")
+def half_a_step(weight, block_size):
+    blocks = weight.reshape(-1, block_size)
+    step = blocks.abs().amax(1, keepdim=True) / 7
+    error = (blocks / step).round() * step - blocks
+    return step.square().mean().sqrt().item() / 2, error.square().mean().sqrt().item()
+
+
+@wrong("predict-and-measure", says="a mean of magnitudes")
+def mean_absolute(weight, block_size):
+    blocks = weight.reshape(-1, block_size)
+    step = blocks.abs().amax(1, keepdim=True) / 7
+    error = (blocks / step).round() * step - blocks
+    return (step.square().mean() / 12).sqrt().item(), error.abs().mean().item()
+
+
+@wrong("bits-per-weight", says="you count them for one")
+def second_level_shared(block_size, constants, double_quant):
+    return 4 + (8 * constants / block_size + 1 / (8 * block_size) if double_quant else 32 * constants / block_size)
+
+
+@wrong("bits-per-weight", says="divide by both")
+def second_level_for_weights(block_size, constants, double_quant):
+    return 4 + constants * (8 / block_size + 32 / 256 if double_quant else 32 / block_size)
+
+
+@wrong("predict-and-measure", says="another number of steps")
+def sixteen_levels(weight, block_size):
+    blocks = weight.reshape(-1, block_size)
+    step = 2 * blocks.abs().amax(1, keepdim=True) / 15
+    error = (blocks / step).round() * step - blocks
+    return (step.square().mean() / 12).sqrt().item(), error.square().mean().sqrt().item()
+
+
+@wrong("predict-and-measure", says="one step for the whole tensor")
+def one_step(weight, block_size):
+    step = weight.abs().max() / 7
+    error = (weight / step).round() * step - weight
+    return step.item() / math.sqrt(12), error.square().mean().sqrt().item()
+
+
+@wrong("counterexamples", says="None of your blocks")
+def random_blocks(levels):
+    generator = torch.Generator().manual_seed(0)
+    blocks = torch.rand(3, 16, generator=generator)
+    return list(blocks)
+
+
+@wrong("counterexamples", says="random numbers do not find")
+def random_with_a_negative_outlier(levels):
+    blocks = torch.rand(3, 16, generator=torch.Generator().manual_seed(0))
+    blocks[:, 4] = -2.0
+    return list(blocks)
+
+
+@wrong("counterexamples", says="does not expose the tie")
+def a_level_instead_of_a_midpoint(levels):
+    block = torch.zeros(16)
+    block[0], block[1] = 1.0, levels[5]
+    return [-torch.arange(16.0), block, torch.zeros(16)]
+
+
+@wrong("counterexamples", says="does not expose the missing abs()")
+def positive_outlier(levels):
+    block = torch.zeros(16)
+    block[0], block[1] = 1.0, (levels[3] + levels[4]) / 2
+    return [torch.arange(16.0), block, torch.zeros(16)]
+
+
+@wrong("counterexamples", says="does not expose the division")
+def nearly_zero(levels):
+    block = torch.zeros(16)
+    block[0], block[1] = 1.0, (levels[3] + levels[4]) / 2
+    return [-torch.arange(16.0), block, torch.full((16,), 1e-30)]
+
+
+@wrong("counterexamples", says="finite float32")
+def breaks_every_version(levels):
+    return [torch.full((16,), float("nan"))] * 3
+
+
+@wrong("counterexamples", says="Your first and second block expose nothing")
+def two_in_each_others_place(levels):
+    tie = torch.zeros(16)
+    tie[0], tie[1] = 1.0, (levels[3] + levels[4]) / 2
+    return [tie, -torch.arange(16.0), torch.zeros(16)]
