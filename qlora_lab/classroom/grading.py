@@ -4,8 +4,6 @@ For each student and exercise the best answer is taken from all their notebooks:
 was not, a later file before an earlier. It is judged, put into a clean copy of the assignment, recorded by nbgrader.
 """
 
-import csv
-import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,13 +13,11 @@ from qlora_lab.checks.exercise import Verdict
 from qlora_lab.classroom import submissions
 from qlora_lab.classroom.copies import write_copy
 from qlora_lab.classroom.course import Course, require_nbgrader
-from qlora_lab.classroom.feedback import write_feedback
 from qlora_lab.classroom.judging import Judge, Unjudged
 from qlora_lab.classroom.open_answers import find_open_answers
-from qlora_lab.classroom.results import ItemStatistics, statistics, write_items
+from qlora_lab.classroom.results import ItemStatistics, statistics, write_csv, write_feedback, write_items
 from qlora_lab.classroom.sandbox import Stopped
 from qlora_lab.classroom.submissions import Doubtful, Handed, Unreadable
-from qlora_lab.machine.files import write_text
 
 RANK = {"missing": 0, "stub": 1, "broken": 2, "answer": 3}
 
@@ -119,7 +115,7 @@ def grade(
     }
     _write_grades(out, works, columns, points)  # first: whatever happens to the rest, the points are there
     rows = [[one.path, "yes" if isinstance(one, Doubtful) else "no", one.reason] for one in problems]
-    _write_csv(files["unreadable"], ["file", "used", "reason"], rows)
+    write_csv(files["unreadable"], ["file", "used", "reason"], rows)
     write_items(files["items"], items)
     write_feedback(files["feedback"], course, works, points)
     if failed:
@@ -219,17 +215,4 @@ def _write_grades(out: Path, works: list[Work], columns: dict[str, float], point
         total = f"{sum(value for value in own if value is not None):g}" if recorded else ""
         given = ["" if value is None else f"{value:g}" for value in own]
         rows.append([work.student, *given, total, f"{sum(columns.values()):g}"])
-    _write_csv(out, ["student", *columns, "total", "max"], rows)
-
-
-def _write_csv(path: Path, head: list[str], rows: list[list]) -> None:
-    """A table for spreadsheets, in which a text that begins like a formula is kept a text.
-
-    It begins with a byte order mark, without which Excel takes UTF-8 for the system's own encoding.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    for row in rows:
-        writer.writerow([f"'{cell}" if str(cell).startswith(("=", "+", "-", "@", "\t")) else cell for cell in row])
-    write_text(path, "\ufeff" + text.getvalue())
+    write_csv(out, ["student", *columns, "total", "max"], rows)

@@ -6,12 +6,12 @@ misconception that it looks like, or in what way it differs.
 """
 
 import builtins
+import functools
 import hashlib
 import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,13 @@ import torch
 from qlora_lab.checks import EXERCISES
 from qlora_lab.checks.differences import describe_arguments, is_same
 from qlora_lab.checks.exercise import Exercise, Verdict, diagnose
-from qlora_lab.classroom.fingerprint import fingerprint
 from qlora_lab.classroom.inside import values
 from qlora_lab.classroom.sandbox import Sandbox
+from qlora_lab.machine.environment import versions
 
+# Code that a verdict depends on, below the package. What exercises take from elsewhere in it shows in the results that
+# they expect.
+DECIDING = ("checks/*.py", "classroom/inside/*.py", "classroom/hidden_tests.py")
 CHANGED = "Your function changes its arguments in place; compute with copies of them."
 MOST_VALUES = 50_000  # in a reply; the largest that an honest answer gives, with lists for tensors, has half as many
 ROUNDS = 5  # of the notebook's kinds of inputs, each with other numbers
@@ -32,6 +35,25 @@ ROUNDS = 5  # of the notebook's kinds of inputs, each with other numbers
 def function_name(exercise: str) -> str:
     """The name of the function that an exercise asks for."""
     return exercise.replace("-", "_")
+
+
+@functools.cache
+def fingerprint() -> str:
+    """What a verdict depends on besides the answer, the inputs and the limits: a verdict that was kept holds as long.
+
+    Changes with the package's version, its code that decides (`DECIDING`), Python, torch and numpy.
+    """
+    found = [versions()[name] for name in ("qlora-lab", "python", "torch", "numpy")]
+    return hashlib.sha256(repr([*found, _code(Path(__file__).resolve().parents[1])]).encode()).hexdigest()
+
+
+def _code(package: Path) -> str:
+    """A hash of the names and contents of the files that decide."""
+    content = hashlib.sha256()
+    for path in sorted(path for pattern in DECIDING for path in package.glob(pattern)):
+        text = path.read_bytes()
+        content.update(f"{path.relative_to(package).as_posix()} {len(text)} ".encode() + text)
+    return content.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -71,7 +93,7 @@ class HiddenTests:
         copy = values.unpack(values.pack(arguments))  # a specification may keep what it is given, too
         return Case(arguments, self.exercise.compared(arguments, self.exercise.solution(*copy)))
 
-    @cached_property
+    @functools.cached_property
     def digest(self) -> str:
         """Changes when anything does that a verdict depends on, but for the answer and the limits.
 
@@ -85,7 +107,7 @@ class HiddenTests:
             content.update(values.pack([case.arguments, case.expected]))
         return content.hexdigest()
 
-    @cached_property
+    @functools.cached_property
     def _packed(self) -> tuple[bytes, bytes]:
         shown, hidden = ([case.arguments for case in cases] for cases in (self.shown, self.hidden))
         return values.pack(shown), values.pack(hidden)

@@ -15,8 +15,7 @@ from typing import Any
 from qlora_lab.checks import EXERCISES
 from qlora_lab.checks.exercise import Verdict
 from qlora_lab.classroom.course import Course
-from qlora_lab.classroom.fingerprint import fingerprint
-from qlora_lab.classroom.hidden_tests import HiddenTests, function_name
+from qlora_lab.classroom.hidden_tests import HiddenTests, fingerprint, function_name
 from qlora_lab.classroom.inside.sealing import Unsealed
 from qlora_lab.classroom.sandbox import MEMORY, PATIENCE, SECONDS, Sandbox, Stopped
 

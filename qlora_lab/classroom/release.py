@@ -12,13 +12,12 @@ from pathlib import Path
 
 import nbformat
 
-import qlora_lab
 from qlora_lab.classroom.course import Course, require_nbgrader
-from qlora_lab.classroom.due import in_words
 from qlora_lab.classroom.hidden_tests import function_name
 from qlora_lab.classroom.questions import QUESTIONS, Question
 
 STUB_END = "raise NotImplementedError"
+DUE_EXAMPLES = "2026-12-04T18:00 for all, 05=2026-12-11T18:00 for one notebook"
 SOLUTION = re.compile(r"\n*<details><summary>Solution</summary>.*?</details>", re.DOTALL)
 
 
@@ -29,7 +28,7 @@ def notebooks_folder(folder: Path | None = None) -> Path:
         FileNotFoundError: no such folder.
     """
     if folder is None:
-        beside = Path(qlora_lab.__file__).resolve().parent.parent / "notebooks"
+        beside = Path(__file__).resolve().parents[2] / "notebooks"
         folder = beside if beside.is_dir() else Path("notebooks")
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; say where the notebooks are with --folder")
@@ -57,6 +56,43 @@ def find_notebooks(names: Iterable[str], folder: Path | None = None) -> list[Pat
     if not found or len(set(found)) < len(found):
         raise ValueError("give each notebook once, and at least one: --notebooks 01 03 05")
     return found
+
+
+def due_dates(texts: Iterable[str], notebooks: Iterable[Path]) -> dict[str, datetime]:
+    """Name of each notebook that has a due date -> the date, with its time zone.
+
+    Args:
+        texts: ISO 8601 dates with a time, for all notebooks; or NOTEBOOK=DATE for one, which goes before. Without an
+            offset (`+01:00`, `Z`) a date is in this machine's time zone.
+
+    Raises:
+        ValueError: no date, or not of one of these notebooks.
+    """
+    names = [path.stem for path in notebooks]
+    everyone, own = {}, {}
+    for text in texts:
+        which, given, date = text.rpartition("=")
+        fitting = [name for name in names if not given or which in (name, name.partition("_")[0])]
+        if not fitting:
+            raise ValueError(f"due date {text!r}: {which!r} is none of the notebooks {', '.join(names)}")
+        (own if given else everyone).update(dict.fromkeys(fitting, _date(date, text)))
+    return everyone | own
+
+
+def _date(date: str, text: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(date.strip())
+    except ValueError as error:
+        raise ValueError(f"due date {text!r} is not understood ({error}); write {DUE_EXAMPLES}") from error
+    if len(date.strip()) <= len("2026-12-04"):
+        raise ValueError(f"due date {text!r} has no time of day; write {DUE_EXAMPLES}")
+    return found.astimezone() if found.tzinfo is None else found
+
+
+def in_words(date: datetime) -> str:
+    """As students read it: the same for all, wherever they are."""
+    offset = date.strftime("%z")
+    return f"{date:%A}, {date.day} {date:%B %Y}, {date:%H:%M} (UTC{offset[:3]}:{offset[3:5]})"
 
 
 def assignment(
@@ -217,7 +253,7 @@ def release(
         notebooks: paths.
         folder: of the course.
         seed: of the hidden tests. None: the course's own, or a new one.
-        due: name of a notebook -> when it is due, see `due.due_dates`. Written for students, and into the gradebook.
+        due: name of a notebook -> when it is due, see `due_dates`. Written for students, and into the gradebook.
 
     Returns:
         the course, and the names of those assignments that changed.

@@ -1,19 +1,29 @@
-"""How the exercises of a course went: how many were right, whether they tell students apart, what went wrong."""
+"""How a class did: statistics of each exercise, a page for each student, and how tables are written.
+
+An exercise's statistics are how many were right, whether it tells students apart, and what went wrong. A student's page
+has points and diagnoses, and the code that was graded; no hidden input is in it.
+"""
 
 import csv
 import io
+import re
+import shutil
+import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
+import jinja2
 import numpy
 
 from qlora_lab.checks import EXERCISES
-from qlora_lab.classroom.course import Item
+from qlora_lab.classroom.course import Course, Item
 from qlora_lab.machine.files import write_text
 
-HEAD = ["notebook", "exercise", "points", "students", "attempted", "right", "difficulty", "discrimination"]
-HEAD += ["most frequent diagnosis", "how often"]
+ITEM_COLUMNS = ["notebook", "exercise", "points", "students", "attempted", "right", "difficulty", "discrimination"]
+ITEM_COLUMNS += ["most frequent diagnosis", "how often"]
+FORMULA = re.compile(r"[=+@\t]|-(?!\d+(\.\d+)?\Z)")  # what a spreadsheet takes for the begin of one; -0.25 is a number
 OTHER = "a mistake that looks like no known misconception"
 
 
@@ -73,12 +83,52 @@ def _correlation(one: numpy.ndarray, other: numpy.ndarray) -> float | None:
 
 def write_items(path: Path, found: list[ItemStatistics]) -> None:
     """Write them as a CSV."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HEAD)
+    rows = []
     for one in found:
         numbers = ["" if n is None else f"{n:.3f}" for n in (one.difficulty, one.discrimination)]
         counts = [f"{one.item.points:g}", one.students, one.attempted, one.right]
         diagnosis = [one.diagnosis, one.diagnosed or ""]
-        writer.writerow([one.item.notebook, one.item.exercise, *counts, *numbers, *diagnosis])
-    write_text(path, "\ufeff" + text.getvalue())  # Excel needs the mark to read UTF-8
+        rows.append([one.item.notebook, one.item.exercise, *counts, *numbers, *diagnosis])
+    write_csv(path, ITEM_COLUMNS, rows)
+
+
+def write_csv(path: Path, head: list[str], rows: list[list]) -> None:
+    """A table for spreadsheets, in which a text that begins like a formula is kept a text; a number is none.
+
+    It begins with a byte order mark, without which Excel takes UTF-8 for the system's own encoding.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    for row in rows:
+        writer.writerow([f"'{cell}" if FORMULA.match(str(cell)) else cell for cell in row])
+    write_text(path, "\ufeff" + text.getvalue())
+
+
+def write_feedback(folder: Path, course: Course, works: list, points: dict) -> None:
+    """Write `folder/STUDENT.html` for each of `works` (`grading.Work`); pages of others stay.
+
+    Args:
+        points: (student, column) -> points, or None where a person has yet to give them.
+    """
+    folder.mkdir(exist_ok=True)
+    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        files("qlora_lab.classroom").joinpath("feedback.html.jinja").read_text(encoding="utf-8")
+    )
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
+        for work in works:
+            columns = {column: value for (student, column), value in points.items() if student == work.student}
+            page = template.render(
+                work=work,
+                notebooks=[
+                    (name, [(item, work.verdicts[item.exercise], columns.get(item.column)) for item in items])
+                    for name in course.names
+                    if (items := [item for item in course.items if item.notebook == name])
+                ],
+                code={e: f["code"] for e, f in work.found.items() if f["status"] in ("answer", "broken")},
+                total=sum(value for value in columns.values() if value is not None),
+                waiting=[column for column, value in columns.items() if value is None],
+            )
+            file = Path(part) / f"{work.student}.html"
+            file.write_text(page, encoding="utf-8")
+            shutil.move(file, folder / file.name)

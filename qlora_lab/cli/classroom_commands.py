@@ -32,8 +32,7 @@ def release(
 
     The same command again leaves every file as it is; after a notebook changed, it brings the course up to date.
     """
-    from qlora_lab.classroom.due import due_dates
-    from qlora_lab.classroom.release import find_notebooks
+    from qlora_lab.classroom.release import due_dates, find_notebooks
     from qlora_lab.classroom.release import release as make
 
     with told_errors():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from qlora_lab.classroom.due import due_dates, in_words
+from qlora_lab.classroom.release import due_dates, in_words
 from qlora_lab.cli.commands import app
 
 BOOKS = [Path("01_four_bit_quantization.ipynb"), Path("05_qlora_layer_by_layer.ipynb")]

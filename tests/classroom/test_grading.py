@@ -18,7 +18,7 @@ from qlora_lab.classroom import submissions
 from qlora_lab.classroom.course import Course
 from qlora_lab.classroom.grading import judge_all
 from qlora_lab.classroom.judging import Judge, Unjudged
-from qlora_lab.classroom.results import OTHER, statistics
+from qlora_lab.classroom.results import OTHER, statistics, write_csv
 from qlora_lab.cli.commands import app
 
 
@@ -167,6 +167,14 @@ def test_spreadsheets_read_the_tables_as_utf_8(graded):
     for name in ("grades", "items", "unreadable"):
         text = (graded[0] / f"{name}.csv").read_bytes()
         assert text.startswith(b"\xef\xbb\xbf") and text.count(b"\xef\xbb\xbf") == 1
+
+
+def test_in_a_table_what_begins_like_a_formula_is_a_text_and_a_number_a_number(tmp_path):
+    rows = [["=1+1", "+1", "@x", "\tx", "-x", "-1+1", "-1"], ["'=1", "-0.25", -3, "x=1", "", "1", "-"]]
+    write_csv(tmp_path / "some.csv", list("abcdefg"), rows)
+    one, two = (list(row.values()) for row in table(tmp_path / "some.csv"))
+    assert one == ["'=1+1", "'+1", "'@x", "'\tx", "'-x", "'-1+1", "-1"]
+    assert two == ["'=1", "-0.25", "-3", "x=1", "", "1", "'-"]
 
 
 def test_feedback_pages(graded, own_course):

@@ -10,7 +10,7 @@ from exercises import WRONG, solution_of
 import qlora_lab
 from qlora_lab.checks import EXERCISES
 from qlora_lab.checks.exercise import CASES
-from qlora_lab.classroom import fingerprint as deciding
+from qlora_lab.classroom import hidden_tests
 from qlora_lab.classroom.hidden_tests import MOST_VALUES, HiddenTests, Reply, function_name, hidden_test
 from qlora_lab.classroom.inside.values import pack, unpack
 from qlora_lab.classroom.sandbox import LARGEST_REPLY, Sandbox
@@ -144,16 +144,16 @@ def test_what_cannot_be_sent_on_a_hidden_input_is_told(sandbox):
 def test_the_digest_changes_with_the_code_that_decides(tmp_path, monkeypatch):
     """With is_same, a view, the mask, a misconception's function: no text or number of the exercise shows these."""
     package = Path(qlora_lab.__file__).parent
-    for pattern in deciding.DECIDING:
+    for pattern in hidden_tests.DECIDING:
         for path in package.glob(pattern):
             copy = tmp_path / path.relative_to(package)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(path.read_bytes())
-    assert deciding._code(tmp_path) == deciding._code(package)
-    found = {deciding._code(tmp_path)}
+    assert hidden_tests._code(tmp_path) == hidden_tests._code(package)
+    found = {hidden_tests._code(tmp_path)}
     for name in ("checks/differences.py", "checks/notebook_01.py", "classroom/inside/masking.py"):
         (tmp_path / name).write_text((tmp_path / name).read_text() + "\n")
-        found.add(deciding._code(tmp_path))
+        found.add(hidden_tests._code(tmp_path))
     assert len(found) == 4
     before = HiddenTests(EXERCISES["decode"], "a seed").digest
     monkeypatch.setattr("qlora_lab.classroom.hidden_tests.fingerprint", lambda: "of another version")

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from qlora_lab.classroom import fingerprint as deciding
+from qlora_lab.classroom import hidden_tests
 from qlora_lab.classroom.course import Course
 from qlora_lab.classroom.inside.sealing import Unsealed
 from qlora_lab.classroom.judging import Judge, Unjudged
@@ -71,14 +71,15 @@ def test_another_version_of_what_decides_keeps_nothing(own_course, monkeypatch):
     with sqlite3.connect(own_course.verdicts) as store:
         store.execute("update verdicts set message = 'as it was kept'")
         store.execute('update notebooks set answers = \'{"decode": {"status": "missing", "code": ""}}\'')
-    monkeypatch.setattr("qlora_lab.__version__", "0.1.1")
-    deciding.fingerprint.cache_clear()
+    newer = hidden_tests.versions() | {"qlora-lab": "0.1.1"}
+    monkeypatch.setattr(hidden_tests, "versions", lambda: newer)
+    hidden_tests.fingerprint.cache_clear()
     try:
         with Judge(own_course) as judge:
             assert judge.find([RIGHT])["decode"]["status"] == "answer"
             assert verdict(judge, RIGHT).message != "as it was kept"
     finally:
-        deciding.fingerprint.cache_clear()
+        hidden_tests.fingerprint.cache_clear()
 
 
 def test_a_sandbox_that_was_killed_is_replaced(own_course):
