@@ -29,6 +29,7 @@ from qlora_lab.machine.files import write_json
 from qlora_lab.memory.ledger import MemoryTrace
 from qlora_lab.memory.plan import TrainingPlan
 from qlora_lab.memory.simulation import build_optimizer, simulate_training, train_step
+from qlora_lab.models.gradient_checkpointing import enable_checkpointing
 from qlora_lab.paging.paged_adamw import PagedAdamW
 from qlora_lab.qlora import QLoRALinear
 from qlora_lab.quantization.tensor import quantize
@@ -61,7 +62,7 @@ def build(plan: TrainingPlan, device: torch.device) -> nn.Module:
     rotary = model.model.rotary_emb
     model.model.rotary_emb = type(rotary)(config=plan.config).to(device)  # its buffers are computed, not loaded
     model.train()
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    enable_checkpointing(model, plan.checkpointing)
     return model
 
 

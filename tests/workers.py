@@ -16,6 +16,7 @@ from qlora_lab import distributed
 from qlora_lab.evaluation.exact_match import generate
 from qlora_lab.loss import supervised_loss_sum
 from qlora_lab.machine import processes
+from qlora_lab.models.gradient_checkpointing import enable_checkpointing
 from qlora_lab.tasks.batches import Batches
 from qlora_lab.tasks.function_calls import encode
 from qlora_lab.training.loop import finetune
@@ -95,11 +96,7 @@ def made(kind: str = "qlora", **options):
 def loss_and_gradients(kind: str, checkpointing: str = "none", options=None):
     """Loss and whole gradients of one batch: of one process, or of all that are connected together."""
     model = distributed.shard(made(kind, **(options or {}))).train()
-    if checkpointing != "none":
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": checkpointing == "reentrant"})
-        if checkpointing == "reentrant":
-            model.enable_input_require_grads()
+    enable_checkpointing(model, checkpointing)
     batch = first_batch()
     own = distributed.share_of_batch(batch)
     loss = supervised_loss_sum(model, own.input_ids, own.attention_mask, own.labels) / batch.supervised
