@@ -8,7 +8,6 @@ from collections.abc import Callable
 from qlora_lab.checks import (
     costs,
     double_quantization,
-    layer_memory,
     node_bytes,
     notebook_00,
     notebook_01,
@@ -36,7 +35,6 @@ MODULES = (  # in the order of the notebooks
     notebook_04,
     paged_optimizers,
     notebook_05,
-    layer_memory,
     notebook_06,
     training_step,
     right_calls,

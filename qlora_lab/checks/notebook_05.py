@@ -1,41 +1,88 @@
-"""Exercises of notebook 05 about the layer: its forward and its backward pass."""
+"""Exercises of notebook 05: the layer's two passes, the bytes of a 4-bit tensor and of a step, and whether they fit."""
+
+import math
 
 import torch
 
-from qlora_lab.checks.exercise import Exercise, Misconception
-
-
-def _numbers(generator: torch.Generator, low: int, high: int, count: int) -> list[int]:
-    return torch.randint(low, high, (count,), generator=generator).tolist()
-
-
-def _layer(generator: torch.Generator, number: int):
-    """x (n, in), w (out, in), a (r, in), b (out, r), s. The first case is square, where a missing transpose runs."""
-    n, n_in, n_out, r = _numbers(generator, 1, 9 + 4 * number, 4)
-    if number == 0:
-        n_in = n_out = r = n = 6
-    x, w, a, b = (
-        torch.randn(shape, generator=generator) for shape in ((n, n_in), (n_out, n_in), (r, n_in), (n_out, r))
-    )
-    return x, w, a, b, 0.5 + number
-
-
-def _with_gradient(generator: torch.Generator, number: int):
-    x, w, a, b, s = _layer(generator, number)
-    return torch.randn(len(x), len(w), generator=generator), x, w, a, b, s
-
-
-def _fit(a: torch.Tensor, b: torch.Tensor, w: torch.Tensor) -> bool:
-    """Whether x A^T B^T can be added to x W^T."""
-    return (b.shape[0], b.shape[1], a.shape[1]) == (w.shape[0], a.shape[0], w.shape[1])
+from qlora_lab.checks.exercise import Exercise, draw_integers, draw_normal, edits
 
 
 def qlora_forward(x, w, a, b, s):
     return x @ w.T + s * (x @ a.T) @ b.T
 
 
+def _layer(generator: torch.Generator, number: int):
+    """x (n, in), w (out, in), a (r, in), b (out, r), s. The first case is square, where a missing transpose runs."""
+    n, n_in, n_out, r = draw_integers(generator, 1, 9 + 4 * number, 4)
+    if number == 0:
+        n_in = n_out = r = n = 6
+    return (*draw_normal(generator, (n, n_in), (n_out, n_in), (r, n_in), (n_out, r)), 0.5 + number)
+
+
 def qlora_backward(g, x, w, a, b, s):
-    return g @ w + s * (g @ b) @ a, s * (g @ b).T @ x, s * g.T @ (x @ a.T)
+    dx = g @ w + s * (g @ b) @ a
+    da = s * (g @ b).T @ x
+    db = s * g.T @ (x @ a.T)
+    return dx, da, db
+
+
+def _with_gradient(generator: torch.Generator, number: int):
+    x, w, a, b, s = _layer(generator, number)
+    return *draw_normal(generator, (len(x), len(w))), x, w, a, b, s
+
+
+def full_training_bytes(parameters: int) -> int:
+    return 12 * parameters
+
+
+def stored_bytes(elements: int, block_size: int, double_quant: bool) -> int:
+    codes = math.ceil(elements / 2)
+    blocks = math.ceil(elements / block_size)
+    groups = math.ceil(blocks / 256)
+    scales = blocks + 4 * groups + 4 if double_quant else 4 * blocks
+    return codes + scales
+
+
+def _stored_case(generator: torch.Generator, number: int):
+    """Any number, and some that leave no rest: whole blocks in whole groups of 256 scales, after which none begins."""
+    size = (64, 32, 128)[number % 3]
+    blocks = (0, 0, 8, 256, 0, 512, 0, 300)[number]  # of the last one, 256 scales and a rest
+    elements = size * blocks if blocks else draw_integers(generator, 1, 4000 * (number + 1), 1)[0]
+    return elements + (draw_integers(generator, 1, 20 * size, 1)[0] if blocks == 300 else 0), size, bool(number % 2)
+
+
+def qlora_bytes(quantized: int, others: int, adapters: int, tokens: int, hidden: int, layers: int) -> float:
+    return 4.127 / 8 * quantized + 2 * others + 12 * adapters + 2 * tokens * hidden * layers
+
+
+def _step_case(generator: torch.Generator, number: int):
+    return *draw_integers(generator, 10, 10 ** (3 + number), 3), *draw_integers(generator, 1, 512, 3)
+
+
+def fits(peak: int, gib: float, reserve: float) -> bool:
+    return peak <= gib * 2**30 - reserve * 10**9
+
+
+def _fits_case(generator: torch.Generator, number: int):
+    """Peaks between any two limits that one may take for the right one: exactly it, one byte more, and further off."""
+    gib, reserve = float(draw_integers(generator, 16, 97, 1)[0]), (0.0, 1.5, 2.0, 0.5)[number % 4]
+    limit, full = int(gib * 2**30 - reserve * 10**9), int(gib * 2**30)
+    below_with_reserve_in_gib = limit - int(reserve * (2**30 - 10**9)) // 2
+    above = limit + int(reserve * 10**9) // 2 if reserve else full + 10**8
+    in_gb = int((gib - reserve) * 10**9)
+    between = (in_gb + limit) // 2
+    return (limit, below_with_reserve_in_gib, above, between, limit + 1, above, in_gb // 2, limit)[number], gib, reserve
+
+
+def _any_card(generator: torch.Generator, number: int):
+    """Peaks around what fits, as far from it as a tenth of the card or as a tenth of a GB."""
+    gib, reserve = float(draw_integers(generator, 4, 200, 1)[0]), (0.0, 0.5, 1.5)[number % 3]
+    limit = gib * 2**30 - reserve * 10**9
+    return (
+        int(limit + (10**8 if number % 2 else 0.1 * limit) * (2 * torch.rand((), generator=generator).item() - 1)),
+        gib,
+        reserve,
+    )
 
 
 EXERCISES = (
@@ -43,82 +90,172 @@ EXERCISES = (
         "qlora-forward",
         _layer,
         qlora_forward,
-        (
-            Misconception(
-                "The adapter's share is there without its factor s = alpha / r. Open hint 2.",
-                lambda x, w, a, b, s: qlora_forward(x, w, a, b, 1.0),
-            ),
-            Misconception(
-                "s multiplies the adapter's share only; you scale the base with it. Open hint 2.",
-                lambda x, w, a, b, s: s * (x @ w.T + (x @ a.T) @ b.T),
-            ),
-            Misconception(
-                "The adapter is missing: this is the base alone. Open hint 1.", lambda x, w, a, b, s: x @ w.T
-            ),
-            Misconception(
-                "The weight is (out, in), so the product needs its transpose. With a square weight nothing complains. "
-                "Open hint 1.",
-                lambda x, w, a, b, s: x @ w + s * (x @ a.T) @ b.T if w.shape[0] == w.shape[1] else x @ w.T,
-            ),
-            Misconception(
-                "A and B are in the wrong order, or not transposed: x goes through A first, then B. Open hint 1.",
-                lambda x, w, a, b, s: x @ w.T + s * (x @ a @ b if a.shape[0] == a.shape[1] == b.shape[0] else 0),
-            ),
-            Misconception(
-                "A and B are in the wrong order, or not transposed: x goes through A first, then B. Open hint 1.",
-                lambda x, w, a, b, s: x @ w.T + s * (x @ b.T @ a.T if a.shape[0] == a.shape[1] == b.shape[0] else 0),
-            ),
-            *(
-                Misconception(
-                    "One of A and B is not transposed: x meets the transpose of each. With square matrices nothing "
-                    "complains. Open hint 1.",
-                    lambda x, w, a, b, s, turned=turned: (
-                        qlora_forward(x, w, *turned(a, b), s) if _fit(*turned(a, b), w) else None
-                    ),
-                )
-                for turned in (lambda a, b: (a.T, b), lambda a, b: (a, b.T))
-            ),
-        ),
+        edits("""
+            s * (x @ a.T) @ b.T → (x @ a.T) @ b.T
+            2: The adapter's share is there without its factor s = alpha / r.
+
+            x @ w.T + s * (x @ a.T) @ b.T → s * (x @ w.T + (x @ a.T) @ b.T)
+            2: s multiplies the adapter's share only; you scale the base with it.
+
+            x @ w.T + s * (x @ a.T) @ b.T → x @ w.T
+            1: The adapter is missing: this is the base alone.
+
+            x @ w.T → x @ w
+            1: The weight is (out, in), so the product needs its transpose. With a square weight nothing complains.
+
+            (x @ a.T) @ b.T → (x @ a) @ b
+            (x @ a.T) @ b.T → (x @ b.T) @ a.T
+            1: A and B are in the wrong order, or not transposed: x goes through A first, then B.
+
+            (x @ a.T) @ b.T → (x @ a) @ b.T
+            (x @ a.T) @ b.T → (x @ a.T) @ b
+            1: One of A and B is not transposed: x meets the transpose of each. With square matrices nothing
+               complains.
+        """),
         tolerance=1e-5,
     ),
     Exercise(
         "qlora-backward",
         _with_gradient,
         qlora_backward,
-        (
-            Misconception(
-                "dx has only the base's share; x went through the adapter too. Open hint 1.",
-                lambda g, x, w, a, b, s: (g @ w, *qlora_backward(g, x, w, a, b, s)[1:]),
-            ),
-            Misconception(
-                "The factor s is missing in dA and dB: it is part of what A and B were multiplied with. Open hint 2.",
-                lambda g, x, w, a, b, s: (qlora_backward(g, x, w, a, b, s)[0], (g @ b).T @ x, g.T @ (x @ a.T)),
-            ),
-            Misconception(
-                "The factor s is missing everywhere. Open hint 2.",
-                lambda g, x, w, a, b, s: qlora_backward(g, x, w, a, b, 1.0),
-            ),
-            Misconception(
-                "dA and dB are transposed: a gradient has the shape of what it belongs to, A (r, in) and B (out, r). "
-                "Open hint 2.",
-                lambda g, x, w, a, b, s: (
-                    g @ w + s * (g @ b) @ a,
-                    s * x.T @ (g @ b),
-                    s * (x @ a.T).T @ g,
-                ),
-            ),
-            Misconception(
-                "dx uses the weight transposed: y = x W^T, so dx = g W. Open hint 1.",
-                lambda g, x, w, a, b, s: (
-                    (g @ w.T if w.shape[0] == w.shape[1] else g @ w) + s * (g @ b) @ a,
-                    *qlora_backward(g, x, w, a, b, s)[1:],
-                ),
-            ),
-            Misconception(
-                "dA and dB are swapped: return dx, dA, dB.",
-                lambda g, x, w, a, b, s: tuple(qlora_backward(g, x, w, a, b, s)[i] for i in (0, 2, 1)),
-            ),
-        ),
+        edits("""
+            g @ w + s * (g @ b) @ a → g @ w
+            1: dx has only the base's share; x went through the adapter too.
+
+            return dx, da, db → return dx, da / s, db / s
+            2: The factor s is missing in dA and dB: it is part of what A and B were multiplied with.
+
+            dx = → s = 1.0; dx =
+            2: The factor s is missing everywhere.
+
+            return dx, da, db → return dx, da.T, db.T
+            2: dA and dB are transposed: a gradient has the shape of what it belongs to, A (r, in) and B (out, r).
+
+            g @ w → g @ w.T
+            1: dx uses the weight transposed: y = x W^T, so dx = g W.
+
+            return dx, da, db → return dx, db, da
+            -: dA and dB are swapped: return dx, dA, dB.
+        """),
         tolerance=1e-5,
+    ),
+    Exercise(
+        "full-training-bytes",
+        lambda generator, number: (draw_integers(generator, 1, 10**9, 1)[0],),
+        full_training_bytes,
+        edits("""
+            12 * parameters → 10 * parameters
+            1: That is without gradients: each trained weight has one, in 16 bits here.
+
+            12 * parameters → 8 * parameters
+            2: AdamW keeps two moments for each weight, not one.
+
+            12 * parameters → 16 * parameters
+            1: That is the bill for weights and gradients in 32 bits; here both have 16.
+
+            12 * parameters → 96 * parameters
+            1: These are the bits of one number; the answer is in bytes.
+        """),
+    ),
+    Exercise(
+        "stored-bytes",
+        _stored_case,
+        stored_bytes,
+        edits("""
+            codes + scales → codes
+            1: These are the codes alone; every block has a scale.
+
+            math.ceil(elements / block_size) → elements // block_size
+            1: The last block may be shorter, and it has a scale too: round the number of blocks up.
+
+            blocks + 4 * groups + 4 → blocks
+            2: With double quantization the 8-bit scales have scales of their own (one for 256), and one offset.
+
+            4 * groups + 4 → 4 * groups
+            2: The offset (the mean of the scales, four bytes for the whole tensor) is missing.
+
+            math.ceil(blocks / 256) → blocks // 256
+            2: The last group of 256 scales may be short, and it has a second-level scale too: you round down.
+
+            math.ceil(blocks / 256) → 1
+            2: There is a second-level scale for each 256 scales, not one for the whole tensor.
+
+            4 * groups + 4 → 4
+            2: The second-level scales, four bytes for each 256 scales or part of 256, are missing.
+
+            math.ceil(elements / block_size) → elements // block_size + 1
+            math.ceil(blocks / 256) → blocks // 256 + 1
+            scales = → blocks = elements // block_size + 1; groups = blocks // 256 + 1; scales =
+            1: One is added to a number of blocks or groups that leaves no rest: `n // m + 1` is one too many there;
+               -(-n // m) rounds up.
+
+            4 * groups + 4 → 4 * groups + 4 * groups
+            2: The offset is one for the whole tensor, not one for each 256 scales.
+
+            math.ceil(elements / 2) → elements // 2
+            1: Two codes share a byte, and an odd one takes a byte to itself: round up.
+
+            math.ceil(elements / 2) → elements
+            1: That counts a whole byte for each code; two share one.
+        """),
+    ),
+    Exercise(
+        "qlora-bytes",
+        _step_case,
+        qlora_bytes,
+        edits("""
+            4.127 / 8 * quantized → (4.127 / 8 + 10) * quantized
+            1: Only adapters are trained here: the base has no gradients and no moments.
+
+            4.127 / 8 → 4 / 8
+            1: 4 bits are not all a quantized weight takes: its share of the scales makes it 4.127.
+
+            12 * adapters → 2 * adapters
+            2: Adapters cost more than their weights: a gradient (2 bytes) and two moments (8).
+
+            12 * adapters → 10 * adapters
+            2: The gradients of the adapters are missing.
+
+            2 * tokens * hidden * layers → 2 * tokens * hidden
+            3: With checkpointing each layer keeps its input, so the activations count once per layer.
+
+            2 * others + 12 * adapters → 12 * adapters
+            1: The weights that are not quantized are missing: two bytes each.
+
+            12 * adapters + 2 * tokens * hidden * layers → 12 * adapters
+            3: The inputs of the layers are missing: tokens times hidden numbers for each.
+
+            2 * tokens → tokens
+            3: The inputs of the layers are counted as numbers; each takes two bytes.
+
+            12 * adapters → 8 * adapters
+            2: AdamW keeps two moments, each in 32 bits: eight bytes, and you count four.
+
+            4.127 / 8 → 4.127
+            1: These are bits for the quantized weights and bytes for the rest: divide by 8.
+        """),
+        tolerance=1e-9,
+    ),
+    Exercise(
+        "fits",
+        _fits_case,
+        fits,
+        edits("""
+            gib * 2**30 - reserve * 10**9 → (gib - reserve) * 10**9
+            1: A card sold as so many gigabytes has GiB, 2^30 bytes each, which is 7 % more than GB.
+
+            gib * 2**30 - reserve * 10**9 → (gib - reserve) * 2**30
+            2: The reserve is given in GB, 10^9 bytes each; you take it for GiB.
+
+            peak <= → peak <
+            -: What exactly fills the card fits: at most, so `<=`.
+
+            gib * 2**30 - reserve * 10**9 → gib * 2**30
+            2: The reserve is not subtracted: a driver and an allocator take some of the card.
+
+            peak <= → peak >
+            -: The comparison is the wrong way round: it fits if the peak is at most what is left.
+        """),
+        draw_more=_any_card,
     ),
 )
