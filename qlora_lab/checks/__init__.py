@@ -20,8 +20,6 @@ from qlora_lab.checks import (
     notebook_08,
     paged_optimizers,
     quantized_bytes,
-    right_calls,
-    training_step,
 )
 from qlora_lab.checks.exercise import Exercise, Misconception, Verdict, judge
 
@@ -36,8 +34,6 @@ MODULES = (  # in the order of the notebooks
     paged_optimizers,
     notebook_05,
     notebook_06,
-    training_step,
-    right_calls,
     notebook_07,
     costs,
     notebook_08,

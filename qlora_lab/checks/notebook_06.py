@@ -1,26 +1,28 @@
-"""Exercises of notebook 06 about the task: what guessing costs, labels, and the loss."""
+"""Exercises of notebook 06: what guessing costs, labels, loss, accumulation, learning rate, and the score."""
 
 import math
+from collections.abc import Callable
 
 import torch
+from torch.nn.functional import cross_entropy
 
-from qlora_lab.checks.exercise import Exercise, Misconception
+from qlora_lab.checks.exercise import Exercise, Misconception, draw_integers, draw_normal, edited, edits
 
 END = 2  # the end-of-turn token, which fills up as well
-
-
-def _number(generator: torch.Generator, low: int, high: int) -> int:
-    return int(torch.randint(low, high, (), generator=generator))
-
-
-# What guessing costs
 
 
 def guessing_loss(vocabulary: int) -> float:
     return math.log(vocabulary)
 
 
-# Labels
+def _vocabulary_case(generator: torch.Generator, number: int):
+    return ((2, 256, 32000, 49152)[number % 4] + draw_integers(generator, 0, 50, 1)[0],)
+
+
+def build_labels(input_ids, prompt_lengths, lengths):
+    at, begin, end = torch.arange(input_ids.shape[1]), prompt_lengths[:, None], lengths[:, None]
+    learned = (at >= begin) & (at < end)
+    return torch.where(learned, input_ids, -100)
 
 
 def _batch(generator: torch.Generator, number: int):
@@ -36,29 +38,9 @@ def _batch(generator: torch.Generator, number: int):
     return ids, prompts, lengths
 
 
-def _positions(input_ids: torch.Tensor) -> torch.Tensor:
-    return torch.arange(input_ids.shape[1])
-
-
-def build_labels(input_ids, prompt_lengths, lengths):
-    at = _positions(input_ids)
-    learned = (at >= prompt_lengths[:, None]) & (at < lengths[:, None])
-    return torch.where(learned, input_ids, -100)
-
-
-def _labels_where(learned):
-    """The answer that labels where `learned(positions, prompt lengths, lengths, ids)` is true."""
-    return lambda ids, prompts, lengths: torch.where(
-        learned(_positions(ids), prompts[:, None], lengths[:, None], ids), ids, -100
-    )
-
-
-def _shifted_labels(ids, prompts, lengths):
-    labels = build_labels(ids, prompts, lengths)
-    return torch.cat((labels[:, 1:], torch.full((len(ids), 1), -100)), 1)
-
-
-# Loss
+def supervised_loss(logits, labels):
+    said, wanted = logits[:, :-1], labels[:, 1:]
+    return cross_entropy(said.flatten(0, 1), wanted.flatten())
 
 
 def _logits(generator: torch.Generator, number: int):
@@ -67,135 +49,388 @@ def _logits(generator: torch.Generator, number: int):
     labels = torch.randint(1, v, (b, t), generator=generator)
     labels[:, -1] = 0  # a token like others
     for row in range(b):
-        labels[row, : 1 + _number(generator, 0, t - 2)] = -100
+        labels[row, : 1 + draw_integers(generator, 0, t - 2, 1)[0]] = -100
     if number in (0, 4):
         labels[:, 0] = 1  # labels that nothing predicts, not even the end of the row before
     return 3 * torch.randn(b, t, v, generator=generator), labels
 
 
-def supervised_loss(logits, labels):
-    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+def accumulate(gradients, tokens):
+    weighted = [g * n for g, n in zip(gradients, tokens, strict=True)]
+    return sum(weighted) / sum(tokens)
 
 
-def _token_losses(logits, labels):
-    """Losses (b, t), zero where there is no label, of logits and labels at the same positions."""
-    return torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+def _micro_batches(generator: torch.Generator, number: int):
+    """Gradients of mean losses, and the numbers of supervised tokens they are means over."""
+    shape = ((3,), (4, 4), (2, 5))[number % 3]
+    count = 2 + number % 4
+    gradients = draw_normal(generator, *[shape] * count)
+    return gradients, [draw_integers(generator, 1, 40, 1)[0] * (1 + i) for i in range(count)]
 
 
-def _mean_of_examples(logits, labels):
-    losses, counted = _token_losses(logits[:, :-1], labels[:, 1:]), labels[:, 1:] != -100
-    return (losses.sum(1) / counted.sum(1)).mean()
+def learning_rate(step, steps, peak, warmup):
+    if step <= warmup:
+        return peak * step / warmup
+    progress = (step - warmup) / (steps - warmup)
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    return peak * (0.1 + 0.9 * cosine)
 
 
-def _loss_where(logits, labels):
-    return _token_losses(logits, labels).sum() / (labels != -100).sum()
+def _schedule(generator: torch.Generator, number: int):
+    steps = 20 + draw_integers(generator, 0, 200, 1)[0]
+    warmup = 2 + draw_integers(generator, 0, 8, 1)[0]
+    step = (1, warmup, warmup + 1, steps, warmup - 1, steps - 1, (steps + warmup) // 2, steps // 3 + warmup)[number % 8]
+    return step, steps, 10.0 ** -(1 + number % 4), warmup
 
+
+def calls_match(said, wanted):
+    if said is None or len(said) != len(wanted):
+        return False
+    for one, other in zip(said, wanted, strict=False):  # not strict, and & below: edits take these checks away
+        given, right = one["arguments"], other["arguments"]
+        if one["name"] != other["name"] or given.keys() != right.keys():
+            return False
+        for name in given.keys() & right.keys():
+            x, y = given[name], right[name]
+            if isinstance(x, bool) != isinstance(y, bool) or x != y:
+                return False
+    return True
+
+
+def _changed(call: dict, **arguments) -> dict:
+    return {"name": call["name"], "arguments": {**call["arguments"], **arguments}}
+
+
+def _without(call: dict, name: str) -> dict:
+    return {"name": call["name"], "arguments": {k: v for k, v in call["arguments"].items() if k != name}}
+
+
+# What a model said, given the two calls that were wanted. Each differs in one thing, or in nothing that counts.
+KINDS: tuple[Callable[[dict, dict], list | None], ...] = (
+    lambda timer, add: [timer, add],
+    lambda timer, add: None,
+    lambda timer, add: [timer, _changed(add, count=True)],  # true is not 1
+    lambda timer, add: [add, timer],
+    lambda timer, add: [_changed(timer, minutes=float(timer["arguments"]["minutes"])), add],  # 5.0 is 5
+    lambda timer, add: [timer, _changed(add, room="kitchen")],
+    lambda timer, add: [timer],
+    lambda timer, add: [{"arguments": dict(reversed(timer["arguments"].items())), "name": "timer"}, add],
+    lambda timer, add: [_changed(timer, minutes=timer["arguments"]["minutes"] + 1), add],
+    lambda timer, add: [{**timer, "name": "alarm"}, add],
+    lambda timer, add: [_without(timer, "label"), add],
+    lambda timer, add: [timer, add, add],
+    lambda timer, add: [_changed(timer, label="coffee"), add],
+    lambda timer, add: [timer, _changed(add, shelf=False)],  # nor is false 0 ...
+    lambda timer, add: [_changed(timer, repeat=1), add],  # ... or 1 true
+    lambda timer, add: [_changed(timer, minutes=timer["arguments"]["minutes"] + 0.5), add],
+    lambda timer, add: [timer, _changed(add, count="1")],
+    lambda timer, add: [_changed(timer, label="Tea"), add],
+)
+
+
+def _calls(generator: torch.Generator, number: int):
+    """What a model said (calls, or None), and what was wanted."""
+    minutes = draw_integers(generator, 2, 90, 1)[0]
+    timer = {"name": "timer", "arguments": {"minutes": minutes, "label": "tea", "repeat": True}}
+    add = {"name": "add", "arguments": {"item": "eggs", "count": 1, "shelf": 0}}
+    if number == len(KINDS):
+        return None, []  # that nothing was wanted does not make it right
+    return KINDS[number](timer, add), [timer, add]
+
+
+def _what_differs(said, wanted) -> str:
+    if said is None:
+        return f"The answer is None, and {wanted!r} is wanted" if not wanted else "The answer is None"
+    if len(said) != len(wanted):
+        return (
+            f"The answer has {len(said)} of {len(wanted)} calls"
+            if len(said) < len(wanted)
+            else "The answer has a call too many"
+        )
+    for number, (one, other) in enumerate(zip(said, wanted, strict=True), 1):
+        if one["name"] != other["name"]:
+            return f"Call {number} is to {one['name']!r} where {other['name']!r} is wanted"
+        given, right = one["arguments"], other["arguments"]
+        for name in (*right, *given):
+            if name not in given or name not in right:
+                return f"Call {number} {'lacks' if name in right else 'has a further'} argument {name!r}"
+            if repr(given[name]) != repr(right[name]):  # 5.0 and 5 are shown, equal as they are
+                return f"Call {number} has {name} = {given[name]!r} where {right[name]!r} is wanted"
+    return "Calls are as wanted" + (", with keys in another order" if repr(said) != repr(wanted) else "")
+
+
+def _describe(arguments: tuple, result, expected) -> str:
+    return f"{_what_differs(*arguments)}: your function returned {result!r} instead of {expected!r}."
+
+
+def _in_any_order(said, wanted):
+    return said is not None and len(said) == len(wanted) and all(call in said for call in wanted)
+
+
+def _as_far_as_both_go(said, wanted):
+    """Neither calls nor arguments are counted; each argument that is wanted has to be there."""
+    if said is None:
+        return False
+    pairs = list(zip(said, wanted, strict=False))
+    asked = [
+        {**one, "arguments": {k: v for k, v in one["arguments"].items() if k in other["arguments"]}}
+        for one, other in pairs
+    ]
+    return calls_match(asked, [other for _, other in pairs])
+
+
+def _numbers_for_bools(calls):
+    """Calls with 1 and 0 for True and False, as `==` takes them."""
+    return calls and [
+        _changed(call, **{k: int(v) for k, v in call["arguments"].items() if isinstance(v, bool)}) for call in calls
+    ]
+
+
+def _and_by_equality(found: Misconception) -> tuple[Misconception, Misconception]:
+    """A misconception, and the same with values compared by `==` alone."""
+
+    def by_equality(said, wanted):
+        wrong = found.function or edited(calls_match, *found.edit)
+        return wrong(_numbers_for_bools(said), _numbers_for_bools(wanted))
+
+    return found, Misconception(found.meaning, found.hint, function=by_equality)
+
+
+# Answers that let something pass
+_LENIENT = (
+    *edits("""
+        given.keys() != right.keys() → right.keys() - given.keys()
+        3: An answer with further arguments passes. Names, arguments and values must be exactly those wanted.
+    """),
+    Misconception(
+        "An answer passes that lacks a call or has further arguments: `zip` stops at the shorter one.",
+        3,
+        function=_as_far_as_both_go,
+    ),
+    *edits("""
+        said is None or len(said) != len(wanted) → said is None
+        3: An answer with a call too few or too many passes: `zip` stops at the shorter one. Compare the number of
+           calls first.
+
+        len(said) != len(wanted) → len(said) < len(wanted)
+        3: An answer with a call too many passes. Compare the number of calls.
+
+        len(said) != len(wanted) → len(said) > len(wanted)
+        3: An answer with a call too few passes. Compare the number of calls.
+
+        given.keys() != right.keys() → given.keys() - right.keys()
+        3: An answer that lacks an argument passes. Compare the keys before you go through them.
+
+        one["name"] != other["name"] or given.keys() != right.keys() → given.keys() != right.keys()
+        3: The names of the functions are not compared: an alarm passes for a timer.
+    """),
+)
 
 EXERCISES = (
     Exercise(
         "guessing-loss",
-        lambda generator, number: ((2, 256, 32000, 49152)[number % 4] + _number(generator, 0, 50),),
+        _vocabulary_case,
         guessing_loss,
-        (
-            Misconception("These are bits; losses are in nats, with the natural logarithm. Open hint 2.", math.log2),
-            Misconception(
-                "That is the logarithm to base 10; losses are in nats, with the natural one. Open hint 2.", math.log10
-            ),
-            Misconception(
-                "That is the probability of the right token; the loss is minus its logarithm. Open hint 1.",
-                lambda v: 1 / v,
-            ),
-            Misconception("The sign is turned: a loss is positive. Open hint 1.", lambda v: -math.log(v)),
-            Misconception(
-                "That is the perplexity, e to the power of the loss; the loss is its logarithm. Open hint 1.",
-                lambda v: float(v),
-            ),
-        ),
+        edits("""
+            math.log(vocabulary) → math.log2(vocabulary)
+            2: These are bits; losses are in nats, with the natural logarithm.
+
+            math.log(vocabulary) → math.log10(vocabulary)
+            2: That is the logarithm to base 10; losses are in nats, with the natural one.
+
+            math.log(vocabulary) → 1 / vocabulary
+            1: That is the probability of the right token; the loss is minus its logarithm.
+
+            math.log(vocabulary) → -math.log(vocabulary)
+            1: The sign is turned: a loss is positive.
+
+            math.log(vocabulary) → float(vocabulary)
+            1: That is the perplexity, e to the power of the loss; the loss is its logarithm.
+        """),
         tolerance=1e-9,
     ),
     Exercise(
         "build-labels",
         _batch,
         build_labels,
-        (
-            Misconception(
-                "The prompt has labels too: the model would be trained to say what people say to it. Open hint 1.",
-                _labels_where(lambda at, prompts, lengths, ids: at < lengths),
-            ),
-            Misconception(
-                "The padding has labels: the model would be trained to go on after the end. Open hint 1.",
-                _labels_where(lambda at, prompts, lengths, ids: at >= prompts),
-            ),
-            Misconception(
-                "The end of the answer has no label: a model trained so never learns to stop. If padding is told by "
-                "its id: it is the same token here. Open hint 2.",
-                _labels_where(lambda at, prompts, lengths, ids: (at >= prompts) & (ids != END)),
-            ),
-            Misconception(
-                "The first token of the answer has no label: positions count from 0, so the answer begins at the "
-                "prompt's length. Open hint 1.",
-                _labels_where(lambda at, prompts, lengths, ids: (at > prompts) & (at < lengths)),
-            ),
-            Misconception(
-                "The last token of the prompt has a label: positions count from 0, so the answer begins at the "
-                "prompt's length. Open hint 1.",
-                _labels_where(lambda at, prompts, lengths, ids: (at >= prompts - 1) & (at < lengths)),
-            ),
-            Misconception(
-                "These are shifted by one already. A label stands where its token is; the loss shifts. Open hint 3.",
-                _shifted_labels,
-            ),
-            Misconception(
-                "What has no label is 0 instead of -100. 0 is a token like others, and would be learned. Open hint 3.",
-                lambda ids, prompts, lengths: build_labels(ids, prompts, lengths).clamp(min=0),
-            ),
-        ),
+        edits("""
+            (at >= begin) & (at < end) → at < end
+            1: The prompt has labels too: the model would be trained to say what people say to it.
+
+            (at >= begin) & (at < end) → at >= begin
+            1: The padding has labels: the model would be trained to go on after the end.
+
+            at < end → input_ids != END
+            2: The end of the answer has no label: a model trained so never learns to stop. If padding is told by its
+               id: it is the same token here.
+
+            at >= begin → at > begin
+            1: The first token of the answer has no label: positions count from 0, so the answer begins at the prompt's
+               length.
+
+            at >= begin → at >= begin - 1
+            1: The last token of the prompt has a label: positions count from 0, so the answer begins at the prompt's
+               length.
+
+            torch.where(learned, input_ids, -100) → torch.where(learned, input_ids, -100).roll(-1, 1)
+            3: These are shifted by one already. A label stands where its token is; the loss shifts.
+
+            -100 → 0
+            3: What has no label is 0 instead of -100. 0 is a token like others, and would be learned.
+        """),
     ),
     Exercise(
         "supervised-loss",
         _logits,
         supervised_loss,
-        (
-            Misconception(
-                "Logits are compared with the token at their own position, which the model has seen already. Those at "
-                "t predict the token at t + 1. Open hint 1.",
-                _loss_where,
-            ),
-            Misconception(
-                "The shift goes the wrong way: logits at t predict the token at t + 1, not at t - 1. Open hint 1.",
-                lambda logits, labels: _loss_where(logits[:, 1:], labels[:, :-1]),
-            ),
-            Misconception(
-                "The sum is divided by all positions instead of those with a label. The loss would depend on the "
-                "length of the prompts. Open hint 2.",
-                lambda logits, labels: _token_losses(logits[:, :-1], labels[:, 1:]).mean(),
-            ),
-            Misconception(
-                "That is the mean of the examples' means, in which a token of a short answer counts more than one of a "
-                "long answer. Open hint 2.",
-                _mean_of_examples,
-            ),
-            Misconception(
-                "Rows are put one after the other before the shift, so that the end of one predicts the beginning of "
-                "the next. Shift within each row, then flatten. Open hint 3.",
-                lambda logits, labels: torch.nn.functional.cross_entropy(
-                    logits.flatten(0, 1)[:-1], labels.flatten()[1:]
-                ),
-            ),
-            Misconception(
-                "That is divided by all labels there are, also those of first tokens, which nothing predicts. Count "
-                "after the shift. Open hint 2.",
-                lambda logits, labels: _token_losses(logits[:, :-1], labels[:, 1:]).sum() / (labels != -100).sum(),
-            ),
-            Misconception(
-                "0 is a token like others; only -100 means that there is no label. Open hint 2.",
-                lambda logits, labels: supervised_loss(logits, torch.where(labels > 0, labels, -100)),
-            ),
-            Misconception(
-                "That is the sum; the mean is wanted. Open hint 2.",
-                lambda logits, labels: _token_losses(logits[:, :-1], labels[:, 1:]).sum(),
-            ),
-        ),
+        edits("""
+            logits[:, :-1], labels[:, 1:] → logits, labels
+            1: Logits are compared with the token at their own position, which the model has seen already. Those at t
+               predict the token at t + 1.
+
+            logits[:, :-1], labels[:, 1:] → logits[:, 1:], labels[:, :-1]
+            1: The shift goes the wrong way: logits at t predict the token at t + 1, not at t - 1.
+
+            wanted.flatten()) → wanted.flatten(), reduction="sum") / wanted.numel()
+            2: The sum is divided by all positions instead of those with a label. The loss would depend on the length
+               of the prompts.
+
+            cross_entropy(said.flatten(0, 1), wanted.flatten()) → sum(map(cross_entropy, said, wanted)) / len(said)
+            2: That is the mean of the examples' means, in which a token of a short answer counts more than one of a
+               long answer.
+
+            said.flatten(0, 1), wanted.flatten() → logits.flatten(0, 1)[:-1], labels.flatten()[1:]
+            3: Rows are put one after the other before the shift, so that the end of one predicts the beginning of the
+               next. Shift within each row, then flatten.
+
+            wanted.flatten()) → wanted.flatten(), reduction="sum") / (labels != -100).sum()
+            2: That is divided by all labels there are, also those of first tokens, which nothing predicts. Count after
+               the shift.
+
+            wanted.flatten() → wanted.where(wanted > 0, -100).flatten()
+            2: 0 is a token like others; only -100 means that there is no label.
+
+            wanted.flatten()) → wanted.flatten(), reduction="sum")
+            2: That is the sum; the mean is wanted.
+        """),
         tolerance=1e-5,
+    ),
+    Exercise(
+        "accumulate",
+        _micro_batches,
+        accumulate,
+        edits("""
+            sum(weighted) / sum(tokens) → sum(gradients) / len(gradients)
+            1: That is the mean of the means. A token of a micro-batch with few labels then counts more than others.
+
+            sum(weighted) / sum(tokens) → sum(gradients)
+            1: That is the sum of the means, too large by about the number of micro-batches.
+
+            / sum(tokens) → / len(tokens)
+            2: The weights are right, but they must be divided by the tokens of the whole step, not by the number of
+               micro-batches.
+
+            sum(weighted) / sum(tokens) → sum(weighted)
+            2: That is the gradient of the summed loss: divide by the tokens of the whole step.
+
+            weighted = → tokens = [1 / n for n in tokens]; weighted =
+            1: The weights are turned round: a mean over few tokens counts little.
+        """),
+        tolerance=1e-5,
+    ),
+    Exercise(
+        "learning-rate",
+        _schedule,
+        learning_rate,
+        edits("""
+            0.1 + 0.9 * cosine → cosine
+            3: It falls to zero; a tenth of the peak is what should be left.
+
+            peak * step / warmup → peak
+            1: There is no warm-up: the first steps, when the optimizer knows no moments yet, take the full rate.
+
+            0.5 * (1 + math.cos(math.pi * progress)) → 1 - progress
+            2: It falls along a straight line; a cosine is wanted.
+
+            (step - warmup) / (steps - warmup) → step / steps
+            2: After the warm-up the cosine must begin at its start: progress counts from the end of the warm-up. As it
+               is the rate jumps there.
+
+            0.9 * cosine → cosine
+            3: A tenth of the peak is added to a cosine that falls by the whole of it: the rate jumps above the peak
+               after the warm-up. Let the cosine fall by 0.9 of it.
+
+            0.1 + 0.9 * cosine → max(0.1, cosine)
+            3: The cosine falls to zero and is cut off at a tenth of the peak; it has to fall *to* a tenth, without a
+               kink.
+
+            (steps - warmup) → steps
+            2: The cosine is spread over all steps, and only those after the warm-up are left: at the last step it has
+               not reached its end. Divide by steps - warmup.
+
+            peak * step / warmup → peak * (step - 1) / warmup
+            1: Steps count from 1: the first one would have rate zero and teach nothing.
+
+            0.5 * (1 + math.cos(math.pi * progress)) → math.cos(math.pi * progress)
+            2: The cosine is used as it is, from 1 to -1: the rate would become negative.
+
+            0.5 * (1 + math.cos(math.pi * progress)) → math.cos(math.pi / 2 * progress)
+            2: That is a quarter of a cosine, which falls most steeply at its end; half a period is wanted.
+        """),
+        tolerance=1e-9,
+    ),
+    Exercise(
+        "calls-match",
+        _calls,
+        calls_match,
+        (
+            *edits("""
+                isinstance(x, bool) != isinstance(y, bool) or x != y → x != y
+                2: In Python `True == 1`, so the answer `true` passes for 1, and someone buys `true` eggs.
+
+                said is None or len(said) != len(wanted) → str(said) != str(wanted)
+                1: Compared as texts, the order of keys and 5.0 instead of 5 count as errors.
+            """),
+            Misconception(
+                "The order of calls is ignored; they are carried out one after the other.", 1, function=_in_any_order
+            ),
+            *(each for found in _LENIENT for each in _and_by_equality(found)),
+            *edits("""
+                one["arguments"], other["arguments"] → {}, {}
+                3: Only the names of the functions are compared.
+
+                x != y → x != y and not isinstance(y, str)
+                x != y → x != y and not isinstance(x, str)
+                x != y → x != y and not (isinstance(x, str) and isinstance(y, str))
+                2: Texts are not compared: any label passes for any other.
+
+                isinstance(x, bool) != isinstance(y, bool) → (x is True and y is not True)
+                isinstance(x, bool) != isinstance(y, bool) → isinstance(x, bool) > isinstance(y, bool)
+                isinstance(x, bool) != isinstance(y, bool) → isinstance(x, bool) < isinstance(y, bool)
+                2: You ask for a bool in one direction only: `true` for 1, 1 for `true` and `false` for 0 are all
+                   wrong. Ask on both sides, and compare.
+
+                isinstance(x, bool) != isinstance(y, bool) → type(x) is not type(y)
+                2: 5 and 5.0 are the same number, of two types. Ask whether values are bool, not whether their types
+                   are equal.
+
+                isinstance(x, bool) != isinstance(y, bool) → isinstance(x, bool)
+                2: A `true` is always wrong in your answer, also where `true` is wanted.
+
+                given[name], right[name] → (int(v) if isinstance(v, float) else v for v in (given[name], right[name]))
+                -: Numbers are cut to whole ones: 5.5 passes for 5.
+
+                x != y → x != y and str(x) != str(y)
+                -: A text is no number: "1" must not pass for 1.
+
+                given[name], right[name] → (v.lower() if isinstance(v, str) else v for v in (given[name], right[name]))
+                -: Upper and lower case are different texts; compare them as they are.
+
+                said is None or len(said) != len(wanted) → len(said := said or []) != len(wanted)
+                -: An answer that was no JSON, None, passes where no call is wanted. It is never right.
+            """),
+        ),
+        describe=_describe,
+        cases=len(KINDS) + 1,
     ),
 )
