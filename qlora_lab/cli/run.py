@@ -17,6 +17,7 @@ from qlora_lab.cli.report import write_report
 from qlora_lab.evaluation.exact_match import Answer, Evaluation, evaluate
 from qlora_lab.lora import ParameterCount, check_adapter_arguments, count_parameters
 from qlora_lab.machine import processes
+from qlora_lab.machine.arguments import check_count
 from qlora_lab.machine.dtypes import FLOAT_DTYPES, default_compute_dtype, default_dtype
 from qlora_lab.machine.environment import device_name
 from qlora_lab.machine.files import write_json
@@ -88,8 +89,7 @@ def check(plan: Plan) -> None:
     if plan.compute_dtype not in ("auto", *FLOAT_DTYPES):
         raise ValueError(f"compute_dtype {plan.compute_dtype!r} is not allowed; choose auto, {', '.join(FLOAT_DTYPES)}")
     for name in ("train_examples", "baseline_examples", "test_examples", "paraphrase_examples"):
-        if getattr(plan, name) < 0:
-            raise ValueError(f"{name} {getattr(plan, name)} is not allowed; give 0 or more")
+        check_count(name, getattr(plan, name), least=0)
 
 
 def begin(folder: Path, plan: Plan, resume: bool) -> Plan:

@@ -26,6 +26,7 @@ from qlora_lab import distributed
 from qlora_lab.lora import adapted_layers
 from qlora_lab.loss import supervised_loss_sum
 from qlora_lab.machine import processes
+from qlora_lab.machine.arguments import check_count
 from qlora_lab.memory import fit as memory
 from qlora_lab.models.adapters import save_adapter
 from qlora_lab.models.gradient_checkpointing import disable_checkpointing, enable_checkpointing
@@ -112,8 +113,7 @@ def finetune(
         NonFiniteLoss: the loss or gradient is NaN or infinite; names the step and the last good checkpoint.
     """
     chosen = Settings.of(**settings)
-    if isinstance(checkpoint_every, bool) or not isinstance(checkpoint_every, int) or checkpoint_every < 1:
-        raise ValueError(f"checkpoint_every {checkpoint_every!r} is not allowed; give a whole number of at least 1")
+    check_count("checkpoint_every", checkpoint_every)
     out = Path(out) if out is not None else None
     together = distributed.is_sharded(model)
     _check_processes(model, chosen, paging)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, fields
 
+from qlora_lab.machine.arguments import check_choice, check_count, check_positive, is_count, is_number
 from qlora_lab.models.gradient_checkpointing import CHECKPOINTING
 
 
@@ -33,21 +34,16 @@ class Settings:
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "accumulation"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} {value!r} is not allowed; give a whole number of at least 1")
+            check_count(name, getattr(self, name))
         for name in ("learning_rate", "max_grad_norm"):
-            value = getattr(self, name)
-            if not (_is_finite(value) and value > 0):
-                raise ValueError(f"{name} {value!r} is not allowed; give a positive number")
-        if not (_is_finite(self.warmup) and 0 <= self.warmup < 1):
+            check_positive(name, getattr(self, name))
+        if not (is_number(self.warmup) and 0 <= self.warmup < 1):
             raise ValueError(f"warmup {self.warmup!r} is not a share of the steps, 0 to below 1")
-        if not (_is_finite(self.weight_decay) and self.weight_decay >= 0):
+        if not (is_number(self.weight_decay) and self.weight_decay >= 0):
             raise ValueError(f"weight_decay {self.weight_decay!r} is not allowed; give 0 or a positive number")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+        if not is_count(self.seed, least=0) or self.seed >= 2**32:
             raise ValueError(f"seed {self.seed!r} is not allowed; give a whole number from 0 to {2**32 - 1}")
-        if self.checkpointing not in CHECKPOINTING:
-            raise ValueError(f"checkpointing {self.checkpointing!r}: choose one of {', '.join(CHECKPOINTING)}")
+        check_choice("checkpointing", self.checkpointing, CHECKPOINTING)
         if self.state_bits not in (8, 32):
             raise ValueError(f"state_bits {self.state_bits!r} is not allowed; choose 32 or 8")
 
@@ -67,7 +63,3 @@ class Settings:
             return self.learning_rate * step / peak
         progress = (step - peak) / (self.steps - peak)
         return self.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-def _is_finite(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
