@@ -1,17 +1,22 @@
 """What a model can do: greedy answers in batches, exact match with an interval, loss per token on a text."""
 
+import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
-from qlora_lab.evaluation.kept_weights import keep_decoded
 from qlora_lab.loss import supervised_loss_sum
+from qlora_lab.machine import processes
+from qlora_lab.machine.free_memory import free_memory
+from qlora_lab.qlora import QLoRALinear
 from qlora_lab.tasks.function_calls import CORRECT, diagnose
+
+KEPT_SHARE = 0.5  # of the free memory, which decoded weights may take; the rest is for the key-value cache and others
 
 
 @dataclass(frozen=True)
@@ -198,3 +203,42 @@ def loss_per_token(model: nn.Module, tokenizer, text: str, window: int = 256, ba
     finally:
         model.train(training)
     return total / count
+
+
+@contextlib.contextmanager
+def keep_decoded(model: nn.Module) -> Iterator[bool]:
+    """Inside, the 4-bit layers of `model` keep their weights decoded; yields whether there was memory for it.
+
+    Generation runs one short forward pass per token, and with a few dozen rows in a batch decoding the weights costs
+    about as much as the products with them. Kept, a weight takes 2 or 4 bytes, which is what quantizing saved: so only
+    where that much memory is free, and never in training. The results are the same to the bit.
+
+    The weights must not change inside. Decoded weights are given back at the end, also after an exception. Layers that
+    are sharded between processes at this moment decode as ever.
+    """
+    layers = [module for module in model.modules() if isinstance(module, QLoRALinear) and module.kept is None]
+    layers = [layer for layer in layers if not processes.is_sharded(layer.codes)]
+    wanted: dict[torch.device, int] = {}
+    for layer in layers:
+        size = (layer.compute_dtype or layer.base_dtype).itemsize
+        wanted[layer.codes.device] = wanted.get(layer.codes.device, 0) + size * layer.encoded_elements
+    fits = all(count <= KEPT_SHARE * free_memory(device) for device, count in wanted.items())
+    try:
+        for layer in layers if fits else ():
+            layer.kept = _Kept(layer.quantized)
+        yield fits
+    finally:
+        for layer in layers:
+            layer.kept = None
+
+
+class _Kept:
+    """A quantized tensor that decodes once for each dtype asked for."""
+
+    def __init__(self, quantized):
+        self._quantized, self._decoded = quantized, {}
+
+    def dequantize(self, dtype: torch.dtype) -> torch.Tensor:
+        if dtype not in self._decoded:
+            self._decoded[dtype] = self._quantized.dequantize(dtype)
+        return self._decoded[dtype]

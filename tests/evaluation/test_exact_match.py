@@ -1,20 +1,28 @@
-"""Evaluation: answers do not depend on batching, shares carry an honest interval, loss per token is transformers'."""
+"""Evaluation: answers do not depend on batching, shares carry an honest interval, loss per token is transformers'.
+
+Decoded weights that are kept give the same bits, are decoded once, and are given back.
+"""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import commands, tiny_model, tiny_tokenizer
+from tiny_llama import tiny_llama
 
-from qlora_lab.evaluation import exact_match as evaluation
+from qlora_lab import quantize_model
+from qlora_lab.evaluation import exact_match
 from qlora_lab.evaluation.exact_match import (
     Answer,
     Evaluation,
     evaluate,
     generate,
+    keep_decoded,
     loss_per_token,
     wilson_interval,
 )
+from qlora_lab.qlora import QLoRALinear
+from qlora_lab.quantization.tensor import QuantizedTensor
 
 PROMPTS = ["red", "one two three four", "a", "go go go", "stop it now please", "blue"]
 
@@ -70,7 +78,7 @@ def test_answers_are_those_of_transformers(seed):
 def test_counts_and_kinds_of_errors(monkeypatch):
     examples = commands(3)
     good = examples[0].target.split("<|im_end|>")[0]
-    monkeypatch.setattr(evaluation, "generate", lambda *a, **k: [good, "no idea", good])
+    monkeypatch.setattr(exact_match, "generate", lambda *a, **k: [good, "no idea", good])
     result = evaluate(tiny_model(), tiny_tokenizer(), examples)
     assert (result.correct, result.exact_match) == (1, 1 / 3)
     assert sum(result.errors.values()) == 2 and result.errors["not JSON"] == 1
@@ -115,3 +123,73 @@ def test_loss_per_token_equals_transformers_loss_window_by_window(window):
 def test_an_evaluation_of_right_answers_alone():
     result = Evaluation([Answer(e, "", "correct") for e in commands(2)], 1.0)
     assert result.exact_match == 1 and not result.errors
+
+
+@pytest.fixture
+def quantized():
+    torch.manual_seed(0)
+    return quantize_model(tiny_llama(), rank=4)
+
+
+@pytest.fixture
+def decodings(monkeypatch):
+    done, original = [], QuantizedTensor.dequantize
+
+    def counted(self, dtype=None):
+        done.append(self.shape)
+        return original(self, dtype)
+
+    monkeypatch.setattr(QuantizedTensor, "dequantize", counted)
+    return done
+
+
+def layers(model):
+    return [module for module in model.modules() if isinstance(module, QLoRALinear)]
+
+
+def test_same_logits_and_gradients_with_one_decoding_a_layer(quantized, decodings):
+    ids = torch.arange(12).view(2, 6)
+
+    def outcome():
+        quantized.zero_grad()
+        logits = quantized(input_ids=ids).logits
+        logits.square().mean().backward()
+        return [logits.detach(), *(p.grad.clone() for p in quantized.parameters() if p.requires_grad)]
+
+    apart = outcome()
+    decodings.clear()
+    with keep_decoded(quantized) as kept:
+        assert kept
+        for _ in range(3):
+            together = outcome()
+    assert len(decodings) == len(layers(quantized))
+    assert len(apart) > 1 and all(torch.equal(a, b) for a, b in zip(apart, together, strict=True))
+
+
+def test_given_back_at_the_end_and_after_an_exception(quantized, decodings):
+    ids = torch.arange(4).view(1, 4)
+    with pytest.raises(KeyError), torch.no_grad(), keep_decoded(quantized):
+        quantized(input_ids=ids)
+        raise KeyError
+    assert all(layer.kept is None for layer in layers(quantized))
+    decodings.clear()
+    with torch.no_grad():
+        quantized(input_ids=ids)
+    assert len(decodings) == len(layers(quantized))
+
+
+def test_nested_the_inner_one_leaves_the_outer_ones_alone(quantized):
+    with keep_decoded(quantized):
+        with keep_decoded(quantized):
+            pass
+        assert all(layer.kept is not None for layer in layers(quantized))
+
+
+def test_nothing_is_kept_where_memory_is_short(quantized, monkeypatch):
+    needed = sum(4 * layer.encoded_elements for layer in layers(quantized))
+    monkeypatch.setattr(exact_match, "free_memory", lambda device: 2 * needed - 1)
+    with keep_decoded(quantized) as kept:
+        assert not kept and all(layer.kept is None for layer in layers(quantized))
+    monkeypatch.setattr(exact_match, "free_memory", lambda device: 2 * needed)
+    with keep_decoded(quantized) as kept:
+        assert kept
