@@ -68,23 +68,23 @@ def run(condition: Condition, seed: int, budget: dict) -> dict:
     """One fine-tune and everything that is asked of it."""
     import torch
 
-    from qlora_lab import count_parameters, finetune, load_model, load_tokenizer
-    from qlora_lab.cli import run as runs
-    from qlora_lab.evaluation import exact_match as evaluation
-    from qlora_lab.tasks import function_calls as tasks
+    from qlora_lab import count_parameters, evaluate, finetune, load_model, load_tokenizer
+    from qlora_lab.cli.run import MAX_NEW_TOKENS
+    from qlora_lab.evaluation import loss_per_token
+    from qlora_lab.tasks import evaluation_text, load_examples, spread
 
     tokenizer = load_tokenizer()
     torch.manual_seed(seed)
     model = prepare(load_model(dtype=torch.float32), condition)
-    prose = " ".join(tasks.evaluation_text().split()[:WORDS])
-    before = evaluation.loss_per_token(model, tokenizer, prose)
+    prose = " ".join(evaluation_text().split()[:WORDS])
+    before = loss_per_token(model, tokenizer, prose)
     trained = count_parameters(model)
     weights = sum(t.nbytes for n, t in (*model.named_parameters(), *model.named_buffers()) if "lora_" not in n)
     with tempfile.TemporaryDirectory() as folder:
         result = finetune(
             model,
             tokenizer,
-            tasks.load_examples("train"),
+            load_examples("train"),
             out=folder,
             checkpoint_every=10**6,
             seed=seed,
@@ -93,9 +93,9 @@ def run(condition: Condition, seed: int, budget: dict) -> dict:
         )
         adapter = result.adapter / "adapter_model.safetensors" if result.adapter else None
         size = adapter.stat().st_size if adapter else 0
-    validation = supervised_loss(model, tokenizer, tasks.load_examples("validation")[:VALIDATION])
+    validation = supervised_loss(model, tokenizer, load_examples("validation")[:VALIDATION])
     found = {
-        name: evaluation.evaluate(model, tokenizer, runs.spread(tasks.load_examples(name), count), runs.MAX_NEW_TOKENS)
+        name: evaluate(model, tokenizer, spread(load_examples(name), count), MAX_NEW_TOKENS)
         for name, count in (("test", TEST), ("paraphrases", PARAPHRASES))
     }
     return {
@@ -108,7 +108,7 @@ def run(condition: Condition, seed: int, budget: dict) -> dict:
         "loss of the last ten steps": round(statistics.mean(r.loss for r in result.records[-10:]), 5),
         "validation loss": round(validation, 5),
         "loss on prose before": round(before, 5),
-        "loss on prose after": round(evaluation.loss_per_token(model, tokenizer, prose), 5),
+        "loss on prose after": round(loss_per_token(model, tokenizer, prose), 5),
         "exact match": {name: {"correct": e.correct, "of": len(e.answers)} for name, e in found.items()},
     }
 
@@ -136,8 +136,7 @@ def supervised_loss(model, tokenizer, examples) -> float:
     import torch
 
     from qlora_lab.loss import supervised_loss_sum
-    from qlora_lab.tasks.batches import pad_batch
-    from qlora_lab.tasks.function_calls import encode
+    from qlora_lab.tasks import encode, pad_batch
 
     encoded = [encode(example, tokenizer) for example in examples]
     total = count = 0
@@ -210,9 +209,9 @@ def main() -> None:
 
     import torch
 
-    from qlora_lab.machine.environment import default_device, describe, device_name, versions
+    from qlora_lab.machine import default_device, describe, device_name, versions
     from qlora_lab.machine.files import write_json
-    from qlora_lab.models.base_model import ensure_default_model
+    from qlora_lab.models import ensure_default_model
 
     ensure_default_model()
     device, threads = default_device(), max(1, torch.get_num_threads() // args.jobs)

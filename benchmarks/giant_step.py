@@ -26,9 +26,8 @@ from transformers import AutoModelForCausalLM
 
 from qlora_lab.lora import output_head, replace_module
 from qlora_lab.machine.files import write_json
-from qlora_lab.memory.ledger import MemoryTrace
-from qlora_lab.memory.plan import TrainingPlan
-from qlora_lab.memory.simulation import build_optimizer, simulate_training, train_step
+from qlora_lab.memory import MemoryTrace, TrainingPlan, simulate_training
+from qlora_lab.memory.simulation import build_optimizer, train_step
 from qlora_lab.models.gradient_checkpointing import enable_checkpointing
 from qlora_lab.paging.paged_adamw import PagedAdamW
 from qlora_lab.qlora import QLoRALinear

@@ -190,7 +190,7 @@ def their_model():
     import peft
     import transformers
 
-    from qlora_lab.models.base_model import ensure_default_model
+    from qlora_lab.models import ensure_default_model
 
     config = transformers.BitsAndBytesConfig(
         load_in_4bit=True,
@@ -208,8 +208,7 @@ def their_model():
 def make_batch():
     """The first training examples of about the same length, padded to it: ids, mask, labels."""
     from qlora_lab import load_tokenizer
-    from qlora_lab.tasks.batches import pad_batch
-    from qlora_lab.tasks.function_calls import encode, load_examples
+    from qlora_lab.tasks import encode, load_examples, pad_batch
 
     tokenizer = load_tokenizer()
     encoded = [encode(example, tokenizer) for example in load_examples("train")]
@@ -357,7 +356,7 @@ def main() -> None:
     if args.peak_of:
         print(json.dumps(peak_of(args.peak_of)))
         return
-    from qlora_lab.machine.environment import describe, versions
+    from qlora_lab.machine import describe, versions
     from qlora_lab.machine.files import write_json
 
     record = {"date": date.today().isoformat(), "machine": describe(), "versions": versions(), "races": {}}

@@ -55,14 +55,14 @@ def finetune(folder: Path) -> dict:
 import json, sys, time
 import torch
 from pathlib import Path
-from qlora_lab.cli import run as runs
+from qlora_lab.cli.run import RunPlan, begin, check, execute
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
-plan = runs.Plan(settings={"batch_size": 32})
-runs.check(plan)
-runs.begin(folder, plan, resume=False)
+plan = RunPlan(settings={"batch_size": 32})
+check(plan)
+begin(folder, plan, resume=False)
 torch.cuda.reset_peak_memory_stats()
 start = time.perf_counter()
-result = runs.execute(folder, plan, device="cuda")
+result = execute(folder, plan, device="cuda")
 seconds = time.perf_counter() - start
 out.write_text(json.dumps({
     "plan": json.loads((folder / "run.json").read_text())["plan"],
@@ -134,9 +134,9 @@ def main() -> None:
 
     if not torch.cuda.is_available():
         sys.exit("torch sees no CUDA device here; this script records a GPU session")
-    from qlora_lab.machine.environment import describe, versions
+    from qlora_lab.machine import describe, versions
     from qlora_lab.machine.files import write_json
-    from qlora_lab.models.base_model import ensure_default_model
+    from qlora_lab.models import ensure_default_model
 
     ensure_default_model(args.gguf)
     device = torch.cuda.get_device_name()

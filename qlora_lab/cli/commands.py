@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from qlora_lab.cli import classroom_commands as classroom
+from qlora_lab.cli import classroom_commands
 from qlora_lab.cli.terminal import Bars, console, print_result, told_errors
 from qlora_lab.training.settings import Settings
 
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-app.add_typer(classroom.app, name="classroom")
+app.add_typer(classroom_commands.app, name="classroom")
 RUNS = Path("runs")
 DEFAULTS = Settings()
 
@@ -77,7 +77,7 @@ def finetune(
     Under torchrun several processes, each with a GPU where there are any, share one run and its memory:
     `torchrun --nproc-per-node 2 -m qlora_lab.cli finetune`. A run may go on with another number of them.
     """
-    from qlora_lab.cli import run as running
+    from qlora_lab.cli.run import Listener, RunPlan, begin, check, execute, unfinished
     from qlora_lab.machine import processes
 
     began = time.perf_counter()
@@ -92,16 +92,16 @@ def finetune(
     }
     paging = None if page_budget is None else {"device_budget": round(1e6 * page_budget)}
 
-    def begin(plan: running.Plan) -> tuple[Path, running.Plan]:
+    def start(plan: RunPlan) -> tuple[Path, RunPlan]:
         if resume:
-            folder = runs / name if name else running.unfinished(runs)
+            folder = runs / name if name else unfinished(runs)
         else:
             folder = runs / (name or datetime.now().strftime("%Y-%m-%d-%H%M%S"))
-        running.check(plan)
-        return folder, running.begin(folder, plan, resume)
+        check(plan)
+        return folder, begin(folder, plan, resume)
 
     with told_errors(), processes.connected(device) as device:
-        plan = running.Plan(
+        plan = RunPlan(
             model=model,
             datatype=datatype,
             block_size=block_size,
@@ -117,9 +117,9 @@ def finetune(
             paraphrase_examples=paraphrase_examples,
             settings=settings,
         )
-        folder, plan = processes.from_main(lambda: begin(plan))
-        with Bars() if processes.is_main() else contextlib.nullcontext(running.Listener()) as listener:
-            result = running.execute(folder, plan, resume, device, listener, checkpoint_every, paging)
+        folder, plan = processes.from_main(lambda: start(plan))
+        with Bars() if processes.is_main() else contextlib.nullcontext(Listener()) as listener:
+            result = execute(folder, plan, resume, device, listener, checkpoint_every, paging)
         main = processes.is_main()
     if main:
         print_result(folder, result, time.perf_counter() - began)
@@ -136,8 +136,10 @@ def ask(
     device: Device = None,
 ) -> None:
     """Let the tuned model answer one command, beside the base model."""
-    from qlora_lab import load_adapter, load_model, load_tokenizer, quantize_model
     from qlora_lab.evaluation.exact_match import generate
+    from qlora_lab.models.adapters import load_adapter
+    from qlora_lab.models.base_model import load_model, load_tokenizer
+    from qlora_lab.qlora import quantize_model
     from qlora_lab.tasks.function_calls import prompt_text
 
     with told_errors():

@@ -37,7 +37,7 @@ MAX_NEW_TOKENS = 96
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """What a run does. `settings` are those of `training.Settings`; sample counts limit the evaluations (0: all).
 
     `compute_dtype` is that of the products with 4-bit weights: "float32", "bfloat16", "float16", or "auto", see
@@ -79,7 +79,7 @@ class Listener:
     def step(self, record: StepRecord, steps: int) -> None: ...
 
 
-def check(plan: Plan) -> None:
+def check(plan: RunPlan) -> None:
     """Raise ValueError for a plan that makes no sense, before a folder is made or a model fetched."""
     Settings(**plan.settings)
     check_adapter_arguments(plan.rank, plan.alpha, plan.dropout)
@@ -92,7 +92,7 @@ def check(plan: Plan) -> None:
         check_count(name, getattr(plan, name), least=0)
 
 
-def begin(folder: Path, plan: Plan, resume: bool) -> Plan:
+def begin(folder: Path, plan: RunPlan, resume: bool) -> RunPlan:
     """Make the run's folder, or find it for a resume; returns the plan to follow. Of several processes the main one's.
 
     Raises:
@@ -103,7 +103,7 @@ def begin(folder: Path, plan: Plan, resume: bool) -> Plan:
         if not path.exists():
             raise ValueError(f"{folder} holds no run to resume")
         saved = json.loads(path.read_text(encoding="utf-8"))
-        return Plan(**saved["plan"])
+        return RunPlan(**saved["plan"])
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} already holds something; continue it with --resume or choose another --name")
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def unfinished(runs: Path) -> Path:
 
 def execute(
     folder: Path,
-    plan: Plan,
+    plan: RunPlan,
     resume: bool = False,
     device: torch.device | str | None = None,
     listener: Listener | None = None,
@@ -205,7 +205,7 @@ def execute(
     return RunResult(training, parameters, evaluations, samples, report)
 
 
-def _load(plan: Plan, device) -> tuple[torch.nn.Module, torch.device]:
+def _load(plan: RunPlan, device) -> tuple[torch.nn.Module, torch.device]:
     """The base model, and the device it will be trained on.
 
     Several processes without questions to the base model leave it on the CPU, from where `distributed.shard` takes it
@@ -226,7 +226,7 @@ def _load(plan: Plan, device) -> tuple[torch.nn.Module, torch.device]:
     return model, torch.device(device)
 
 
-def _remember_dtype(folder: Path, plan: Plan, dtype: torch.dtype) -> Plan:
+def _remember_dtype(folder: Path, plan: RunPlan, dtype: torch.dtype) -> RunPlan:
     """The plan with the base model's dtype, also in the run's folder."""
     path, name = folder / "run.json", str(dtype).removeprefix("torch.")
     if plan.dtype == name:
@@ -285,4 +285,4 @@ def _samples(before: Evaluation | None, after: Evaluation, count: int = 3) -> li
     return rows[:count]
 
 
-__all__ = ["Listener", "Plan", "RunResult", "begin", "execute", "unfinished"]
+__all__ = ["Listener", "RunPlan", "RunResult", "begin", "execute", "unfinished"]

@@ -27,12 +27,12 @@ from qlora_lab.lora import adapted_layers
 from qlora_lab.loss import supervised_loss_sum
 from qlora_lab.machine import processes
 from qlora_lab.machine.arguments import check_count
-from qlora_lab.memory import fit as memory
+from qlora_lab.memory.fit import StepMemory, check_fits
 from qlora_lab.models.adapters import save_adapter
 from qlora_lab.models.gradient_checkpointing import disable_checkpointing, enable_checkpointing
 from qlora_lab.tasks.batches import Batch, Batches
 from qlora_lab.tasks.function_calls import encode
-from qlora_lab.training import optimizer as optimizers
+from qlora_lab.training.optimizer import checked_paging, close_pages, device_bytes, make_optimizer
 from qlora_lab.training.run_folder import checkpoints
 from qlora_lab.training.run_folder.checkpoints import Checkpoint
 from qlora_lab.training.run_folder.folder import alone_in, check_folder
@@ -57,7 +57,7 @@ class FinetuneResult:
     model: nn.Module = field(repr=False)
     settings: Settings
     records: list[StepRecord] = field(repr=False)
-    predicted: memory.StepMemory
+    predicted: StepMemory
     adapter: Path | None
     resumed_from: int
 
@@ -132,16 +132,16 @@ def finetune(
         rows = -(-rows // processes.count())
     identity = checkpoints.identity(asdict(chosen), encoded, model, parameters)
     processes.from_main(lambda: check_folder(out, resume))
-    paging = optimizers.checked_paging(paging, out)
+    paging = checked_paging(paging, out)
     length, supervised = batches.longest()
-    predicted = memory.check_fits(
+    predicted = check_fits(
         model,
         rows,
         length,
         supervised * rows,
         chosen.checkpointing != "none",
         chosen.accumulation,
-        optimizer_bytes=optimizers.device_bytes(parameters.values(), chosen, paging),
+        optimizer_bytes=device_bytes(parameters.values(), chosen, paging),
     )
     advice = "" if out is None else f"; start all again with resume=True (--resume): {out} has its checkpoints"
     with alone_in(out if processes.is_main() else None), processes.watched(advice):
@@ -149,7 +149,7 @@ def finetune(
         try:
             records, start = run.train(resume, checkpoint_every, on_step)
         finally:
-            optimizers.close(run.optimizer)
+            close_pages(run.optimizer)
         adapter = save_adapter(model, out / "adapter") if out is not None and _has_adapters(model) else None
     return FinetuneResult(model, chosen, records, predicted, adapter, start)
 
@@ -162,7 +162,7 @@ class _Run:
         self.out, self.identity = out, identity
         self.together = distributed.is_sharded(model)  # with other processes, each with a part of the model
         self.device = next(iter(parameters.values())).device
-        self.optimizer = optimizers.make_optimizer(parameters.values(), chosen, paging)
+        self.optimizer = make_optimizer(parameters.values(), chosen, paging)
         # float16 gradients underflow unless the loss is scaled up first; other dtypes pass through unscaled
         half = any(p.dtype == torch.float16 for p in model.parameters())
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)

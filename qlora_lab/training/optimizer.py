@@ -46,7 +46,7 @@ def make_optimizer(
     return PagedAdamW(parameters, **shared, **(paging or {}), state_bits=settings.state_bits)
 
 
-def close(optimizer: torch.optim.Optimizer) -> None:
+def close_pages(optimizer: torch.optim.Optimizer) -> None:
     """Remove the page file, where there is one."""
     if isinstance(optimizer, PagedAdamW):
         optimizer.close()

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from qlora_lab.cli.commands import app, finetune
-from qlora_lab.cli.run import Plan
+from qlora_lab.cli.run import RunPlan
 from qlora_lab.training.settings import Settings
 
 SMALL = ["--rank", "4", "--batch-size", "4", "--train-examples", "24", "--baseline-examples", "2"]
@@ -30,9 +30,9 @@ def test_help(command):
 
 
 def test_the_defaults_are_the_plans():
-    """The command line spells its defaults out, for --help; `runs.Plan` and `Settings` have them too."""
+    """The command line spells its defaults out, for --help; `RunPlan` and `Settings` have them too."""
     options = {name: parameter.default for name, parameter in inspect.signature(finetune).parameters.items()}
-    plan = asdict(Plan()) | asdict(Settings())
+    plan = asdict(RunPlan()) | asdict(Settings())
     shared = (plan.keys() & options.keys()) - {"alpha"}
     assert {name: options[name] for name in shared} == {name: plan[name] for name in shared}
     assert options["alpha"] is None and plan["alpha"] == 2 * plan["rank"]

@@ -5,18 +5,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from qlora_lab.cli import run as runs
-from qlora_lab.cli.run import Listener, Plan, begin, check, execute, unfinished
+from qlora_lab.cli import run
+from qlora_lab.cli.run import Listener, RunPlan, begin, check, execute, unfinished
 
 SHORT = {"steps": 3, "batch_size": 4, "learning_rate": 1e-2}
 
 
-def plan_for(folder, **changed) -> Plan:
+def plan_for(folder, **changed) -> RunPlan:
     small = {"train_examples": 24, "baseline_examples": 3, "test_examples": 5, "paraphrase_examples": 4}
-    return Plan(model=str(folder), rank=4, alpha=8, settings=SHORT, **small | changed)
+    return RunPlan(model=str(folder), rank=4, alpha=8, settings=SHORT, **small | changed)
 
 
 class Recorder(Listener):
@@ -68,7 +66,7 @@ def test_a_run_that_stopped_goes_on_to_the_same_weights(tiny_folder, tmp_path):
     with pytest.raises(Stop):
         execute(cut, plan, device="cpu", listener=Stopping(), checkpoint_every=1)
     assert unfinished(tmp_path) == cut
-    again, asked = begin(cut, Plan(), resume=True), Recorder()
+    again, asked = begin(cut, RunPlan(), resume=True), Recorder()
     assert again == replace(plan, dtype="float32")
     result = execute(cut, again, resume=True, device="cpu", listener=asked)
     assert result.training.resumed_from == 2 and asked.steps == [(3, 3)]
@@ -94,43 +92,43 @@ def test_a_run_that_stopped_goes_on_to_the_same_weights(tiny_folder, tmp_path):
 )
 def test_a_plan_that_makes_no_sense_is_refused_before_anything_is_made(changed, words):
     with pytest.raises(ValueError, match=words):
-        check(Plan(**changed))
+        check(RunPlan(**changed))
 
 
 def test_no_run_is_overwritten_and_none_is_resumed_that_is_not_there(tmp_path):
     folder = tmp_path / "run"
-    begin(folder, Plan(), resume=False)
+    begin(folder, RunPlan(), resume=False)
     before = (folder / "run.json").read_text()
     with pytest.raises(ValueError, match="already holds"):
-        begin(folder, Plan(rank=2), resume=False)
+        begin(folder, RunPlan(rank=2), resume=False)
     assert (folder / "run.json").read_text() == before
     with pytest.raises(ValueError, match="no run to resume"):
-        begin(tmp_path / "other", Plan(), resume=True)
+        begin(tmp_path / "other", RunPlan(), resume=True)
 
 
 def test_a_resume_loads_the_base_in_the_dtype_it_was_begun_in(tiny_folder, tmp_path, monkeypatch):
     folder, plan = tmp_path / "a-run", plan_for(tiny_folder, baseline_examples=0)
     begin(folder, plan, resume=False)
-    assert runs._load(begin(folder, plan, resume=True), "cpu")[0].dtype == torch.float32
-    runs._remember_dtype(folder, plan, torch.bfloat16)  # as on a GPU
-    again = begin(folder, Plan(), resume=True)
+    assert run._load(begin(folder, plan, resume=True), "cpu")[0].dtype == torch.float32
+    run._remember_dtype(folder, plan, torch.bfloat16)  # as on a GPU
+    again = begin(folder, RunPlan(), resume=True)
     assert (
         again.dtype == "bfloat16"
         and again.rank == plan.rank
         and "begun" in json.loads((folder / "run.json").read_text())
     )
-    assert runs._load(again, "cpu")[0].dtype == torch.bfloat16
-    monkeypatch.setattr(runs.processes, "count", lambda: 2)
-    assert runs._load(again, "cpu")[0].dtype == torch.bfloat16
+    assert run._load(again, "cpu")[0].dtype == torch.bfloat16
+    monkeypatch.setattr(run.processes, "count", lambda: 2)
+    assert run._load(again, "cpu")[0].dtype == torch.bfloat16
     with pytest.raises(ValueError, match="resume with one"):
-        runs._load(plan_for(tiny_folder, dtype="float16"), "cpu")
-    monkeypatch.setattr(runs, "default_dtype", lambda device: torch.float16)
-    assert runs._load(plan, "cpu")[0].dtype == torch.float32
+        run._load(plan_for(tiny_folder, dtype="float16"), "cpu")
+    monkeypatch.setattr(run, "default_dtype", lambda device: torch.float16)
+    assert run._load(plan, "cpu")[0].dtype == torch.float32
 
 
 def test_the_newest_unfinished_run_is_found(tmp_path):
     for age, name in enumerate(("new", "old", "done")):
-        begin(tmp_path / name, Plan(), resume=False)
+        begin(tmp_path / name, RunPlan(), resume=False)
         import os
 
         os.utime(tmp_path / name / "run.json", (1e9 - age, 1e9 - age))
@@ -139,7 +137,7 @@ def test_the_newest_unfinished_run_is_found(tmp_path):
 
 
 def test_run_json_says_how_the_run_was_begun(tmp_path):
-    begin(tmp_path / "run", Plan(rank=3, settings=SHORT), resume=False)
+    begin(tmp_path / "run", RunPlan(rank=3, settings=SHORT), resume=False)
     saved = json.loads((tmp_path / "run" / "run.json").read_text())
     assert saved["plan"]["rank"] == 3 and saved["plan"]["settings"] == SHORT and saved["begun"]
 
@@ -150,16 +148,6 @@ def test_samples_are_of_different_kinds():
 
     examples = load_examples("test")[:60]
     after = Evaluation([Answer(e, "said", "not JSON") for e in examples], 1.0)
-    rows = runs._samples(None, after)
+    rows = run._samples(None, after)
     kinds = [tuple(call["name"] for call in json.loads(expected)) for _, expected, _, _ in rows]
     assert len(rows) == 3 == len(set(kinds)) and len(kinds[0]) == 2
-
-
-@given(st.integers(0, 40), st.integers(0, 50))
-def test_spread_takes_as_many_as_asked_in_order_from_the_whole_list(size, count):
-    taken = runs.spread(list(range(size)), count)
-    assert len(taken) == (size if count == 0 else min(size, count))
-    assert taken == sorted(set(taken))
-    if taken:
-        assert taken[0] == 0
-        assert size - taken[-1] <= -(-size // len(taken))

@@ -4,8 +4,7 @@ import psutil
 import pytest
 import torch
 
-from qlora_lab.machine import free_memory as free
-from qlora_lab.machine.free_memory import free_memory
+from qlora_lab.machine import free_memory
 
 
 @pytest.fixture
@@ -23,8 +22,8 @@ def container(monkeypatch, tmp_path):
             f"anon 5\n{'inactive_file' if version == 2 else 'total_inactive_file'} {cache}\n"
         )
         (tmp_path / "own").write_text("0::/job\n" if version == 2 else "4:cpu:/job\n3:memory:/job\n")
-        monkeypatch.setattr(free, "CGROUPS", group)
-        monkeypatch.setattr(free, "OWN_GROUPS", tmp_path / "own")
+        monkeypatch.setattr(free_memory, "CGROUPS", group)
+        monkeypatch.setattr(free_memory, "OWN_GROUPS", tmp_path / "own")
 
     return make
 
@@ -32,19 +31,19 @@ def container(monkeypatch, tmp_path):
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_containers_limit_counts_and_its_file_cache_does_not(container, version):
     container(10_000_000, 7_000_000, cache=1_000_000, version=version)
-    assert free_memory("cpu") == 4_000_000
+    assert free_memory.free_memory("cpu") == 4_000_000
 
 
 @pytest.mark.parametrize(("limit", "version"), [("max", 2), (2**63 - 4096, 1)])
 def test_no_limit_leaves_the_machines_memory(container, limit, version):
     container(limit, 5_000_000, version=version)
-    assert free_memory("cpu") == pytest.approx(psutil.virtual_memory().available, rel=0.1)
+    assert free_memory.free_memory("cpu") == pytest.approx(psutil.virtual_memory().available, rel=0.1)
 
 
 @pytest.mark.cuda
 def test_free_memory_of_a_gpu_counts_what_the_allocator_could_give_back():
-    before = free_memory("cuda")
+    before = free_memory.free_memory("cuda")
     x = torch.empty(2**26, device="cuda")
-    assert free_memory("cuda") <= before - x.nbytes + 2**22
+    assert free_memory.free_memory("cuda") <= before - x.nbytes + 2**22
     del x
-    assert free_memory("cuda") == pytest.approx(before, abs=2**22)
+    assert free_memory.free_memory("cuda") == pytest.approx(before, abs=2**22)

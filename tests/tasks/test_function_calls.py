@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_function_schema import unhurried, valid_calls
 
-from qlora_lab.tasks import function_calls as tasks
+from qlora_lab.tasks import function_calls
 from qlora_lab.tasks.function_calls import (
     CORRECT,
     SPLITS,
@@ -23,6 +23,7 @@ from qlora_lab.tasks.function_calls import (
     load_examples,
     parse_calls,
     prompt_text,
+    spread,
 )
 from qlora_lab.tasks.function_schema import FUNCTIONS, INSTRUCTION, validate_calls
 
@@ -255,7 +256,7 @@ def test_the_evaluation_text_is_long_enough():
 
 def _package(tmp_path, monkeypatch):
     (tmp_path / "qlora_lab" / "tasks").mkdir(parents=True)
-    monkeypatch.setattr(tasks, "__file__", str(tmp_path / "qlora_lab" / "tasks" / "function_calls.py"))
+    monkeypatch.setattr(function_calls, "__file__", str(tmp_path / "qlora_lab" / "tasks" / "function_calls.py"))
     return tmp_path
 
 
@@ -284,3 +285,13 @@ def test_missing_and_damaged_files_are_named(tmp_path, monkeypatch):
         (folder / "test.jsonl").write_text(f"{good}\n{bad}\n")
         with pytest.raises(ValueError, match=r"test\.jsonl, line 2: not an example"):
             load_examples("test")
+
+
+@given(st.integers(0, 40), st.integers(0, 50))
+def test_spread_takes_as_many_as_asked_in_order_from_the_whole_list(size, count):
+    taken = spread(list(range(size)), count)
+    assert len(taken) == (size if count == 0 else min(size, count))
+    assert taken == sorted(set(taken))
+    if taken:
+        assert taken[0] == 0
+        assert size - taken[-1] <= -(-size // len(taken))

@@ -5,8 +5,8 @@ import torch
 from tiny import adapted, pairs, tiny_tokenizer
 
 from qlora_lab.paging.paged_adamw import PagedAdamW
-from qlora_lab.training import optimizer as optimizers
 from qlora_lab.training.loop import finetune
+from qlora_lab.training.optimizer import device_bytes, make_optimizer
 from qlora_lab.training.settings import Settings
 
 FAST = {"steps": 6, "batch_size": 4, "learning_rate": 1e-2}
@@ -66,8 +66,8 @@ def test_8_bit_state_is_a_setting_of_the_run(tmp_path):
 
 def test_state_bits_decide_the_optimizer():
     parameter = [torch.nn.Parameter(torch.ones(8192))]
-    assert type(optimizers.make_optimizer(parameter, Settings(), None)) is torch.optim.AdamW
-    with optimizers.make_optimizer(parameter, Settings(state_bits=8), None) as small:
+    assert type(make_optimizer(parameter, Settings(), None)) is torch.optim.AdamW
+    with make_optimizer(parameter, Settings(state_bits=8), None) as small:
         assert isinstance(small, PagedAdamW)
 
 
@@ -86,8 +86,8 @@ def test_paging_that_makes_no_sense(paging, words):
 
 def test_what_stays_beside_the_model():
     parameters = [torch.nn.Parameter(torch.ones(1000))]
-    assert optimizers.device_bytes(parameters, Settings(), None) == 8000
-    assert optimizers.device_bytes(parameters, Settings(state_bits=8), {}) == 2000
-    assert optimizers.device_bytes(parameters, Settings(), {"device_budget": 4096}) == 4096
-    assert optimizers.device_bytes(parameters, Settings(), {"device_budget": 10**6}) == 8000
-    assert optimizers.device_bytes(parameters, Settings(), {"device_budget": "auto"}) == 0
+    assert device_bytes(parameters, Settings(), None) == 8000
+    assert device_bytes(parameters, Settings(state_bits=8), {}) == 2000
+    assert device_bytes(parameters, Settings(), {"device_budget": 4096}) == 4096
+    assert device_bytes(parameters, Settings(), {"device_budget": 10**6}) == 8000
+    assert device_bytes(parameters, Settings(), {"device_budget": "auto"}) == 0
