@@ -24,14 +24,12 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from qlora_lab import PagedAdamW, QLoRALinear, quantize
 from qlora_lab.lora import output_head, replace_module
 from qlora_lab.machine.files import write_json
 from qlora_lab.memory import MemoryTrace, TrainingPlan, simulate_training
 from qlora_lab.memory.simulation import build_optimizer, train_step
 from qlora_lab.models.gradient_checkpointing import enable_checkpointing
-from qlora_lab.paging.paged_adamw import PagedAdamW
-from qlora_lab.qlora import QLoRALinear
-from qlora_lab.quantization.tensor import quantize
 
 
 def build(plan: TrainingPlan, device: torch.device) -> nn.Module:

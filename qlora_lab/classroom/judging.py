@@ -16,8 +16,7 @@ from qlora_lab.checks import EXERCISES
 from qlora_lab.checks.exercise import Verdict
 from qlora_lab.classroom.course import Course
 from qlora_lab.classroom.hidden_tests import HiddenTests, fingerprint, function_name
-from qlora_lab.classroom.inside.sealing import Unsealed
-from qlora_lab.classroom.sandbox import MEMORY, PATIENCE, SECONDS, Sandbox, Stopped
+from qlora_lab.classroom.sandbox import MEMORY, PATIENCE, SECONDS, Sandbox, SandboxUnavailable, Stopped
 
 TABLES = """
 create table if not exists notebooks (hash text primary key, answers text);
@@ -36,7 +35,7 @@ class Judge:
         course: whose seed makes the hidden tests.
         seconds, memory, patience: limits of one answer, see `Sandbox`.
 
-    A sandbox that ends is replaced. `Unsealed` is raised where there was never one: this system cannot judge.
+    A sandbox that ends is replaced. `SandboxUnavailable` is raised where there was never one: this system cannot judge.
     """
 
     def __init__(self, course: Course, seconds: float = SECONDS, memory: int = MEMORY, patience: float = PATIENCE):
@@ -87,7 +86,7 @@ class Judge:
         for _ in range(2):
             try:
                 return task(self.sandbox)
-            except (Unsealed, OSError) as error:
+            except (SandboxUnavailable, OSError) as error:
                 if not self._had_one:
                     raise
                 problem = error

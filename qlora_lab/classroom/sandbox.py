@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy
 import torch
 
-from qlora_lab.classroom.inside.sealing import Unsealed
 from qlora_lab.classroom.inside.zygote import FRAME, STATUS
+from qlora_lab.machine.errors import UserFacingError
 
 ZYGOTE = Path(__file__).parent / "inside" / "zygote.py"
 SECONDS = 10.0  # of processor time, for all calls of one answer
@@ -28,6 +28,10 @@ PATIENCE = 6  # times as long by the clock: a busy machine must not cost a stude
 MEMORY = 2**30  # bytes
 LARGEST_REPLY = 2**22  # bytes of results; right ones of the largest exercise take 2**17
 LARGEST_FOUND = 2**26  # bytes of the answers found in a notebook: text alone
+
+
+class SandboxUnavailable(UserFacingError, RuntimeError):
+    """This system cannot contain untrusted code. The message says what is missing."""
 
 
 class Stopped(Exception):
@@ -108,13 +112,13 @@ class Sandbox:
         seals: {"network", "landlock", "nobody"}: which of the seals that depend on the system hold.
 
     Raises:
-        Unsealed: this system cannot contain untrusted code.
+        SandboxUnavailable: this system cannot contain untrusted code.
     """
 
     def __init__(self, seconds: float = SECONDS, memory: int = MEMORY, patience: float = PATIENCE):
         self.seconds, self.memory, self.patience = seconds, memory, patience
         if sys.platform != "linux":
-            raise Unsealed(
+            raise SandboxUnavailable(
                 "answers can only be graded on Linux, whose kernel contains what students' code does; on another "
                 "system use a virtual machine, a container or WSL 2 (the teacher's guide says how)"
             )
@@ -140,14 +144,14 @@ class Sandbox:
         except Stopped:
             problem = (Path(self.folder.name) / "errors").read_text(errors="replace").strip().splitlines()[-1:]
             self.close()
-            raise Unsealed(f"the sandbox did not start ({' '.join(problem) or 'no reason given'})") from None
+            raise SandboxUnavailable(f"the sandbox did not start ({' '.join(problem) or 'no reason given'})") from None
         self.control.settimeout(60)
         if "problem" in self.seals:
             self.close()
-            raise Unsealed(self.seals["problem"])
+            raise SandboxUnavailable(self.seals["problem"])
         if not self.seals["landlock"] and not self.seals["nobody"]:
             self.close()
-            raise Unsealed(
+            raise SandboxUnavailable(
                 "nothing here keeps students' code from reading your files: that needs a kernel with Landlock "
                 "(Linux 5.13 or newer), or to be started as root"
             )
@@ -203,7 +207,7 @@ class _Task:
                 socket.send_fds(self.sandbox.control, [b"F"], [theirs.fileno()])
             pid, _ = self._status()
             if pid < 0:
-                raise Unsealed(f"the system starts no more processes ({os.strerror(-pid)})")
+                raise SandboxUnavailable(f"the system starts no more processes ({os.strerror(-pid)})")
         except BaseException:
             ours.close()
             raise
@@ -214,7 +218,7 @@ class _Task:
             raise Stopped(_how_it_ended(*self._end(), self.sandbox.seconds)) from None
         if state != b"sealed":
             self._end()
-            raise Unsealed(state.decode(errors="replace"))
+            raise SandboxUnavailable(state.decode(errors="replace"))
         return self.child
 
     def __exit__(self, kind, error, _traceback) -> None:
@@ -238,7 +242,7 @@ class _Task:
         while len(data) < STATUS.size:
             part = self.sandbox.control.recv(STATUS.size - len(data))
             if not part:
-                raise Unsealed("the sandbox ended unexpectedly")
+                raise SandboxUnavailable("the sandbox ended unexpectedly")
             data += part
         return STATUS.unpack(data)
 

@@ -14,6 +14,7 @@ from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from qlora_lab.machine.errors import UserFacingError
 from qlora_lab.machine.files import write_whole
 from qlora_lab.models.base_model import ensure_default_gguf
 from qlora_lab.models.downloads import CHUNK, PipFailed, run_pip
@@ -40,7 +41,7 @@ The second one verifies the model and converts it, once, in some twenty seconds.
 """
 
 
-class BundleFailed(RuntimeError):
+class BundleFailed(UserFacingError, RuntimeError):
     """The archive was not written; the message says why, and what would help."""
 
 

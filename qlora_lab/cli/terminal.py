@@ -9,16 +9,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from qlora_lab.classroom.inside.sealing import Unsealed
-from qlora_lab.cli.bundle import BundleFailed
 from qlora_lab.machine import processes
-from qlora_lab.memory.fit import DoesNotFit
-from qlora_lab.models.downloads import ModelUnavailable
-from qlora_lab.paging.tiers.page_file import PageFileError
+from qlora_lab.machine.errors import UserFacingError
 
 console = Console(highlight=False)
-EXPECTED = (ValueError, TypeError, FileNotFoundError, NotADirectoryError, PermissionError, FloatingPointError)
-EXPECTED += (BundleFailed, DoesNotFit, ModelUnavailable, PageFileError, processes.LostProcess, Unsealed)
+TOLD = (UserFacingError, ValueError, TypeError, FloatingPointError)
+TOLD += (FileNotFoundError, NotADirectoryError, PermissionError)
 
 
 def print_result(folder: Path, result, seconds: float) -> None:
@@ -67,7 +63,7 @@ class told_errors:
         return self
 
     def __exit__(self, kind, error, traceback):
-        if isinstance(error, EXPECTED):
+        if isinstance(error, TOLD):
             if not getattr(error, "told_by_main", False):
                 who = "" if processes.is_main() else f"process {processes.rank()}: "
                 text = escape(f"{who}{error}")

@@ -15,10 +15,12 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from qlora_lab.machine.errors import UserFacingError
+
 _NETWORK = re.compile(r"gloo|nccl|connection|socket|broken pipe|timed out|process group", re.IGNORECASE)
 
 
-class LostProcess(RuntimeError):
+class LostProcess(UserFacingError, RuntimeError):
     """Another of the processes has ended, so this one cannot go on."""
 
 

@@ -21,6 +21,7 @@ from torch import nn
 from qlora_lab.lora import adapted_layers, output_head
 from qlora_lab.loss import is_frozen_linear
 from qlora_lab.machine import processes
+from qlora_lab.machine.errors import UserFacingError
 from qlora_lab.machine.free_memory import free_memory
 from qlora_lab.memory.closed_form import (
     Budget,
@@ -71,7 +72,7 @@ def _gb(count: int, decimals: int = 1) -> str:
 # -- a model that is there
 
 
-class DoesNotFit(RuntimeError):
+class DoesNotFit(UserFacingError, RuntimeError):
     """The predicted peak of a step is larger than the memory that is free."""
 
 

@@ -21,12 +21,14 @@ from tempfile import TemporaryDirectory
 
 from filelock import FileLock, Timeout
 
+from qlora_lab.machine.errors import UserFacingError
+
 CHUNK = 1 << 20  # bytes read at a time
 
 Progress = Callable[[int, int], None]  # (bytes so far, bytes expected)
 
 
-class ModelUnavailable(RuntimeError):
+class ModelUnavailable(UserFacingError, RuntimeError):
     """A model cannot be had as things stand. The message names the one thing to do about it."""
 
 

@@ -10,9 +10,8 @@ import pytest
 
 from qlora_lab.classroom import hidden_tests
 from qlora_lab.classroom.course import Course
-from qlora_lab.classroom.inside.sealing import Unsealed
 from qlora_lab.classroom.judging import Judge, Unjudged
-from qlora_lab.classroom.sandbox import Sandbox
+from qlora_lab.classroom.sandbox import Sandbox, SandboxUnavailable
 
 RIGHT = "def decode(code, low, high):\n    return low + (high - low) * code / 15"
 LARGE = "def decode(code, low, high):\n    x = bytes(3 * 10**8)\n    return low + (high - low) * code / 15"
@@ -135,5 +134,5 @@ def test_an_answer_that_ends_its_process_is_not_tried_twice(own_course, monkeypa
 
 def test_a_system_that_cannot_judge_says_so(own_course, monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
-    with Judge(own_course) as judge, pytest.raises(Unsealed, match="only be graded on Linux"):
+    with Judge(own_course) as judge, pytest.raises(SandboxUnavailable, match="only be graded on Linux"):
         verdict(judge, RIGHT)

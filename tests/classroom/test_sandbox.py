@@ -12,7 +12,7 @@ import torch
 from qlora_lab.classroom import sandbox as sandbox_module
 from qlora_lab.classroom.inside import sealing
 from qlora_lab.classroom.inside.values import pack, unpack
-from qlora_lab.classroom.sandbox import Sandbox, Stopped
+from qlora_lab.classroom.sandbox import Sandbox, SandboxUnavailable, Stopped
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ runpy.run_path({str(sandbox_module.ZYGOTE)!r}, run_name="__main__")
     monkeypatch.setattr(sandbox_module, "ZYGOTE", program)
     with Sandbox() as fresh:
         for _ in range(2):
-            with pytest.raises(sealing.Unsealed, match="starts no more processes"):
+            with pytest.raises(SandboxUnavailable, match="starts no more processes"):
                 call(fresh, "def f():\n    return 1")
         assert fresh.process.poll() is None
 
@@ -250,13 +250,13 @@ def alive(pid: int) -> bool:
 
 def test_another_system_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(sealing.Unsealed, match="only be graded on Linux"):
+    with pytest.raises(SandboxUnavailable, match="only be graded on Linux"):
         Sandbox()
 
 
 def test_without_landlock_and_root_it_is_refused(monkeypatch):
     monkeypatch.setattr("qlora_lab.classroom.sandbox.Child.reply", lambda self: b'{"landlock": false, "nobody": false}')
-    with pytest.raises(sealing.Unsealed, match=r"Linux 5\.13"):
+    with pytest.raises(SandboxUnavailable, match=r"Linux 5\.13"):
         Sandbox()
 
 

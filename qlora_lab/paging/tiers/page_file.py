@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from qlora_lab.machine.errors import UserFacingError
+
 try:
     import fcntl
 except ImportError:  # Windows: an open file cannot be removed, which is lock enough
@@ -28,7 +30,7 @@ _MAGIC = b"qlora_lab pages 1\n"
 HEADER = 4096  # bytes before the first page
 
 
-class PageFileError(RuntimeError):
+class PageFileError(UserFacingError, RuntimeError):
     """The page file is gone, damaged, or cannot be written."""
 
 
