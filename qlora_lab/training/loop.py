@@ -109,27 +109,18 @@ def finetune(
             weights in float16, a folder that holds another run (give resume=True, or another folder) or that another
             process is training in, or a resume with other settings, examples, adapters or base. Nothing is written
             then.
-        memory.DoesNotFit: a step would need more memory than is free; says what to change. Nothing is written then.
+        DoesNotFit: a step would need more memory than is free; says what to change. Nothing is written then.
         NonFiniteLoss: the loss or gradient is NaN or infinite; names the step and the last good checkpoint.
     """
     chosen = Settings.of(**settings)
     check_count("checkpoint_every", checkpoint_every)
     out = Path(out) if out is not None else None
-    together = distributed.is_sharded(model)
-    _check_processes(model, chosen, paging)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if not parameters:
-        raise ValueError("nothing in this model is trainable; call quantize_model or inject_lora first")
-    half = next((name for name, p in parameters.items() if p.dtype == torch.float16), None)
-    if half is not None:
-        raise ValueError(f"{half} would be trained in float16, where small updates vanish; load the model in float32")
+    _check_model(model, parameters, chosen, paging)
     encoded = [encode(example, tokenizer) for example in examples]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0  # padding is masked: any token will do
     batches = Batches(encoded, chosen.batch_size, pad, chosen.seed)
-    rows = batches.batch_size
-    if together:
-        distributed.share_of_batch(batches[0])  # refuses fewer rows than processes
-        rows = -(-rows // processes.count())
+    rows = len(distributed.share_of_batch(batches[0], number=0).input_ids)  # the most that a process computes
     identity = checkpoints.identity(asdict(chosen), encoded, model, parameters)
     processes.from_main(lambda: check_folder(out, resume))
     paging = checked_paging(paging, out)
@@ -160,7 +151,6 @@ class _Run:
     def __init__(self, model, parameters: dict[str, nn.Parameter], batches, chosen: Settings, out, identity, paging):
         self.model, self.parameters, self.batches, self.chosen = model, parameters, batches, chosen
         self.out, self.identity = out, identity
-        self.together = distributed.is_sharded(model)  # with other processes, each with a part of the model
         self.device = next(iter(parameters.values())).device
         self.optimizer = make_optimizer(parameters.values(), chosen, paging)
         # float16 gradients underflow unless the loss is scaled up first; other dtypes pass through unscaled
@@ -198,12 +188,11 @@ class _Run:
         parts = [self.batches[(step - 1) * count + i] for i in range(count)]
         supervised = sum(part.supervised for part in parts)
         total = torch.zeros((), device=self.device)
-        if self.together:
+        if processes.count() > 1:
             checkpoints.seed_step(chosen.seed, step, processes.rank())
         try:
             for part in parts:
-                own = distributed.share_of_batch(part) if self.together else part
-                total += self._backward(own.to(self.device), supervised)
+                total += self._backward(distributed.share_of_batch(part).to(self.device), supervised)
         except FloatingPointError as error:  # a layer that computes in float16 left its range
             raise self._non_finite(step, str(error)) from error
         self.scaler.unscale_(self.optimizer)
@@ -254,8 +243,7 @@ class _Run:
         tensors = {name: parameter.detach() for name, parameter in self.parameters.items()}
         state, random = checkpoints.optimizer_tensors(self.optimizer), checkpoints.random_states(self.device)
         checkpoint = Checkpoint(step, tensors, state, random, self.identity, scaler=self.scaler.state_dict())
-        save = checkpoints.save_sharded_checkpoint if self.together else checkpoints.save_checkpoint
-        save(self.out / "checkpoints", checkpoint)
+        checkpoints.save_checkpoint(self.out / "checkpoints", checkpoint)
 
     def _load(self) -> Checkpoint | None:
         checkpoint = checkpoints.load_checkpoint(self.out / "checkpoints", self.parameters)
@@ -278,18 +266,20 @@ class _Run:
             self.scaler.load_state_dict(checkpoint.scaler)
 
 
-def _check_processes(model: nn.Module, settings: Settings, paging: Mapping | None) -> None:
-    """Raise ValueError for a model that is not sharded among processes, or a training that cannot be."""
-    if not distributed.is_sharded(model):
-        if processes.count() > 1:
-            raise ValueError(
-                f"{processes.count()} processes are connected; call distributed.shard(model) in each first"
-            )
-        return
-    if settings.state_bits != 32 or paging is not None:
+def _check_model(model: nn.Module, parameters: dict[str, nn.Parameter], settings: Settings, paging) -> None:
+    """Raise ValueError for a model that cannot be trained, or not like this, or not by as many processes."""
+    sharded = distributed.is_sharded(model)
+    if processes.count() > 1 and not sharded:
+        raise ValueError(f"{processes.count()} processes are connected; call distributed.shard(model) in each first")
+    if sharded and (settings.state_bits != 32 or paging is not None):
         raise ValueError("8-bit and paged optimizer state are for one process; several keep a part of it each instead")
-    if any(p.dtype == torch.float16 for p in model.parameters()):
+    if sharded and any(p.dtype == torch.float16 for p in model.parameters()):
         raise ValueError("several processes do not train in float16, whose gradients are scaled; load in float32")
+    if not parameters:
+        raise ValueError("nothing in this model is trainable; call quantize_model or inject_lora first")
+    half = next((name for name, p in parameters.items() if p.dtype == torch.float16), None)
+    if half is not None:
+        raise ValueError(f"{half} would be trained in float16, where small updates vanish; load the model in float32")
 
 
 def _has_adapters(model: nn.Module) -> bool:

@@ -48,56 +48,51 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: str | os.PathLike, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint into `folder` and remove all but the newest `KEEP`."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    final = folder / f"checkpoint-{checkpoint.step:06d}"
-    temporary = _hidden(final)
-    temporary.mkdir()
-    save_tensors(temporary / "parameters.safetensors", checkpoint.parameters)
-    save_tensors(
-        temporary / "optimizer.safetensors", {**checkpoint.optimizer, **_prefixed("random/", checkpoint.random)}
-    )
-    state = {"step": checkpoint.step, "settings": checkpoint.settings, "scaler": checkpoint.scaler or {}}
-    write_json(temporary / "state.json", state)
-    if final.exists():  # the same step again: what it holds is what is about to be written
-        _remove(final)
-    os.rename(temporary, final)
-    for _, old in _checkpoints(folder)[:-KEEP]:
-        _remove(old)
-    return final
+    """Write a checkpoint into `folder` and remove all but the newest `KEEP`.
 
-
-def save_sharded_checkpoint(folder: str | os.PathLike, checkpoint: Checkpoint) -> Path:
-    """As `save_checkpoint`, by all processes together: each writes the parts of the tensors that it holds."""
-    import torch.distributed.checkpoint as dcp  # takes a second, which a single process need not wait
-
+    Several connected processes call it together, and each writes the parts of the tensors that it holds.
+    """
     folder = Path(folder)
     final = folder / f"checkpoint-{checkpoint.step:06d}"
-    temporary = final.with_name(f".{final.name}.sharded.part")  # one name for all processes
+    temporary = final.with_name(f".{final.name}.new.part")
 
-    def prepare():
+    def prepare() -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
 
-    def finish():
+    def finish() -> None:
         state = {"step": checkpoint.step, "settings": checkpoint.settings, "scaler": checkpoint.scaler or {}}
         write_json(temporary / "state.json", state)
-        if final.exists():
+        if final.exists():  # the same step again: what it holds is what is about to be written
             _remove(final)
         os.rename(temporary, final)
         for _, old in _checkpoints(folder)[:-KEEP]:
             _remove(old)
 
     processes.from_main(prepare)
+    if processes.count() < 2:
+        _save_whole(temporary, checkpoint)
+    else:
+        _save_parts(temporary, checkpoint)
+    processes.from_main(finish)
+    return final
+
+
+def _save_whole(folder: Path, checkpoint: Checkpoint) -> None:
+    save_tensors(folder / "parameters.safetensors", checkpoint.parameters)
+    save_tensors(folder / "optimizer.safetensors", {**checkpoint.optimizer, **_prefixed("random/", checkpoint.random)})
+
+
+def _save_parts(folder: Path, checkpoint: Checkpoint) -> None:
+    """This process's part of every tensor; returns when all processes have written theirs."""
+    import torch.distributed.checkpoint as dcp  # takes a second, which a single process need not wait
+
     tensors = {
         **_prefixed("parameters/", checkpoint.parameters),
         **_prefixed("optimizer/", checkpoint.optimizer),
         **_prefixed("random/", checkpoint.random),
     }
-    dcp.save(tensors, checkpoint_id=temporary)  # returns when all have written
-    processes.from_main(finish)
-    return final
+    dcp.save(tensors, checkpoint_id=folder)
 
 
 def load_checkpoint(folder: str | os.PathLike, parameters: Mapping | None = None) -> Checkpoint | None:
@@ -115,7 +110,7 @@ def load_checkpoint(folder: str | os.PathLike, parameters: Mapping | None = None
         return None
     try:
         if (path / ".metadata").exists():
-            loaded, tensors = _load_sharded(path, parameters or {})
+            loaded, tensors = _load_parts(path, parameters or {})
         else:
             loaded, _ = load_tensors(path / "parameters.safetensors")
             tensors, _ = load_tensors(path / "optimizer.safetensors")
@@ -137,7 +132,7 @@ def _tidied(folder: Path) -> Path | None:
     return newest(folder)
 
 
-def _load_sharded(path: Path, parameters: Mapping) -> tuple[dict, dict]:
+def _load_parts(path: Path, parameters: Mapping) -> tuple[dict, dict]:
     """The parameters, and all other tensors, of a checkpoint that several processes wrote; cut as `parameters` are."""
     import torch.distributed.checkpoint as dcp
 
@@ -272,13 +267,6 @@ def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
     if not folder.is_dir():
         return []
     return sorted((int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name)))
-
-
-def _hidden(path: Path) -> Path:
-    """A name beside `path` that no checkpoint has, and that nothing has now."""
-    hidden = path.with_name(f".{path.name}.{os.getpid()}.part")
-    shutil.rmtree(hidden, ignore_errors=True)
-    return hidden
 
 
 def _remove(path: Path) -> None:
