@@ -28,7 +28,7 @@ from qlora_lab.models.base_model import (
 )
 from qlora_lab.qlora import quantize_model
 from qlora_lab.quantization.tensor import quantize
-from qlora_lab.tasks.function_calls import Example, diagnose, load_examples, spread
+from qlora_lab.tasks.function_calls import Example, classify_answer, load_examples, spread
 from qlora_lab.training.loop import FinetuneResult, finetune
 from qlora_lab.training.run_folder.metrics import StepRecord
 from qlora_lab.training.settings import Settings
@@ -262,7 +262,7 @@ def _before(folder: Path, model, tokenizer, examples: list[Example], say: Listen
     kept = processes.from_main(lambda: json.loads(path.read_text(encoding="utf-8")) if path.exists() else None)
     if kept is not None and [k["command"] for k in kept["answers"]] == [e.command for e in examples]:
         pairs = zip(examples, kept["answers"], strict=True)
-        return Evaluation([Answer(e, k["text"], diagnose(k["text"], e)) for e, k in pairs], kept["seconds"])
+        return Evaluation([Answer(e, k["text"], classify_answer(k["text"], e)) for e, k in pairs], kept["seconds"])
     say.stage("asking the base model")
     result = _evaluate(model, tokenizer, examples, say)
     answers = [{"command": a.example.command, "text": a.text} for a in result.answers]

@@ -14,14 +14,14 @@ from qlora_lab.loss import supervised_loss_sum
 from qlora_lab.machine import processes
 from qlora_lab.machine.free_memory import free_memory
 from qlora_lab.qlora import QLoRALinear
-from qlora_lab.tasks.function_calls import CORRECT, diagnose
+from qlora_lab.tasks.function_calls import CORRECT, classify_answer
 
 KEPT_SHARE = 0.5  # of the free memory, which decoded weights may take; the rest is for the key-value cache and others
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One generated answer, and `CORRECT` or what is wrong with it (see `tasks.diagnose`)."""
+    """One generated answer, and `CORRECT` or what is wrong with it (see `tasks.classify_answer`)."""
 
     example: object
     text: str
@@ -175,7 +175,7 @@ def evaluate(
         raise ValueError("there are no examples to evaluate on")
     start = time.perf_counter()
     texts = generate(model, tokenizer, [e.prompt for e in examples], max_new_tokens, batch_size, progress)
-    answers = [Answer(e, text, diagnose(text, e)) for e, text in zip(examples, texts, strict=True)]
+    answers = [Answer(e, text, classify_answer(text, e)) for e, text in zip(examples, texts, strict=True)]
     return Evaluation(answers, time.perf_counter() - start)
 
 

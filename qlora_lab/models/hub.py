@@ -32,7 +32,7 @@ def find_folder(name: str | os.PathLike, weights: bool) -> Path:
     name = os.fspath(name)
     path = Path(name).expanduser()
     if path.is_dir():
-        if (problem := find_problem(path, weights)) is not None:
+        if (problem := find_missing(path, weights)) is not None:
             raise ModelUnavailable(f"{path} {problem}")
         return path
     if path.exists() or name.startswith((".", "~", "/")) or name.count("/") > 1 or "\\" in name:
@@ -40,7 +40,7 @@ def find_folder(name: str | os.PathLike, weights: bool) -> Path:
     return _snapshot(name, weights)
 
 
-def find_problem(folder: Path, weights: bool) -> str | None:
+def find_missing(folder: Path, weights: bool) -> str | None:
     """What a folder lacks for being loaded, as the end of a sentence about it, or None."""
     if not weights:
         return None
@@ -68,7 +68,7 @@ def _snapshot(name: str, weights: bool) -> Path:
     wanted = {"allow_patterns": CONFIGURATION + WEIGHTS * weights, "ignore_patterns": ["*/*"]}  # nothing in subfolders
     try:
         folder = Path(huggingface_hub.snapshot_download(name, local_files_only=True, **wanted))
-        if find_problem(folder, weights) is None:
+        if find_missing(folder, weights) is None:
             return folder
     except (OSError, ValueError):
         pass  # not here, or not all of it
@@ -89,7 +89,7 @@ def _snapshot(name: str, weights: bool) -> Path:
             f"{name!r} is no local folder, and the model hub did not give it ({reason}). Check the name and the "
             "connection, or give a folder that holds config.json and model.safetensors."
         ) from error
-    if (problem := find_problem(folder, weights)) is not None:
+    if (problem := find_missing(folder, weights)) is not None:
         raise ModelUnavailable(f"{name} {problem}")
     return folder
 

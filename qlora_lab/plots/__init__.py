@@ -5,7 +5,7 @@ there is to see. `png` renders a figure to bytes, `show` displays it in a notebo
 """
 
 from qlora_lab.plots.codebooks import absmax_and_normalized, codes_of_a_number, levels, quantiles
-from qlora_lab.plots.interactive import codebook, fit, parameters_of_rank, scale_and_error
+from qlora_lab.plots.interactive import codebook, memory_against_limit, parameters_of_rank, scale_and_error
 from qlora_lab.plots.learning_curves import loss_curve, match_bars, smooth
 from qlora_lab.plots.low_rank import (
     adapted_layer,
@@ -57,7 +57,6 @@ __all__ = [
     "error_by_block_size",
     "error_by_weight",
     "figure",
-    "fit",
     "gathered_over_step",
     "label",
     "layer_errors",
@@ -65,6 +64,7 @@ __all__ = [
     "loss_curve",
     "loss_of_rank",
     "match_bars",
+    "memory_against_limit",
     "memory_and_pages",
     "memory_bars",
     "memory_timeline",

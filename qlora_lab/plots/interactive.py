@@ -124,7 +124,7 @@ def parameters_of_rank(rows: Sequence[tuple[str, int, int]], title: str) -> Figu
     return fig
 
 
-def fit(by_category: dict[str, float], limit: float, title: str) -> Figure:
+def memory_against_limit(by_category: dict[str, float], limit: float, title: str) -> Figure:
     """A step's memory as one stacked bar, and what a GPU has as a line.
 
     Args:

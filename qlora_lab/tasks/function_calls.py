@@ -1,8 +1,8 @@
 """The fine-tuning task: a command in plain English becomes a JSON list of function calls.
 
 A data file holds one example a line; an `Example` renders it as a ChatML prompt and a target; `encode` turns both into
-token ids whose labels cover the target only; `parse_calls`, `exact_match` and `diagnose` judge what a model generated.
-The functions themselves stand in `function_schema` and are passed on from here.
+token ids whose labels cover the target only; `parse_calls`, `exact_match` and `classify_answer` judge what a model
+generated. The functions themselves stand in `function_schema`.
 """
 
 import json
@@ -14,25 +14,7 @@ from typing import Any
 
 import torch
 
-from qlora_lab.tasks.function_schema import FUNCTIONS, INSTRUCTION, validate_calls
-
-__all__ = [
-    "CORRECT",
-    "FUNCTIONS",
-    "INSTRUCTION",
-    "SPLITS",
-    "Example",
-    "data_directory",
-    "diagnose",
-    "encode",
-    "evaluation_text",
-    "exact_match",
-    "few_shot",
-    "load_examples",
-    "parse_calls",
-    "prompt_text",
-    "validate_calls",
-]
+from qlora_lab.tasks.function_schema import INSTRUCTION
 
 SPLITS = ("train", "validation", "test", "paraphrases")
 
@@ -200,13 +182,13 @@ def _equal(one: Any, other: Any) -> bool:
 
 def exact_match(text: str, example: Example) -> bool:
     """Whether the generated text is JSON for exactly the calls of the example, in their order."""
-    return diagnose(text, example) == CORRECT
+    return classify_answer(text, example) == CORRECT
 
 
 CORRECT = "correct"
 
 
-def diagnose(text: str, example: Example) -> str:
+def classify_answer(text: str, example: Example) -> str:
     """What is wrong with a generated text, in a few words that can be counted.
 
     One of "correct", "not JSON", "missing call", "extra call", "wrong order", "wrong function",

@@ -200,7 +200,7 @@ def explore_fit() -> Explorer:
         if not found.fits:
             title += f"; cheapest change: {found.change}" if found.change else ", whatever is changed"
         sizes = {name: size / 1e9 for name, size in budget.by_category.items() if size >= 5e6}
-        return plots.fit(sizes, gpu, _wrapped(title))
+        return plots.memory_against_limit(sizes, gpu, _wrapped(title))
 
     controls = {
         "model": ipywidgets.Dropdown(description="model", options=list(PRESETS), value="llama-65b"),
@@ -223,7 +223,8 @@ def explore_gpus() -> Explorer:
         fits = budget.peak <= gpu * 1e9
         many = f"each of {processes} GPUs" if processes > 1 else "one GPU"
         title = f"{method} of {model}: {budget.peak / 1e9:,.1f} GB on {many}: " + ("it fits" if fits else "too much")
-        return plots.fit({name: size / 1e9 for name, size in budget.by_category.items() if size >= 5e6}, gpu, title)
+        sizes = {name: size / 1e9 for name, size in budget.by_category.items() if size >= 5e6}
+        return plots.memory_against_limit(sizes, gpu, title)
 
     controls = {
         "model": ipywidgets.Dropdown(description="model", options=list(PRESETS), value="llama-65b"),

@@ -80,7 +80,9 @@ def figures():
         "size_of_rank": plots.size_of_rank(
             [("one", [("a", [(4, 1.0), (64, 0.1)], -0.8)]), ("other", [("b", [(4, 2.0), (64, 2.0)], -0.01)])], "size"
         ),
-        "fit": plots.fit({"quantized base": 33.4, "adapters": 1.6}, 24, "35.0 GB: it does not fit"),
+        "memory_against_limit": plots.memory_against_limit(
+            {"quantized base": 33.4, "adapters": 1.6}, 24, "35.0 GB: it does not fit"
+        ),
         "per_gpu": plots.per_gpu(
             [("full", [(1, 784.5), (2, 398.0), (8, 104.0)]), ("QLoRA", [(1, 41.4), (2, 23.0), (8, 7.6)])],
             [("24 GB", 25.8), ("80 GB", 85.9)], "T",

@@ -14,8 +14,8 @@ from qlora_lab.tasks.function_calls import (
     CORRECT,
     SPLITS,
     Example,
+    classify_answer,
     data_directory,
-    diagnose,
     encode,
     evaluation_text,
     exact_match,
@@ -80,7 +80,7 @@ def test_few_shot_shows_commands_and_bare_answers():
 def test_targets_parse_back_to_the_calls(calls):
     one = example(*calls)
     assert exact_match(one.target, one)
-    assert diagnose(one.target, one) == CORRECT
+    assert classify_answer(one.target, one) == CORRECT
     assert parse_calls(one.target) == calls
 
 
@@ -193,12 +193,12 @@ def call(name: str, **arguments: object) -> dict:
 )
 def test_diagnosis(generated, expected, verdict):
     text = json.dumps(generated)
-    assert diagnose(text, example(*expected)) == verdict
+    assert classify_answer(text, example(*expected)) == verdict
     assert exact_match(text, example(*expected)) == (verdict == CORRECT)
 
 
 def test_diagnosis_of_prose():
-    assert diagnose("I have set a timer for you.", example(TIMER)) == "not JSON"
+    assert classify_answer("I have set a timer for you.", example(TIMER)) == "not JSON"
 
 
 @unhurried
