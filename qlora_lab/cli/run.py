@@ -17,15 +17,11 @@ from qlora_lab.cli.report import write_report
 from qlora_lab.evaluation.exact_match import Answer, Evaluation, evaluate
 from qlora_lab.lora import ParameterCount, check_adapter_arguments, count_parameters
 from qlora_lab.machine import processes
-from qlora_lab.machine.arguments import check_count
+from qlora_lab.machine.arguments import check_choice, check_count
 from qlora_lab.machine.dtypes import FLOAT_DTYPES, default_compute_dtype, default_dtype
 from qlora_lab.machine.environment import device_name
 from qlora_lab.machine.files import write_json
-from qlora_lab.models.base_model import (
-    DEFAULT,
-    load_model,
-    load_tokenizer,
-)
+from qlora_lab.models.base_model import DEFAULT, load_model, load_tokenizer
 from qlora_lab.qlora import quantize_model
 from qlora_lab.quantization.tensor import quantize
 from qlora_lab.tasks.function_calls import Example, classify_answer, load_examples, spread
@@ -86,8 +82,7 @@ def check(plan: RunPlan) -> None:
     quantize(torch.zeros(1), plan.datatype, plan.block_size, plan.double_quant)
     if plan.rank == 0:
         raise ValueError("rank 0 would train nothing; give a rank of at least 1")
-    if plan.compute_dtype not in ("auto", *FLOAT_DTYPES):
-        raise ValueError(f"compute_dtype {plan.compute_dtype!r} is not allowed; choose auto, {', '.join(FLOAT_DTYPES)}")
+    check_choice("compute_dtype", plan.compute_dtype, ("auto", *FLOAT_DTYPES))
     for name in ("train_examples", "baseline_examples", "test_examples", "paraphrase_examples"):
         check_count(name, getattr(plan, name), least=0)
 

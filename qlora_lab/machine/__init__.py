@@ -2,7 +2,7 @@
 
 `environment` describes it. `processor`, `matmul`, `dtypes` and `huge_pages` are about computing fast, `stopwatch` about
 comparing how fast, `free_memory` about room, `files` about writing whole or not at all, `processes` about several at
-once.
+once. `arguments` says what is wrong with a setting, `errors` which errors are told in a line.
 """
 
 from qlora_lab.machine.environment import default_device, describe, device_name, versions
