@@ -151,7 +151,7 @@ def server(tmp_path):
 def load_in_child(server, home, name):
     """Load `name` in a process that knows only this hub; returns (parameters or the error's message)."""
     code = (
-        "import sys\nfrom qlora_lab.models import base_model as models\n"
+        "import sys\nfrom qlora_lab import models\n"
         "try: print(sum(p.numel() for p in models.load_model(sys.argv[1], device='cpu').parameters()))\n"
         "except models.ModelUnavailable as error: print(error)\n"
     )
