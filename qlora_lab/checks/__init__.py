@@ -1,13 +1,12 @@
 """Checks for the workbook's exercises: `check("id", function)` says not attempted, right, or what looks wrong.
 
-One or two modules a notebook hold its exercises; `exercise` judges, `differences` describes.
+A module a notebook holds its exercises; `exercise` judges, `differences` describes.
 """
 
 from collections.abc import Callable
 
 from qlora_lab.checks import (
     costs,
-    double_quantization,
     node_bytes,
     notebook_00,
     notebook_01,
@@ -18,8 +17,6 @@ from qlora_lab.checks import (
     notebook_06,
     notebook_07,
     notebook_08,
-    paged_optimizers,
-    quantized_bytes,
 )
 from qlora_lab.checks.exercise import Exercise, Misconception, Verdict, judge
 
@@ -27,11 +24,8 @@ MODULES = (  # in the order of the notebooks
     notebook_00,
     notebook_01,
     notebook_02,
-    double_quantization,
-    quantized_bytes,
     notebook_03,
     notebook_04,
-    paged_optimizers,
     notebook_05,
     notebook_06,
     notebook_07,

@@ -1,26 +1,25 @@
-"""Exercises of notebook 02, first half: what a scale does, and how weights are decoded."""
-
-import math
+"""Exercises of notebook 02: what a scale does, how weights are decoded, scales in 8 bits, and what all of it takes."""
 
 import torch
 
-from qlora_lab.checks.differences import a_value_each, in_blocks, with_arguments
-from qlora_lab.checks.exercise import Exercise, Misconception
-from qlora_lab.quantization.datatypes import get_datatype
+from qlora_lab.checks.differences import a_value_each, each, in_blocks, with_arguments
+from qlora_lab.checks.exercise import Exercise, Misconception, draw_integers, edits
+from qlora_lab.quantization.datatypes import dynamic_map, get_datatype
+from qlora_lab.quantization.tensor import quantize
 
 NF4, INT4 = get_datatype("nf4").levels, get_datatype("int4").levels
-
-
-def _number(generator: torch.Generator, low: int, high: int) -> int:
-    return torch.randint(low, high, (), generator=generator).item()
-
-
-def _randn(generator: torch.Generator, *shape: int) -> torch.Tensor:
-    return torch.randn(shape, generator=generator)
+SCALE_LEVELS = torch.tensor(dynamic_map(), dtype=torch.float32)
+THRESHOLDS = (SCALE_LEVELS[1:] + SCALE_LEVELS[:-1]) / 2
 
 
 def scale_from_example(weight: float, code: int, levels: list) -> float:
     return weight / levels[code]
+
+
+def _example(generator: torch.Generator, number: int):
+    levels = list(INT4 if number % 2 else NF4)
+    code = [code for code in range(1, 15) if levels[code]][draw_integers(generator, 0, 13, 1)[0]]
+    return levels[code] * (0.05 + 4 * torch.rand((), generator=generator).item()), code, levels
 
 
 def weights_of_a_code(code: int, absmax: float, levels: list) -> tuple[float, float]:
@@ -29,43 +28,37 @@ def weights_of_a_code(code: int, absmax: float, levels: list) -> tuple[float, fl
     return low * absmax, high * absmax
 
 
-def _codes(arguments: tuple) -> torch.Tensor:
-    packed = arguments[0]
-    return torch.stack((packed >> 4, packed & 15), 1).view(-1)
+def _code(generator: torch.Generator, number: int):
+    code = (0, 15, 7, 8, 1, 14)[number] if number < 6 else draw_integers(generator, 0, 16, 1)[0]
+    return code, 0.1 + draw_integers(generator, 0, 300, 1)[0] / 100, list(NF4)
 
 
 def dequantize_packed(packed, scales, table, block_size: int, n: int):
-    return table[_codes((packed,))[:n].int()] * scales.repeat_interleave(block_size)[:n]
+    codes = _codes(packed)[:n]
+    return table[codes.int()] * scales.repeat_interleave(block_size)[: len(codes)]
 
 
-def least_error_scale(w, q):
-    below = (q * q).sum(1)
-    return (w * q).sum(1) / torch.where(below == 0, 1.0, below)
-
-
-def _example(generator: torch.Generator, number: int):
-    levels = list(INT4 if number % 2 else NF4)
-    code = [code for code in range(1, 15) if levels[code]][_number(generator, 0, 13)]
-    return levels[code] * (0.05 + 4 * torch.rand((), generator=generator).item()), code, levels
-
-
-def _code(generator: torch.Generator, number: int):
-    code = (0, 15, 7, 8, 1, 14)[number] if number < 6 else _number(generator, 0, 16)
-    return code, 0.1 + _number(generator, 0, 300) / 100, list(NF4)
+def _codes(packed: torch.Tensor) -> torch.Tensor:
+    return torch.stack((packed >> 4, packed & 15), 1).view(-1)
 
 
 def _packed(generator: torch.Generator, number: int):
     size = (16, 64, 32, 16)[number % 4]
     n = (2 * size, 3 * size + 1, 7, 5 * size - 3, size, 4 * size + 9, 2 * size - 1, 6 * size)[number]
     packed = torch.randint(0, 256, (-(-n // 2),), generator=generator, dtype=torch.uint8)
-    return packed, _randn(generator, -(-n // size)).abs() + 0.1, torch.tensor(NF4), size, n
+    return packed, torch.randn(-(-n // size), generator=generator).abs() + 0.1, torch.tensor(NF4), size, n
+
+
+def least_error_scale(w, q):
+    above, below = (w * q).sum(1), (q * q).sum(1)
+    return above / torch.where(below == 0, 1.0, below)
 
 
 def _blocks(generator: torch.Generator, number: int):
     """Weights and the levels of their codes; from the second case on, one block is all zeros, and another was coded
     with a scale so large that its levels are all near zero."""
     count, size = 2 + number, (16, 64, 32)[number % 3]
-    w = _randn(generator, count, size) * 10.0 ** (number % 3 - 1)
+    w = torch.randn(count, size, generator=generator) * 10.0 ** (number % 3 - 1)
     levels = torch.tensor(NF4)
     q = levels[(w[..., None] / w.abs().amax(1)[:, None, None] - levels).abs().argmin(-1)]
     if number:
@@ -74,8 +67,82 @@ def _blocks(generator: torch.Generator, number: int):
     return w, q
 
 
-def _always(_w, q, scale):
-    return torch.where((q == 0).all(1), 0.0, scale)
+def double_quantize(scales, levels):
+    offset = scales.mean()
+    padded = torch.nn.functional.pad(scales - offset, (0, -len(scales) % 256))
+    blocks = padded.view(-1, 256)
+    absmax = blocks.abs().amax(1)
+    x = blocks / absmax.clamp(min=1e-38)[:, None]
+    codes = torch.bucketize(x, (levels[1:] + levels[:-1]) / 2)
+    return codes.view(-1)[: len(scales)].to(torch.uint8), absmax, offset
+
+
+def _with_own_means(scales, levels):
+    codes, absmax, means = zip(*(double_quantize(block, levels) for block in scales.split(256)), strict=True)
+    return torch.cat(codes), torch.cat(absmax), torch.stack(means)
+
+
+def _scales(generator: torch.Generator, number: int):
+    """Scales none of which lies so close to a threshold that the order of operations would decide its code."""
+    n = (256, 40, 300, 512, 700, 1, 257, 600)[number]
+    while True:
+        scales = torch.randn(n, generator=generator).abs() + 2.0 + number
+        if n > 300:
+            scales[256:] *= 3
+        if n == 1:
+            return scales, SCALE_LEVELS.clone()
+        centred = torch.nn.functional.pad(scales - scales.mean(), (0, -n % 256)).view(-1, 256)
+        absmax = centred.abs().amax(1, keepdim=True)
+        x = (centred / absmax).view(-1)[:n]
+        if (absmax > 1e-3).all() and (x[:, None] - THRESHOLDS).abs().amin() > 1e-6:
+            return scales, SCALE_LEVELS.clone()
+
+
+def flipped_blocks(codes, absmax, offset, levels):
+    second_level = absmax.repeat_interleave(256)[: len(codes)]
+    scales = levels[codes.int()] * second_level + offset
+    return scales, (scales < 0).nonzero().flatten()
+
+
+def _stored_scales(generator: torch.Generator, number: int):
+    n = (300, 256, 40, 512, 700, 257, 30, 600)[number]
+    codes = torch.randint(0, 256, (n,), generator=generator, dtype=torch.uint8)
+    codes[number], codes[-1] = 0, 255
+    absmax = 2.0 + torch.randn(-(-n // 256), generator=generator).abs()
+    zero = int(torch.bucketize(-0.5 - number / 20, THRESHOLDS))  # decodes to exactly 0, which is not below zero
+    codes[10 + number], absmax[0] = zero, 2.0
+    return codes, absmax, -2 * SCALE_LEVELS[zero], SCALE_LEVELS.clone()
+
+
+def _describe_places(_, one, other) -> str | None:
+    """Of the blocks whose scale is negative: which are missing, and which are none."""
+    if not isinstance(one, torch.Tensor) or one.ndim != 1 or one.dtype != other.dtype:
+        return None
+    missing, none = (sorted(set(a.tolist()) - set(b.tolist())) for a, b in ((other, one), (one, other)))
+    words = [f"block {missing[0]} is below zero and missing ({len(missing)} are)"] if missing else []
+    words += [f"block {none[0]} is not below zero ({len(none)} are not)"] if none else []
+    return "; ".join(words) + "." if words else None
+
+
+def double_quantized_bits(block_size: int, scale_block: int) -> float:
+    scales = 8 / block_size + 32 / (block_size * scale_block)
+    return 4 + scales
+
+
+def model_bytes(shapes: list, block_size: int) -> int:
+    """Measured, not computed: the tensors are really quantized, and what they store is counted."""
+    total = 0
+    for shape in shapes:
+        stored = quantize(torch.zeros(shape), "nf4", block_size, double_quant=True)
+        total += stored.nbytes
+    return total
+
+
+def _shapes(generator: torch.Generator, number: int):
+    """From the second case on one has whole groups of 256 blocks, and one a broken block of odd size."""
+    size = (64, 32, 128)[number % 3]
+    shapes = [tuple(draw_integers(generator, 1, end, 1)[0] for end in (90, 700)) for _ in range(2 + number)]
+    return shapes + [(256, size * (1 + number % 2)), (3, 21)] * (number > 0), size
 
 
 EXERCISES = (
@@ -83,129 +150,224 @@ EXERCISES = (
         "scale-from-example",
         _example,
         scale_from_example,
-        (
-            Misconception(
-                "You divided by the code itself. A code is a place in the table; its level is `levels[code]`. "
-                "Open hint 1.",
-                lambda w, code, levels: w / code,
-            ),
-            Misconception(
-                "That is a weight decoded once more; the scale is what the level has to be multiplied with. "
-                "Open hint 2.",
-                lambda w, code, levels: w * levels[code],
-            ),
-            Misconception(
-                "That is one over the scale: weight = scale * level, so divide by the level. Open hint 2.",
-                lambda w, code, levels: levels[code] / w,
-            ),
-            Misconception(
-                "A scale here is positive: a negative weight has a negative level. Keep both signs. Open hint 2.",
-                lambda w, code, levels: -w / levels[code] if w < 0 else w / levels[code],
-            ),
-        ),
+        edits("""
+            levels[code] → code
+            1: You divided by the code itself. A code is a place in the table; its level is `levels[code]`.
+
+            weight / levels[code] → weight * levels[code]
+            2: That is a weight decoded once more; the scale is what the level has to be multiplied with.
+
+            weight / levels[code] → levels[code] / weight
+            2: That is one over the scale: weight = scale * level, so divide by the level.
+
+            weight / levels[code] → abs(weight) / levels[code]
+            2: A scale here is positive: a negative weight has a negative level. Keep both signs.
+        """),
         tolerance=1e-6,
     ),
     Exercise(
         "weights-of-a-code",
         _code,
         weights_of_a_code,
-        (
-            Misconception(
-                "These are the neighbouring levels; the border lies half-way to them. Open hint 1.",
-                lambda code, absmax, levels: (levels[max(code - 1, 0)] * absmax, levels[min(code + 1, 15)] * absmax),
-            ),
-            Misconception(
-                "These are the borders before scaling: multiply them with absmax. Open hint 2.",
-                lambda code, absmax, levels: weights_of_a_code(code, 1.0, levels),
-            ),
-            Misconception(
-                "No weight of a block lies beyond its absmax, so the first and the last range end there. Open hint 3.",
-                lambda code, absmax, levels: (
-                    -math.inf if code == 0 else weights_of_a_code(code, absmax, levels)[0],
-                    math.inf if code == 15 else weights_of_a_code(code, absmax, levels)[1],
-                ),
-            ),
-            Misconception(
-                "That cuts [-absmax, absmax] into sixteen equal parts; NF4's levels are not equally far apart. "
-                "Open hint 1.",
-                lambda code, absmax, levels: ((code / 8 - 1) * absmax, ((code + 1) / 8 - 1) * absmax),
-            ),
-        ),
+        edits("""
+            low * absmax, high * absmax → levels[max(code - 1, 0)] * absmax, levels[min(code + 1, 15)] * absmax
+            1: These are the neighbouring levels; the border lies half-way to them.
+
+            low * absmax, high * absmax → low, high
+            2: These are the borders before scaling: multiply them with absmax.
+
+            low * absmax, high * absmax → low * absmax if code else -math.inf, high * absmax if code < 15 else math.inf
+            3: No weight of a block lies beyond its absmax, so the first and the last range end there.
+
+            low * absmax, high * absmax → (code / 8 - 1) * absmax, ((code + 1) / 8 - 1) * absmax
+            1: That cuts [-absmax, absmax] into sixteen equal parts; NF4's levels are not equally far apart.
+        """),
         tolerance=1e-6,
     ),
     Exercise(
         "dequantize-packed",
         _packed,
         dequantize_packed,
-        (
-            Misconception(
-                "These are the right codes with the nibbles swapped: the first weight sits in the high four bits. "
-                "Open hint 1.",
-                lambda p, s, t, size, n: dequantize_packed((p >> 4) | (p << 4), s, t, size, n),
-            ),
-            Misconception(
-                "All high nibbles come first, then all low ones; they have to alternate. Open hint 1.",
-                lambda p, s, t, size, n: t[torch.cat((p >> 4, p & 15)).int()][:n] * s.repeat_interleave(size)[:n],
-            ),
-            Misconception(
-                "The scales are dealt out in turn; neighbours share one: the first `block_size` weights have the first "
-                "scale. Open hint 2.",
-                lambda p, s, t, size, n: dequantize_packed(p, s.repeat(-(-n // len(s)))[:n], t, 1, n),
-            ),
-            Misconception(
-                "A scale is used for `block_size` bytes; it belongs to `block_size` weights, two to a byte. "
-                "Open hint 2.",
-                lambda p, s, t, size, n: dequantize_packed(p, s, t, 2 * size, n),
-            ),
-            Misconception(
-                "The codes are multiplied with the scale as if they were numbers. Look each up in the table first. "
-                "Open hint 1.",
-                lambda p, s, t, size, n: dequantize_packed(p, s, torch.arange(16.0), size, n),
-            ),
-            Misconception(
-                "With an odd n the last byte holds one weight and a filler; return n weights. Open hint 3.",
-                lambda p, s, t, size, n: torch.cat(
-                    (
-                        dequantize_packed(p, s, t, size, n),
-                        t[(p[-1:] & 15).int()][: n % 2] * s.repeat_interleave(size)[n : n + n % 2],
-                    )
-                ),
-            ),
+        edits("""
+            _codes(packed) → _codes((packed >> 4) | (packed << 4))
+            1: These are the right codes with the nibbles swapped: the first weight sits in the high four bits.
+
+            _codes(packed) → torch.cat((packed >> 4, packed & 15))
+            1: All high nibbles come first, then all low ones; they have to alternate.
+
+            scales.repeat_interleave(block_size) → scales.repeat(block_size)
+            2: The scales are dealt out in turn; neighbours share one: the first `block_size` weights have the first
+               scale.
+
+            scales.repeat_interleave(block_size) → scales.repeat_interleave(2 * block_size)
+            2: A scale is used for `block_size` bytes; it belongs to `block_size` weights, two to a byte.
+
+            table[codes.int()] → codes
+            1: The codes are multiplied with the scale as if they were numbers. Look each up in the table first.
+
+            _codes(packed)[:n] → _codes(packed)
+            3: With an odd n the last byte holds one weight and a filler; return n weights.
+        """),
+        describe=with_arguments(
+            in_blocks(0.0, lambda arguments: arguments[3], codes=lambda arguments: _codes(arguments[0]))
         ),
-        describe=with_arguments(in_blocks(0.0, lambda arguments: arguments[3], codes=_codes)),
     ),
     Exercise(
         "least-error-scale",
         _blocks,
         least_error_scale,
-        (
-            Misconception(
-                "That is the mean of the quotients: a level near zero then counts as much as a large one, and zero "
-                "gives no number. Open hint 1.",
-                lambda w, q: (
-                    (torch.where(q == 0, 0.0, w / torch.where(q == 0, 1.0, q))).sum(1) / (q != 0).sum(1).clamp(min=1)
-                ),
-            ),
-            Misconception(
-                "The square of the weights is below the line; it has to be that of the levels. Open hint 2.",
-                lambda w, q: _always(w, q, (w * q).sum(1) / (w * w).sum(1).clamp(min=1e-38)),
-            ),
-            Misconception(
-                "This makes the decoded block as long as the weights; that does not bring it nearest. Open hint 1.",
-                lambda w, q: _always(w, q, ((w * w).sum(1) / (q * q).sum(1).clamp(min=1e-38)).sqrt()),
-            ),
-            Misconception(
-                "The denominator is kept at 1 or above. It is only to be kept from zero, and a block of small levels "
-                "has a small one. Open hint 3.",
-                lambda w, q: (w * q).sum(1) / (q * q).sum(1).clamp(min=1),
-            ),
-            Misconception("That is absmax, the scale you started from. Open hint 1.", lambda w, q: w.abs().amax(1)),
-            Misconception(
-                "This is one scale for all blocks together; each has its own. Sum over dim 1 only. Open hint 2.",
-                lambda w, q: ((w * q).sum() / (q * q).sum()).expand(len(w)),
-            ),
-        ),
+        edits("""
+            above / torch.where(below == 0, 1.0, below) → (w / q).where(q != 0, 0).sum(1) / (q != 0).sum(1).clamp(min=1)
+            1: That is the mean of the quotients: a level near zero then counts as much as a large one, and zero
+               gives no number.
+
+            (q * q).sum(1) → (w * w).sum(1)
+            2: The square of the weights is below the line; it has to be that of the levels.
+
+            above / torch.where(below == 0, 1.0, below) → ((w * w).sum(1) / torch.where(below == 0, 1.0, below)).sqrt()
+            1: This makes the decoded block as long as the weights; that does not bring it nearest.
+
+            torch.where(below == 0, 1.0, below) → below.clamp(min=1)
+            3: The denominator is kept at 1 or above. It is only to be kept from zero, and a block of small levels has
+               a small one.
+
+            above / torch.where(below == 0, 1.0, below) → w.abs().amax(1)
+            1: That is absmax, the scale you started from.
+
+            above / torch.where(below == 0, 1.0, below) → (above.sum() / below.sum()).expand(len(w))
+            2: This is one scale for all blocks together; each has its own. Sum over dim 1 only.
+        """),
         tolerance=1e-5,
         describe=with_arguments(a_value_each(1e-5)),
+    ),
+    Exercise(
+        "double-quantize",
+        _scales,
+        double_quantize,
+        (
+            *edits("""
+                scales - offset → scales
+                1: The mean is returned but was not subtracted first: scales are all positive, so half of the 256
+                   codes would never occur.
+
+                offset = scales.mean() → offset = torch.zeros(())
+                1: There is no offset: subtract the mean before anything else, and return it.
+
+                padded.view(-1, 256) → (scales - offset)[None]
+                2: One absmax for all scales; each 256 of them have their own.
+            """),
+            Misconception(
+                "Each block has a mean of its own here; the offset is one number for the whole tensor.",
+                1,
+                function=_with_own_means,
+            ),
+            *edits("""
+                torch.bucketize(x, (levels[1:] + levels[:-1]) / 2) → torch.bucketize(x, levels).clamp(max=255)
+                3: You count the levels below a value; the nearest level is found by counting the midpoints below it.
+
+                torch.bucketize(x, (levels[1:] + levels[:-1]) / 2) → ((x + 1) * 127.5).round()
+                3: These are 255 equal steps; the code is that of the nearest of the given levels.
+            """),
+        ),
+        tolerance=1e-5,
+        describe=with_arguments(
+            each(1e-5, in_blocks(0.0, lambda _: 256, "group"), a_value_each(1e-5, "group", lambda _: 256), None)
+        ),
+    ),
+    Exercise(
+        "flipped-blocks",
+        _stored_scales,
+        flipped_blocks,
+        edits("""
+            second_level + offset → second_level
+            1: The offset is missing, so about half of the scales seem negative.
+
+            levels[codes.int()] * second_level + offset → (levels[codes.int()] + offset) * second_level
+            1: The offset was multiplied with absmax too; it is added last.
+
+            absmax.repeat_interleave(256) → absmax.repeat(256)
+            2: The second-level scales are dealt out in turn; the first 256 scales share the first.
+
+            levels[codes.int()] → (codes.float() - 128) / 127
+            1: The codes are taken as equal steps, (code - 128) / 127; look them up in `levels`.
+
+            (scales < 0).nonzero().flatten() → scales < 0
+            3: The scales are right, but a mask came back; the places are wanted.
+
+            scales < 0 → scales <= 0
+            3: A scale of exactly zero is not below it: `<`, not `<=`.
+
+            (scales < 0) → (levels[codes.int()] < 0)
+            3: The scales are right, but these are the blocks whose *level* is negative; the offset lifts most of them
+               above zero.
+        """),
+        tolerance=1e-6,
+        describe=with_arguments(each(1e-6, in_blocks(1e-6, lambda _: 256, "group"), _describe_places)),
+    ),
+    Exercise(
+        "double-quantized-bits",
+        lambda generator, number: tuple(
+            2 ** draw_integers(generator, low, end, 1)[0] for low, end in ((4, 13), (5, 11))
+        ),
+        double_quantized_bits,
+        edits("""
+            8 / block_size + 32 / (block_size * scale_block) → 32 / block_size
+            1: That is without double quantization: a scale takes 8 bits now, not 32.
+
+            8 / block_size + 32 / (block_size * scale_block) → 8 / block_size
+            2: The scales of the scales are missing: 32 bits for each `scale_block` scales.
+
+            32 / (block_size * scale_block) → 32 / scale_block
+            2: A second-level scale serves `scale_block` *scales*, and each of these serves `block_size` weights:
+               divide by both.
+
+            4 + scales → (4 + scales) / 8
+            1: These are bytes; bits are asked for.
+
+            4 + scales → scales
+            1: The four bits of the code itself are missing: this is the price of the scales alone.
+        """),
+        tolerance=1e-9,
+    ),
+    Exercise(
+        "model-bytes",
+        _shapes,
+        model_bytes,
+        edits("""
+            for shape in shapes → for shape in [sum(map(math.prod, shapes))]
+            1: You rounded once, for all tensors together. Each is stored alone: round up for each, and count an
+               offset for each.
+
+            stored.nbytes → stored.nbytes - 4
+            2: The offset, four bytes for each tensor, is missing.
+
+            stored.nbytes → stored.nbytes - 4 * math.ceil(len(stored.scales) / 256)
+            2: The second-level scales, four bytes for each 256 scales or part of 256, are missing.
+
+            stored.nbytes → stored.nbytes - 4 * (len(stored.scales) % 256 > 0)
+            1: The second-level scales are rounded down: 256 scales or a part of 256 share one.
+
+            stored.nbytes → stored.nbytes + 4 * (len(stored.scales) % 256 == 0)
+            1: `n // 256 + 1` is one too many where 256 divides the number of scales; -(-n // 256) rounds up.
+
+            stored.nbytes → stored.nbytes - 4 * math.ceil(len(stored.scales) / 256) + 4
+            2: There is a second-level scale for each 256 scales, not one for each tensor.
+
+            stored.nbytes → stored.codes.nbytes + (n := math.prod(shape) // block_size) + 4 * math.ceil(n / 256) + 4
+            1: A last block that is shorter needs a scale as well: round the number of blocks up.
+
+            stored.nbytes → stored.nbytes - math.prod(shape) % 2
+            1: An odd code takes a byte to itself: round the bytes of the codes up.
+
+            stored.nbytes → stored.nbytes + 3 * len(stored.scales)
+            2: Each scale is counted with four bytes; under double quantization it takes one.
+
+            double_quant=True → double_quant=False
+            2: That is without double quantization: scales in 32 bits and nothing else.
+
+            return total → return int(sum(map(math.prod, shapes)) * double_quantized_bits(block_size, 256) / 8)
+            1: These are the formula's bits per weight times the weights. It holds for whole blocks only; to the byte,
+               each part is rounded up.
+        """),
     ),
 )

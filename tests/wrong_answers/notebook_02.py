@@ -228,3 +228,127 @@ def mean_above_the_line(w, q):
 def one_for_a_block_of_zeros(w, q):
     below = (q * q).sum(1)
     return torch.where(below == 0, 1.0, (w * q).sum(1) / below)
+
+
+@wrong("flipped-blocks", says="exactly zero")
+def zero_is_negative(codes, absmax, offset, levels):
+    scales = levels[codes.long()] * absmax.repeat_interleave(256)[: len(codes)] + offset
+    return scales, (scales <= 0).nonzero().flatten()
+
+
+@wrong("flipped-blocks", says="its dtype is torch.int32")
+def narrow_places(codes, absmax, offset, levels):
+    scales = levels[codes.long()] * absmax.repeat_interleave(256)[: len(codes)] + offset
+    return scales, (scales < 0).nonzero().flatten().int()
+
+
+@wrong("flipped-blocks", says="block 0 is below zero and missing")
+def counted_from_one(codes, absmax, offset, levels):
+    scales = levels[codes.long()] * absmax.repeat_interleave(256)[: len(codes)] + offset
+    return scales, (scales < 0).nonzero().flatten() + 1
+
+
+@wrong("double-quantize", says="1 of 1 groups differ, the first is group 0 (elements 0 to 255)")
+def median_for_mean(scales, levels):
+    offset = scales.median()
+    groups = (scales - offset).split(256)
+    absmax = torch.stack([group.abs().max() for group in groups])
+    x = torch.cat([group / group.abs().max().clamp(min=1e-38) for group in groups])
+    return torch.bucketize(x, (levels[1:] + levels[:-1]) / 2).to(torch.uint8), absmax, offset
+
+
+@wrong("double-quantize", says="value 2 of 3 differs: 1 of 1 groups differ, the first is group 0 (elements from 0)")
+def absmax_doubled(scales, levels):
+    offset = scales.mean()
+    groups = (scales - offset).split(256)
+    absmax = torch.stack([group.abs().max() for group in groups])
+    x = torch.cat([group / group.abs().max().clamp(min=1e-38) for group in groups])
+    return torch.bucketize(x, (levels[1:] + levels[:-1]) / 2).to(torch.uint8), 2 * absmax, offset
+
+
+@wrong("double-quantized-bits", says="not 32")
+def single(block_size, scale_block):
+    return 4 + 32 / block_size
+
+
+@wrong("double-quantized-bits", says="scales of the scales")
+def first_level_only(block_size, scale_block):
+    return 4 + 8 / block_size
+
+
+@wrong("double-quantized-bits", says="divide by both")
+def second_level_for_weights(block_size, scale_block):
+    return 4 + 8 / block_size + 32 / scale_block
+
+
+@wrong("double-quantized-bits", says="price of the scales alone")
+def scales_alone(block_size, scale_block):
+    return (8 + 32 / scale_block) / block_size
+
+
+def parts(n, size):
+    blocks = -(-n // size)
+    return -(-n // 2), blocks, 4 * -(-blocks // 256)
+
+
+@wrong("model-bytes", says="for all tensors together")
+def all_together(shapes, block_size):
+    return sum(parts(sum(math.prod(shape) for shape in shapes), block_size)) + 4
+
+
+@wrong("model-bytes", says="The offset")
+def offset_forgotten(shapes, block_size):
+    return sum(sum(parts(math.prod(shape), block_size)) for shape in shapes)
+
+
+@wrong("model-bytes", says="second-level scales")
+def second_level_forgotten(shapes, block_size):
+    return sum(sum(parts(math.prod(shape), block_size)[:2]) + 4 for shape in shapes)
+
+
+@wrong("model-bytes", says="the formula's bits per weight")
+def rounded_at_the_end(shapes, block_size):
+    bits = 4 + 8 / block_size + 32 / (256 * block_size)
+    return int(bits / 8 * sum(math.prod(shape) for shape in shapes))
+
+
+def rounded_up(n, size=256):
+    return -(-n // size)
+
+
+def stored(shapes, block_size, blocks=rounded_up, groups=rounded_up, codes=lambda n: (n + 1) // 2):
+    total = 0
+    for rows, columns in shapes:
+        count = blocks(rows * columns, block_size)
+        total += codes(rows * columns) + count + 4 * groups(count) + 4
+    return total
+
+
+@wrong("model-bytes", says="second-level scales are rounded down")
+def groups_rounded_down(shapes, block_size):
+    return stored(shapes, block_size, groups=lambda blocks: blocks // 256)
+
+
+@wrong("model-bytes", says="one too many where 256 divides")
+def a_group_more(shapes, block_size):
+    return stored(shapes, block_size, groups=lambda blocks: blocks // 256 + 1)
+
+
+@wrong("model-bytes", says="not one for each tensor")
+def one_group(shapes, block_size):
+    return stored(shapes, block_size, groups=lambda blocks: 1)
+
+
+@wrong("model-bytes", says="round the number of blocks up")
+def whole_blocks(shapes, block_size):
+    return stored(shapes, block_size, blocks=lambda n, size: n // size)
+
+
+@wrong("model-bytes", says="round the bytes of the codes up")
+def whole_bytes_of_codes(shapes, block_size):
+    return stored(shapes, block_size, codes=lambda n: n // 2)
+
+
+@wrong("model-bytes", says="instead of")
+def blocks_of_rows(shapes, block_size):
+    return sum(rows * stored([(1, columns)], block_size) for rows, columns in shapes)
