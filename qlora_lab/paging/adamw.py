@@ -37,8 +37,8 @@ class Coefficients:
 
 
 def update(c: Coefficients, params: list, grads: list, exp_avgs: list, exp_avg_sqs: list) -> None:
-    """The operations of torch's AdamW, one by one (torch/optim/adam.py; the decay, which torch does first, meets the
-    moments in the last operation only).
+    """The operations of torch's AdamW, one by one (torch/optim/adam.py). It decays the weights first, which is the
+    same: they meet the moments in the last operation only.
 
     On a CPU torch takes tensor by tensor, and the operations on lists are no substitute in 16 bits: they round a factor
     to bfloat16 before they multiply by it. In 32 bits they do the same with less work between the operations.
