@@ -16,6 +16,7 @@ from collections import defaultdict
 
 import torch
 
+from qlora_lab.machine.arguments import is_count
 from qlora_lab.machine.free_memory import free_memory
 from qlora_lab.paging.adamw import Coefficients
 from qlora_lab.paging.layout import Layout, PagedParameter, StateView, check_state, moment_bytes
@@ -72,9 +73,9 @@ class PagedAdamW(torch.optim.Optimizer):
         if state_bits not in (8, 32):
             raise ValueError(f"state_bits {state_bits!r} is not allowed; choose 32 or 8")
         for name, budget in (("device_budget", device_budget), ("host_budget", host_budget)):
-            if not (budget is None or (name, budget) == ("device_budget", "auto") or is_count(budget)):
+            if not (budget is None or (name, budget) == ("device_budget", "auto") or is_count(budget, 0)):
                 raise ValueError(f"{name} {budget!r} is not a number of bytes; give a whole number of 0 or more")
-        if page_size is not None and (not is_count(page_size) or page_size == 0 or page_size % 4096):
+        if page_size is not None and (not is_count(page_size) or page_size % 4096):
             raise ValueError(f"page_size {page_size!r} is not allowed; give a multiple of 4096 bytes")
         # torch's constructor checks the settings shared with AdamW and gives the groups the keys its state_dict has
         reference = torch.optim.AdamW([torch.empty(0)], lr, betas, eps, weight_decay, maximize=maximize)
@@ -223,7 +224,7 @@ class PagedAdamW(torch.optim.Optimizer):
         Raises:
             ValueError, PageFileError: as the constructor; nothing is changed then.
         """
-        if budget is not None and not is_count(budget):
+        if budget is not None and not is_count(budget, 0):
             raise ValueError(f"device_budget {budget!r} is not a number of bytes; give a whole number of 0 or more")
         self._auto = False
         self._store.resize(budget)
@@ -233,7 +234,7 @@ class PagedAdamW(torch.optim.Optimizer):
 
         The budget stays that small until `set_device_budget` raises it.
         """
-        if not is_count(count):
+        if not is_count(count, 0):
             raise ValueError(f"{count!r} is not a number of bytes; give a whole number of 0 or more")
         store, before = self._store, self._store.device_bytes
         if not count:
@@ -321,7 +322,3 @@ def spare_bytes(device: torch.device) -> int:
         allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total)
         free = min(free, allowed - torch.cuda.memory_allocated(device))
     return free - int(MEMORY_MARGIN * total)
-
-
-def is_count(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
