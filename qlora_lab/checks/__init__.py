@@ -6,7 +6,6 @@ A module a notebook holds its exercises; `exercise` judges, `differences` descri
 from collections.abc import Callable
 
 from qlora_lab.checks import (
-    costs,
     node_bytes,
     notebook_00,
     notebook_01,
@@ -29,7 +28,6 @@ MODULES = (  # in the order of the notebooks
     notebook_05,
     notebook_06,
     notebook_07,
-    costs,
     notebook_08,
     node_bytes,
 )

@@ -1,11 +1,11 @@
-"""Exercises of notebook 07 about seeds: intervals, pairing, and which rank they allow."""
+"""Exercises of notebook 07: intervals, pairing, the smallest rank, which conditions to choose, cheap decoding."""
 
 import math
 import statistics
 
 import torch
 
-from qlora_lab.checks.exercise import Exercise, Misconception
+from qlora_lab.checks.exercise import Exercise, draw_integers, edits
 
 
 def seed_interval(results: list[float], t: float) -> tuple[float, float]:
@@ -14,17 +14,8 @@ def seed_interval(results: list[float], t: float) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def _interval_with(spread, root=math.sqrt, quantile=lambda t: t):
-    def interval(results, t):
-        mean = statistics.mean(results)
-        half = quantile(t) * spread(results) / root(len(results))
-        return mean - half, mean + half
-
-    return interval
-
-
-def _numbers(generator: torch.Generator, count: int, digits: int = 3) -> list[float]:
-    return [round(x, digits) for x in torch.rand(count, generator=generator).tolist()]
+def _draw_results(generator: torch.Generator, count: int) -> list[float]:
+    return [round(x, 3) for x in torch.rand(count, generator=generator).tolist()]
 
 
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 10: 2.262}
@@ -34,11 +25,12 @@ T_99 = {2: 63.657, 3: 9.925, 4: 5.841, 5: 4.604, 6: 4.032, 10: 3.250}
 def _results_case(generator: torch.Generator, number: int):
     """In every second case t is that for 99 %, so that it does not follow from the number of results."""
     count = (3, 2, 5, 3, 4, 10, 3, 6)[number % 8]
-    return _numbers(generator, count), (T_99 if number % 2 else T_95)[count]
+    return _draw_results(generator, count), (T_99 if number % 2 else T_95)[count]
 
 
 def paired(ours: dict[int, float], theirs: dict[int, float]) -> list[float]:
-    return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+    seeds = sorted(ours.keys() & theirs.keys())
+    return [ours[s] - theirs[s] for s in seeds]
 
 
 def _pairs_case(generator: torch.Generator, number: int):
@@ -46,8 +38,8 @@ def _pairs_case(generator: torch.Generator, number: int):
     count = 3 + number % 4
     order = (torch.randperm(2000, generator=generator)[:count] + 2).tolist()  # neither 3 digits each nor one
     order[0] = number + 2
-    ours = dict(zip(order, _numbers(generator, count), strict=True))
-    theirs = dict(zip(reversed(order), _numbers(generator, count), strict=True))
+    ours = dict(zip(order, _draw_results(generator, count), strict=True))
+    theirs = dict(zip(reversed(order), _draw_results(generator, count), strict=True))
     if number >= 2:
         ours |= {3001: 0.125}
         theirs = {1: 0.375} | theirs
@@ -55,15 +47,8 @@ def _pairs_case(generator: torch.Generator, number: int):
 
 
 def smallest_rank(differences: dict[int, tuple[float, float]]) -> int:
-    return min(rank for rank, (low, _) in differences.items() if low <= 0)
-
-
-def _best(differences) -> int:
-    return next(rank for rank, pair in differences.items() if pair == (0.0, 0.0))
-
-
-def _strictly_below(differences, default=None):
-    return min((rank for rank, (low, _) in differences.items() if low < 0), default=default)
+    not_worse = [rank for rank, (low, high) in differences.items() if low <= 0]
+    return min(not_worse)
 
 
 def _ranks_case(generator: torch.Generator, number: int):
@@ -87,123 +72,169 @@ def _ranks_case(generator: torch.Generator, number: int):
     return ({ranks[i]: found[ranks[i]] for i in order},)
 
 
+def not_dominated(conditions: dict[str, tuple[int, float]]) -> list[str]:
+    def beaten(size, loss):
+        return any(s <= size and x <= loss and (s, x) != (size, loss) for s, x in conditions.values())
+
+    return sorted(name for name, point in conditions.items() if not beaten(*point))
+
+
+def _front_case(generator: torch.Generator, number: int):
+    """Some have equal bytes, some equal losses, two are the same point, and what is worth choosing is several."""
+    sizes, losses = (draw_integers(generator, 3, 12, 5 + number) for _ in range(2))
+    points = {f"c{i}": (100 * size, loss / 10) for i, (size, loss) in enumerate(zip(sizes, losses, strict=True))}
+    points |= {"twin": (300, 0.6), "other twin": (300, 0.6), "large": (1200, 0.2), "larger": (1300, 0.2)}
+    return (points | {"as large": (1200, 0.4), "small": (100, 1.2), "middle": (600, 0.3)},)
+
+
+def tokens_for_share(decoding: float, fixed: float, per_token: float, share: float) -> int:
+    tokens = (decoding / share - fixed) / per_token
+    return max(1, math.ceil(tokens))
+
+
+def _tokens_case(generator: torch.Generator, number: int):
+    """In fractions of two, so that nothing is rounded. What is left of a token is little, much or nothing; the last
+    case needs no more than one token."""
+    a, b, c = draw_integers(generator, 1, 40, 3)
+    if number % 8 == 7:
+        return 1 / 64, 4.0, 1 / 64, 0.25
+    decoding, per_token, share = (8 + a) / 64, (1 + c) / 1024, (0.125, 0.25, 0.0625)[number % 3]
+    most = int((decoding / share - decoding) / per_token)  # beyond that, `fixed` would be less than decoding
+    tokens = max(1, most - b) - (0.75, 0.25, 0.0)[number // 2 % 3]
+    return decoding, decoding / share - tokens * per_token, per_token, share
+
+
 EXERCISES = (
     Exercise(
         "seed-interval",
         _results_case,
         seed_interval,
-        (
-            Misconception(
-                "That takes the spread with n in its denominator. With the mean estimated from the same few numbers it "
-                "comes out too small; `statistics.stdev` divides by n - 1. Open hint 1.",
-                _interval_with(statistics.pstdev),
-            ),
-            Misconception(
-                "That is where single runs fall, not their mean: the mean of n runs spreads by √n less. Open hint 2.",
-                _interval_with(statistics.stdev, root=lambda n: 1),
-            ),
-            Misconception(
-                "That uses 1.96, which is right for many runs. Three runs know their own spread badly, and t is what "
-                "pays for it. Open hint 3.",
-                _interval_with(statistics.stdev, quantile=lambda t: 1.96),
-            ),
-            Misconception(
-                "You look t up by the number of results. Use the one that you are given: it may be for 99 %. "
-                "Open hint 3.",
-                lambda results, t: seed_interval(results, T_95[len(results)]),
-            ),
-            Misconception(
-                "That divides by n, not by its root. Open hint 2.", _interval_with(statistics.stdev, root=lambda n: n)
-            ),
-        ),
+        edits("""
+            statistics.stdev → statistics.pstdev
+            1: That takes the spread with n in its denominator. With the mean estimated from the same few numbers it
+               comes out too small; `statistics.stdev` divides by n - 1.
+
+            statistics.stdev(results) / math.sqrt(len(results)) → statistics.stdev(results)
+            2: That is where single runs fall, not their mean: the mean of n runs spreads by √n less.
+
+            t * statistics → 1.96 * statistics
+            3: That uses 1.96, which is right for many runs. Three runs know their own spread badly, and t is what pays
+               for it.
+
+            t * statistics → T_95[len(results)] * statistics
+            3: You look t up by the number of results. Use the one that you are given: it may be for 99 %.
+
+            math.sqrt(len(results)) → len(results)
+            2: That divides by n, not by its root.
+        """),
         tolerance=1e-9,
     ),
     Exercise(
         "paired",
         _pairs_case,
         paired,
-        (
-            Misconception(
-                "The signs are the other way round: ours minus theirs.",
-                lambda ours, theirs: paired(theirs, ours),
-            ),
-            Misconception(
-                "These are differences of runs that stand at the same place in the two dictionaries; their seeds "
-                "differ. Look them up by seed. Open hint 1.",
-                lambda ours, theirs: [a - b for a, b in zip(ours.values(), theirs.values(), strict=False)],
-            ),
-            Misconception(
-                "A seed that only one side has got a partner out of thin air (zero). Leave it out. Open hint 2.",
-                lambda ours, theirs: [
-                    ours.get(s, 0.0) - theirs.get(s, 0.0) for s in sorted(ours.keys() | theirs.keys())
-                ],
-            ),
-            *(
-                Misconception(
-                    "These are the right differences, but not in the order of the seeds, smallest first. Open hint 2.",
-                    ordered,
-                )
-                for ordered in (
-                    lambda ours, theirs: [ours[seed] - theirs[seed] for seed in ours if seed in theirs],
-                    lambda ours, theirs: [ours[seed] - theirs[seed] for seed in theirs if seed in ours],
-                    lambda ours, theirs: [ours[s] - theirs[s] for s in sorted(ours.keys() & theirs.keys(), key=str)],
-                    lambda ours, theirs: sorted(paired(ours, theirs)),
-                    lambda ours, theirs: paired(ours, theirs)[::-1],
-                )
-            ),
-            Misconception(
-                "The differences have lost their signs. Who is better, and how often, is what they are there to tell.",
-                lambda ours, theirs: [abs(difference) for difference in paired(ours, theirs)],
-            ),
-            Misconception(
-                "That is the difference of the means. The point of pairing is to keep one difference for each seed.",
-                lambda ours, theirs: [statistics.mean(ours.values()) - statistics.mean(theirs.values())],
-            ),
-        ),
+        edits("""
+            ours[s] - theirs[s] → theirs[s] - ours[s]
+            -: The signs are the other way round: ours minus theirs.
+
+            ours[s] - theirs[s] for s in seeds → a - b for a, b in zip(ours.values(), theirs.values())
+            1: These are differences of runs that stand at the same place in the two dictionaries; their seeds differ.
+               Look them up by seed.
+
+            ours[s] - theirs[s] for s in seeds → ours.get(s, 0) - theirs.get(s, 0) for s in sorted(ours | theirs)
+            2: A seed that only one side has got a partner out of thin air (zero). Leave it out.
+
+            sorted(ours.keys() & theirs.keys()) → [s for s in ours if s in theirs]
+            sorted(ours.keys() & theirs.keys()) → [s for s in theirs if s in ours]
+            sorted(ours.keys() & theirs.keys()) → sorted(ours.keys() & theirs.keys(), key=str)
+            [ours[s] - theirs[s] for s in seeds] → sorted(ours[s] - theirs[s] for s in seeds)
+            for s in seeds → for s in reversed(seeds)
+            2: These are the right differences, but not in the order of the seeds, smallest first.
+
+            ours[s] - theirs[s] → abs(ours[s] - theirs[s])
+            -: The differences have lost their signs. Who is better, and how often, is what they are there to tell.
+
+            ours[s] - theirs[s] for s in seeds → statistics.mean(ours.values()) - statistics.mean(theirs.values())
+            -: That is the difference of the means. The point of pairing is to keep one difference for each seed.
+        """),
         tolerance=1e-9,
     ),
     Exercise(
         "smallest-rank",
         _ranks_case,
         smallest_rank,
-        (
-            Misconception(
-                "That is the rank of the best mean. The question is which smaller one the seeds do not tell from it. "
-                "Open hint 1.",
-                lambda differences: _best(differences),
-            ),
-            Misconception(
-                "An interval that lies below zero says that this rank is *better* than the best mean. Of course it "
-                "qualifies: ask only whether it is clearly worse. Open hint 2.",
-                lambda differences: min(rank for rank, (low, high) in differences.items() if low <= 0 <= high),
-            ),
-            *(
-                Misconception(
-                    "An interval that begins at zero does not lie above it: `low <= 0`. The rank of the best "
-                    "mean, with the interval (0, 0), qualifies as well. Open hint 2.",
-                    strict,
-                )
-                for strict in (_strictly_below, lambda differences: _strictly_below(differences, _best(differences)))
-            ),
-            *(
-                Misconception(
-                    "You ask whether the middle or the upper end lies above zero. Shown to be worse is a rank whose "
-                    "whole interval does. Open hint 1.",
-                    other_end,
-                )
-                for other_end in (
-                    lambda differences: min(rank for rank, (low, high) in differences.items() if low + high <= 0),
-                    lambda differences: min(rank for rank, (_, high) in differences.items() if high <= 0),
-                )
-            ),
-            Misconception(
-                "That is the first in the dictionary's order; ranks need not be sorted. Open hint 3.",
-                lambda differences: next(rank for rank, (low, _) in differences.items() if low <= 0),
-            ),
-            Misconception(
-                "That is the largest such rank. The smallest costs least.",
-                lambda differences: max(rank for rank, (low, _) in differences.items() if low <= 0),
-            ),
-        ),
+        edits("""
+            low <= 0 → low == high == 0
+            1: That is the rank of the best mean. The question is which smaller one the seeds do not tell from it.
+
+            low <= 0 → low <= 0 <= high
+            2: An interval that lies below zero says that this rank is *better* than the best mean. Of course it
+               qualifies: ask only whether it is clearly worse.
+
+            low <= 0] → low < 0] or [None]
+            low <= 0] → low < 0] or [rank for rank, interval in differences.items() if interval == (0, 0)]
+            2: An interval that begins at zero does not lie above it: `low <= 0`. The rank of the best mean, with the
+               interval (0, 0), qualifies as well.
+
+            low <= 0 → low + high <= 0
+            low <= 0 → high <= 0
+            1: You ask whether the middle or the upper end lies above zero. Shown to be worse is a rank whose whole
+               interval does.
+
+            min(not_worse) → not_worse[0]
+            3: That is the first in the dictionary's order; ranks need not be sorted.
+
+            min(not_worse) → max(not_worse)
+            -: That is the largest such rank. The smallest costs least.
+        """),
+    ),
+    Exercise(
+        "not-dominated",
+        _front_case,
+        not_dominated,
+        edits("""
+            s <= size and x <= loss and (s, x) != (size, loss) → s < size and x < loss
+            1: That wants both to be strictly less. One of equal bytes and lower loss beats another as well.
+
+            (s, x) != (size, loss) → ((s, x) != (size, loss) or list(conditions.values()).count((s, x)) > 1)
+            2: Two equal conditions beat each other here, and both are gone. Equal is not better.
+
+            not beaten(*point) → any(x == min(column) for x, column in zip(point, zip(*conditions.values())))
+            -: That keeps the best at one thing each: fewest bytes or least loss. What lies between is worth having.
+
+            in conditions.items() → in {p: (n, p) for n, p in reversed(conditions.items())}.values()
+            in conditions.items() → in {p: (n, p) for n, p in sorted(conditions.items(), reverse=True)}.values()
+            2: One of two equal ones is gone; neither beats the other.
+
+            return sorted( → return list(
+            -: Those are the right ones; return their names sorted.
+
+            if not beaten → if beaten
+            -: Those are the ones that are beaten. Return the others.
+        """),
+    ),
+    Exercise(
+        "tokens-for-share",
+        _tokens_case,
+        tokens_for_share,
+        edits("""
+            decoding / share - fixed → decoding / share
+            1: That leaves out what a step takes however few its tokens are.
+
+            decoding / share - fixed → decoding / share - decoding - fixed
+            1: That counts decoding twice: `fixed` has it already.
+
+            math.ceil(tokens) → math.floor(tokens)
+            2: Rounded down: with that many tokens the share is still a little above.
+
+            math.ceil(tokens) → round(tokens)
+            2: That is the nearest whole number, which may be a token too few: round up.
+
+            math.ceil(tokens) → math.floor(tokens) + 1
+            2: Rounding down and adding one gives a token too many where the division leaves no rest: `math.ceil`.
+
+            max(1, math.ceil(tokens)) → math.ceil(tokens)
+            3: Where decoding is cheap from the first token on, your number is not positive.
+        """),
     ),
 )
