@@ -6,7 +6,6 @@ A module a notebook holds its exercises; `exercise` judges, `differences` descri
 from collections.abc import Callable
 
 from qlora_lab.checks import (
-    node_bytes,
     notebook_00,
     notebook_01,
     notebook_02,
@@ -29,7 +28,6 @@ MODULES = (  # in the order of the notebooks
     notebook_06,
     notebook_07,
     notebook_08,
-    node_bytes,
 )
 EXERCISES: dict[str, Exercise] = {exercise.id: exercise for module in MODULES for exercise in module.EXERCISES}
 

@@ -1,30 +1,30 @@
-"""Exercises of notebook 08 about gradients and parts: adding gradients up, cutting tensors, and resharding."""
+"""Exercises of notebook 08: gradients added up, tensors cut, a resume on other GPUs, bytes, and how many are enough."""
+
+import math
 
 import torch
 
-from qlora_lab.checks.exercise import Exercise, Misconception
-
-
-def _numbers(generator: torch.Generator, low: int, high: int, count: int) -> list[int]:
-    return torch.randint(low, high, (count,), generator=generator).tolist()
+from qlora_lab.checks.exercise import Exercise, draw_integers, draw_normal, edits
 
 
 def combine_gradients(gradients, tokens):
-    return sum(n * g for n, g in zip(tokens, gradients, strict=True)) / sum(tokens)
+    weighted = [n * g for n, g in zip(tokens, gradients, strict=True)]
+    return sum(weighted) / sum(tokens)
 
 
 def _gradients(generator: torch.Generator, number: int):
     processes = (2, 3, 4)[number % 3]
-    shape = _numbers(generator, 2, 4 + number, 2)
-    tokens = [3 + 5 * i + n for i, n in enumerate(_numbers(generator, 0, 4, processes))][::-1]  # never all alike
+    shape = draw_integers(generator, 2, 4 + number, 2)
+    tokens = [3 + 5 * i + n for i, n in enumerate(draw_integers(generator, 0, 4, processes))][::-1]  # never all alike
     if number % 2:
         tokens = [tokens[-1], *tokens[:-1]]
-    return [torch.randn(shape, generator=generator) for _ in range(processes)], tokens
+    return draw_normal(generator, *[shape] * processes), tokens
 
 
 def part_of(tensor, process, processes):
     rows = -(-len(tensor) // processes)
-    return tensor[process * rows : (process + 1) * rows]
+    begin, end = process * rows, (process + 1) * rows
+    return tensor[begin:end]
 
 
 def _cut(generator: torch.Generator, number: int):
@@ -36,8 +36,8 @@ def _cut(generator: torch.Generator, number: int):
 
 
 def _any_cut(generator: torch.Generator, number: int):
-    rows, processes = _numbers(generator, 1, 60, 1)[0], _numbers(generator, 1, 10, 1)[0]
-    return torch.randn(rows, 2, generator=generator), _numbers(generator, 0, processes, 1)[0], processes
+    rows, processes = draw_integers(generator, 1, 60, 1)[0], draw_integers(generator, 1, 10, 1)[0]
+    return torch.randn(rows, 2, generator=generator), draw_integers(generator, 0, processes, 1)[0], processes
 
 
 def read_plan(rows, before, after, process):
@@ -58,29 +58,43 @@ def _resumed(generator: torch.Generator, number: int):
 
 
 def _resumed_anyhow(generator: torch.Generator, number: int):
-    rows, (before, after) = _numbers(generator, 1, 200, 1)[0], _numbers(generator, 1, 10, 2)
-    return rows, before, after, _numbers(generator, 0, after, 1)[0]
+    rows, (before, after) = draw_integers(generator, 1, 200, 1)[0], draw_integers(generator, 1, 10, 2)
+    return rows, before, after, draw_integers(generator, 0, after, 1)[0]
 
 
-def _global_rows(rows, before, after, process):
-    size = -(-rows // before)
-    return [(part, part * size + a, part * size + b) for part, a, b in read_plan(rows, before, after, process)]
+def bytes_on_the_wire(blocks, gradients, processes):
+    return (processes - 1) / processes * (2 * blocks + gradients)
 
 
-def _all_parts(rows, before, after, process):
-    found = {part: (part, a, b) for part, a, b in read_plan(rows, before, after, process)}
-    return [found.get(part, (part, 0, 0)) for part in range(before)]
+def gpu_bytes(sharded, block, own, gpus):
+    return sharded + own if gpus == 1 else sharded / gpus + 2 * block + own
 
 
-def _rounded_down(rows, before, after, process):
-    size, wanted = rows // before, rows // after
-    begin, end = process * wanted, (process + 1) * wanted
-    plan = []
-    for part in range(before):
-        low, high = max(begin, part * size), min(end, (part + 1) * size)
-        if low < high:
-            plan.append((part, low - part * size, high - part * size))
-    return plan
+def smallest_node(sharded, gathered, own, card):
+    if sharded + own <= card:
+        return 1
+    room = card - gathered - own
+    return None if room <= 0 else max(2, math.ceil(sharded / room))
+
+
+def _node(generator: torch.Generator, number: int):
+    """(sharded, gathered, own, card): one card is enough, two and a rest, never, more than divide evenly, ..."""
+    a, b, c = draw_integers(generator, 2, 9, 3)
+    card = 40 + 8 * (number % 3)
+    # cases 2 and 6: no number of cards is enough; case 7: very many are
+    gathered, own = {2: (card - 3, 9), 6: (card - b, b), 7: (card - b - 4, b)}.get(number, (a, b))
+    room = card - gathered - own
+    sharded = {
+        0: card - own,  # just fits one
+        1: card - own - 1,
+        2: 200,
+        3: 3 * room + 3 * room // 4,
+        4: card - own + 1,  # just does not
+        5: 4 * room,  # exactly four
+        6: 200,
+        7: 4 * (120 + c) + 1,
+    }[number]
+    return sharded, gathered, own, card
 
 
 EXERCISES = (
@@ -88,86 +102,139 @@ EXERCISES = (
         "combine-gradients",
         _gradients,
         combine_gradients,
-        (
-            Misconception(
-                "That is the plain average over processes, in which a token counts more where there are few of them. "
-                "Weigh each gradient by its tokens. Open hint 1.",
-                lambda g, n: sum(g) / len(g),
-            ),
-            Misconception(
-                "That is the sum of the processes' gradients: each belongs to a mean over its own tokens, and the mean "
-                "over all of them is wanted. Open hint 1.",
-                lambda g, n: sum(g),
-            ),
-            Misconception(
-                "Each gradient is weighed by its tokens, but nothing is divided by the tokens of all. Open hint 2.",
-                lambda g, n: sum(t * x for t, x in zip(n, g, strict=True)),
-            ),
-            Misconception(
-                "It is divided by the tokens of all, and by the number of processes once more. Open hint 2.",
-                lambda g, n: combine_gradients(g, n) / len(g),
-            ),
-            Misconception(
-                "The weights are the wrong way round: many tokens must count more, not less. Open hint 1.",
-                lambda g, n: sum(x / t for t, x in zip(n, g, strict=True)) / sum(1 / t for t in n),
-            ),
-        ),
+        edits("""
+            sum(weighted) / sum(tokens) → sum(gradients) / len(gradients)
+            1: That is the plain average over processes, in which a token counts more where there are few of them.
+               Weigh each gradient by its tokens.
+
+            sum(weighted) / sum(tokens) → sum(gradients)
+            1: That is the sum of the processes' gradients: each belongs to a mean over its own tokens, and the mean
+               over all of them is wanted.
+
+            sum(weighted) / sum(tokens) → sum(weighted)
+            2: Each gradient is weighed by its tokens, but nothing is divided by the tokens of all.
+
+            sum(weighted) / sum(tokens) → sum(weighted) / sum(tokens) / len(tokens)
+            2: It is divided by the tokens of all, and by the number of processes once more.
+
+            weighted = → tokens = [1 / n for n in tokens]; weighted =
+            1: The weights are the wrong way round: many tokens must count more, not less.
+        """),
         tolerance=1e-5,
     ),
     Exercise(
         "part-of",
         _cut,
         part_of,
-        (
-            Misconception(
-                "Rounded down, the rows that are left over belong to nobody. Round the size of a part up. Open hint 1.",
-                lambda t, k, n: t[k * (len(t) // n) : (k + 1) * (len(t) // n)],
-            ),
-            Misconception(
-                "`len // n + 1` is one row too many where the division leaves no rest; `-(-len // n)` rounds up. "
-                "Open hint 1.",
-                lambda t, k, n: t[k * (len(t) // n + 1) : (k + 1) * (len(t) // n + 1)],
-            ),
-            Misconception(
-                "The last part is filled up with zeros. That is done for the all-gather; what is kept are the rows "
-                "there are. Open hint 2.",
-                lambda t, k, n: part_of(torch.cat((t, t.new_zeros(-len(t) % n, *t.shape[1:]))), k, n),
-            ),
-            Misconception(
-                "The last process takes all that is left over, so its part is the largest, and buffers of one size no "
-                "longer do. Round the size of a part up instead. Open hint 1.",
-                lambda t, k, n: t[k * (len(t) // n) : len(t) if k == n - 1 else (k + 1) * (len(t) // n)],
-            ),
-            Misconception(
-                "These parts differ by one row at most, which is fair, but FSDP's are not so: all but the last are "
-                "equally large, rounded up, and the last ones may be short or empty. Open hint 2.",
-                lambda t, k, n: t.tensor_split(n)[k],
-            ),
-            Misconception(
-                "That is every n-th row, which is how a batch is split. A part of a parameter is one piece, so that "
-                "the parts one after the other are the whole. Open hint 1.",
-                lambda t, k, n: t[k::n],
-            ),
-        ),
+        edits("""
+            -(-len(tensor) // processes) → len(tensor) // processes
+            1: Rounded down, the rows that are left over belong to nobody. Round the size of a part up.
+
+            -(-len(tensor) // processes) → len(tensor) // processes + 1
+            1: `len // n + 1` is one row too many where the division leaves no rest; `-(-len // n)` rounds up.
+
+            rows = → tensor = torch.cat((tensor, tensor.new_zeros(-len(tensor) % processes, *tensor.shape[1:]))); rows =
+            2: The last part is filled up with zeros. That is done for the all-gather; what is kept are the rows there
+               are.
+
+            [begin:end] → .tensor_split([i * (len(tensor) // processes) for i in range(1, processes)])[process]
+            1: The last process takes all that is left over, so its part is the largest, and buffers of one size no
+               longer do. Round the size of a part up instead.
+
+            tensor[begin:end] → tensor.tensor_split(processes)[process]
+            2: These parts differ by one row at most, which is fair, but FSDP's are not so: all but the last are
+               equally large, rounded up, and the last ones may be short or empty.
+
+            tensor[begin:end] → tensor[process::processes]
+            1: That is every n-th row, which is how a batch is split. A part of a parameter is one piece, so that the
+               parts one after the other are the whole.
+        """),
         draw_more=_any_cut,
     ),
     Exercise(
         "read-plan",
         _resumed,
         read_plan,
-        (
-            Misconception(
-                "These are rows of the whole tensor; each file begins with row 0 of its own part. Open hint 3.",
-                _global_rows,
-            ),
-            Misconception(
-                "Files that hold none of the rows need not be opened: leave them out. Open hint 2.", _all_parts
-            ),
-            Misconception(
-                "Parts are rounded up, before and after; rounded down, some rows are in none. Open hint 1.",
-                _rounded_down,
-            ),
-        ),
+        edits("""
+            (part, low - first, high - first) → (part, low, high)
+            3: These are rows of the whole tensor; each file begins with row 0 of its own part.
+
+            if low < high → if low < high or plan.append((part, 0, 0))
+            2: Files that hold none of the rows need not be opened: leave them out.
+
+            -(-rows // before), -(-rows // after) → rows // before, rows // after
+            1: Parts are rounded up, before and after; rounded down, some rows are in none.
+        """),
         draw_more=_resumed_anyhow,
+    ),
+    Exercise(
+        "bytes-on-the-wire",
+        lambda generator, number: (*draw_integers(generator, 10**3, 10 ** (4 + number), 2), (2, 4, 8, 3)[number % 4]),
+        bytes_on_the_wire,
+        edits("""
+            (processes - 1) / processes * (2 * blocks + gradients) → 2 * blocks + gradients
+            1: These are the whole tensors; a process has one n-th of each already.
+
+            2 * blocks → blocks
+            2: Blocks are dropped after the forward pass, so they are gathered again in the backward pass.
+
+            2 * blocks + gradients → 2 * blocks
+            3: The gradients are missing: they are added up, each part by the process that keeps it.
+
+            2 * blocks + gradients → 2 * blocks + 2 * gradients
+            3: Gradients cross once: nobody needs all of them, so they are scattered, not gathered again. Twice is an
+               all-reduce.
+
+            (processes - 1) / processes → 1 / processes
+            1: One n-th is what a process has already; what reaches it is the rest, (n - 1) / n.
+        """),
+        tolerance=1e-9,
+    ),
+    Exercise(
+        "gpu-bytes",
+        lambda generator, number: (*draw_integers(generator, 100, 10 ** (4 + number), 3), (2, 1, 4, 8)[number % 4]),
+        gpu_bytes,
+        edits("""
+            sharded / gpus + 2 * block + own → (sharded + own) / gpus + 2 * block
+            1: Embeddings and head are not cut, and activations belong to a GPU's own rows: neither is divided.
+
+            sharded / gpus + 2 * block + own → sharded / gpus + own
+            2: What is gathered is missing: two blocks are whole while they are used.
+
+            2 * block → block
+            2: Two blocks are whole at a time: the one that computes, and the next, on its way.
+
+            sharded + own if gpus == 1 else sharded / gpus → sharded / gpus
+            3: A single GPU has everything: nothing is gathered there, and nothing is there twice.
+
+            sharded / gpus + 2 * block + own → (sharded + own) / gpus
+            2: Everything is divided, but what is whole for a moment is whole on each GPU.
+        """),
+        tolerance=1e-9,
+    ),
+    Exercise(
+        "smallest-node",
+        _node,
+        smallest_node,
+        edits("""
+            None if room <= 0 else max(2, math.ceil(sharded / room)) → math.ceil(sharded / card)
+            1: What is gathered, and each GPU's own activations, take room on every card: subtract both from it before
+               you divide.
+
+            None if room <= 0 else → 1 if room == 0 else
+            3: No number of cards helps where what is not cut fills one: return None there.
+
+            if sharded + own <= card → if sharded + gathered + own <= card
+            2: On a single card nothing is gathered: try that one first, without it.
+
+            if sharded + own <= card → if sharded + own < card
+            2: What exactly fills a single card fits: `<=`.
+
+            math.ceil(sharded / room) → round(sharded / room)
+            1: That is the nearest whole number of cards, on which the last piece may have no place: round up.
+
+            math.ceil(sharded / room) → sharded // room
+            1: Rounded down, the last piece has no place.
+        """),
     ),
 )
