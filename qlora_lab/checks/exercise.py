@@ -40,11 +40,6 @@ class Misconception:
     edit: tuple[str, str] | None = None
     function: Callable | None = None
 
-    def __post_init__(self):
-        if callable(self.hint):  # modules that are not rewritten yet
-            object.__setattr__(self, "function", self.hint)
-            object.__setattr__(self, "hint", None)
-
     @property
     def message(self) -> str:
         return self.meaning if self.hint is None else f"{self.meaning} Open hint {self.hint}."
