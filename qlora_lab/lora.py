@@ -22,14 +22,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from qlora_lab.machine.arguments import is_count, is_number
+
 # -- the layer
 
 
 def check_adapter_arguments(rank, alpha, dropout) -> None:
     """Raises ValueError for a rank, alpha or dropout that makes no sense, with what would."""
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 0:
+    if not is_count(rank, least=0):
         raise ValueError(f"rank {rank!r} is not allowed; give a whole number of at least 1 (usual: 8 to 64)")
-    if rank and not (isinstance(alpha, int | float) and math.isfinite(alpha) and alpha > 0):
+    if rank and not (is_number(alpha) and alpha > 0):
         raise ValueError(f"alpha {alpha!r} is not allowed; give a positive number (usual: the rank or twice it)")
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise ValueError(f"dropout {dropout!r} is not a probability below 1")

@@ -9,7 +9,6 @@ What both give up is exactness: they are closed forms, true within a few percent
 bytes.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -21,6 +20,7 @@ from torch import nn
 from qlora_lab.lora import adapted_layers, output_head
 from qlora_lab.loss import is_frozen_linear
 from qlora_lab.machine import processes
+from qlora_lab.machine.arguments import is_number
 from qlora_lab.machine.errors import UserFacingError
 from qlora_lab.machine.free_memory import free_memory
 from qlora_lab.memory.closed_form import (
@@ -271,7 +271,7 @@ def fit_to_gpu(prediction: Budget, gpu_gb: float) -> GpuFit:
     Raises:
         ValueError: gpu_gb is not a positive number.
     """
-    if isinstance(gpu_gb, bool) or not isinstance(gpu_gb, int | float) or not math.isfinite(gpu_gb) or gpu_gb <= 0:
+    if not (is_number(gpu_gb) and gpu_gb > 0):
         raise ValueError(f"gpu_gb {gpu_gb!r} is not allowed; give the memory in GB, for example 24")
     most = gpu_gb * 1e9
     if prediction.peak <= most:

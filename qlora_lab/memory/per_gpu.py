@@ -15,6 +15,7 @@ The moment is the first layer's backward pass, when nearly all gradients are the
 from dataclasses import dataclass
 from math import prod
 
+from qlora_lab.machine.arguments import check_count
 from qlora_lab.memory.closed_form import (
     adapter_elements,
     bytes_by_moment,
@@ -56,8 +57,7 @@ def predict_per_process(
     Raises:
         ValueError, TypeError: as `predict_training`, or fewer than one process.
     """
-    if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
-        raise ValueError(f"processes {processes!r} is not allowed; give a whole number of at least 1")
+    check_count("processes", processes)
     plan = TrainingPlan(config, method, rank, batch_size, sequence_length, **plan)
     alone = predict_plan(plan)
     if processes == 1:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, LlamaConfig, PreTrainedConfig
 
+from qlora_lab.machine.arguments import check_choice, check_count, is_count
 from qlora_lab.machine.dtypes import FLOAT_DTYPES
 from qlora_lab.models import hub
 from qlora_lab.models.gradient_checkpointing import CHECKPOINTING
@@ -124,19 +125,16 @@ class TrainingPlan:
 
         put("config", find_config(self.config))
         for name, choices in (("method", METHODS), ("optimizer", OPTIMIZERS), ("checkpointing", CHECKPOINTING)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}")
+            check_choice(name, getattr(self, name), choices)
         for name in ("rank", "batch_size", "sequence_length", "accumulation"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} {value!r} is not allowed; give a whole number of at least 1")
+            check_count(name, getattr(self, name))
         if self.sequence_length < 2:
             raise ValueError("sequence_length 1 leaves no token to predict; give at least 2")
         most = self.batch_size * (self.sequence_length - 1)
         if self.supervised_tokens is None:
             put("supervised_tokens", most)
         count = self.supervised_tokens
-        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
+        if not is_count(count) or count > most:
             raise ValueError(
                 f"supervised_tokens {count!r} is not allowed; this batch has 1 to {most}, as first tokens have no label"
             )

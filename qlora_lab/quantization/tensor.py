@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from qlora_lab.machine.arguments import is_count
 from qlora_lab.machine.dtypes import FLOAT_DTYPES
 from qlora_lab.machine.files import load_tensors, save_tensors
 from qlora_lab.quantization.blockwise import (
@@ -258,12 +259,7 @@ def _check(weight, datatype: DataType, block_size, double_quant: bool) -> None:
 
 
 def _check_options(datatype: DataType, block_size, double_quant: bool) -> None:
-    if (
-        isinstance(block_size, bool)
-        or not isinstance(block_size, int)
-        or block_size % 2
-        or not 16 <= block_size <= 4096
-    ):
+    if not is_count(block_size, least=16) or block_size > 4096 or block_size % 2:
         raise ValueError(f"block_size {block_size!r} is not allowed; give an even integer from 16 to 4096 (QLoRA: 64)")
     if double_quant and datatype.affine:
         raise ValueError(

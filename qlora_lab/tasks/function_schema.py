@@ -1,9 +1,10 @@
 """The functions of the home assistant, as plain data in JSON Schema's words, and the check of calls against them."""
 
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
+
+from qlora_lab.machine.arguments import is_number
 
 _TEXT = {"type": "string", "minLength": 1}
 _TIME = {"type": "string", "pattern": "^([01][0-9]|2[0-3]):[0-5][0-9]$"}
@@ -123,7 +124,7 @@ def _fault(value: Any, kind: dict[str, Any]) -> str | None:
     if kind["type"] == "string":
         if not isinstance(value, str) or len(value) < kind.get("minLength", 0):
             return "must be a text that is not empty"
-    elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    elif not is_number(value):
         return "must be a finite number"
     elif kind["type"] == "integer" and value != int(value):
         return "must be a whole number"

@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 import torch
 
+from qlora_lab.machine.arguments import check_choice
+
 SMALLEST = 2**16  # weights; below this a look-up in plain PyTorch takes microseconds and compiling seconds
 _MODES = ("auto", "always", "never")
 
@@ -38,8 +40,7 @@ def set_compile(mode: str) -> str:
     Raises:
         ValueError: unknown mode.
     """
-    if mode not in _MODES:
-        raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(_MODES)}")
+    check_choice("mode", mode, _MODES)
     before, _state["mode"] = _state["mode"], mode
     return before
 
