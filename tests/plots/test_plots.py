@@ -22,100 +22,101 @@ RESULT = (0.25, 0.21, 0.29, [0.24, 0.25, 0.26])
 LONG = "adapter beside a base in 4 bits, after a hundred steps"
 
 
-def figures():
-    return {
-        "loss_curve": plots.loss_curve([3.0, 2.0, 0.5, 0.25], 10),
-        "match_bars": plots.match_bars([("base model", 0.0, (0.0, 0.11)), (LONG, 1.0, (0.9, 1.0))]),
-        "memory_bars": plots.memory_bars([("full", {"a": 538.0, "b": 1076.0}), (LONG, {"a": 170.0})], "T"),
-        "predicted_and_measured": plots.predicted_and_measured(
-            [(LONG, [(0, 8.0, 8.0), (100, 0.0, 0.5)]), ("b", [(0, 8.0, 8.0)])], "T", "percent", "MB"
-        ),
-        "page_timeline": plots.page_timeline([("a", MOVES), (LONG[:30], MOVES)], 3, 8, "uses", [4]),
-        "memory_and_pages": plots.memory_and_pages(
-            [{"weights": 5.0, "pages": 2.0 * i} for i in range(8)], MOVES, 3, 20.0, "T", [(0, "one"), (4, "two")]
-        ),
-        "memory_timeline": plots.memory_timeline(
-            [{"base weights": 5.0, "gradients": 2.0 * i} for i in range(8)], [(0, "quantize"), (4, "-forward")], "T"
-        ),
-        "codebook": plots.codebook([-1.0, -0.2, 0.1, 0.4], [-1.0, 0.0, 1.0], [0.25, 0.75, 0.0], 0.09, "T"),
-        "codes_of_a_number": plots.codes_of_a_number(0.65, [(0.0, 1.95), (0.0, 1.0), (-1.0, 1.0)]),
-        "levels": plots.levels([("nf4", [-1.0, -0.3, 0.0, 0.2, 1.0]), ("mine", [-1.0, 0.0, 0.5])], "T"),
-        "quantiles": plots.quantiles([-1.85, -0.6], [1.85, 1.0, 0.4], 0.968),
-        "absmax_and_normalized": plots.absmax_and_normalized(
-            [(16, [1.0, 2.0, 3.0], [0.1, 0.9, 0.1]), (64, [1.0, 2.5, 3.0], [0.1, 1.1, 0.1])], 1.848, HALVES, [-1.0, 1.0]
-        ),
-        "outlier_errors": plots.outlier_errors([0.3] * 64, [0.1] * 64, 16, 20),
-        "code_histograms": plots.code_histograms([("Gaussian", SHARES), ("Student t, 3 degrees", SHARES)]),
-        "error_by_weight": plots.error_by_weight(
-            [("Gaussian", [-1.0, 0.0, 1.0], SHARES), ("real", [-1.0, 0.0, 1.0], SHARES)]
-        ),
-        "error_by_block_size": plots.error_by_block_size(
-            [("Gaussian", [16, 64, 256], SHARES), ("real", [16, 64, 256], SHARES)]
-        ),
-        "error_by_bits": plots.error_by_bits(
-            [("nf4", [(4.5, 0.09, 64), (5.0, 0.08, 32)]), ("int4_affine", [(4.5, 0.1, 128)])], 4.5, "T"
-        ),
-        "layer_errors": plots.layer_errors([[0.1, 0.09], [0.11, 0.12]], ["q", "down"], "T"),
-        "error_against_scale": plots.error_against_scale(
-            [("a", [(0.5, 0.1, 0.3), (1.0, 0.2, 0.0)]), (LONG[:30], [(0.5, 0.1, 0.3), (1.0, 0.5, 0.0)])], "T"
-        ),
-        "bits_and_error": plots.bits_and_error(
-            [("a", [(32, 5.0, 0.087), (64, 4.5, 0.092)]), (LONG, [(64, 4.1, 0.092)])], "T"
-        ),
-        "scale_map": plots.scale_map([-1.0, -0.1, 0.0, 0.01, 0.1, 1.0], [-0.2, 0.1, 1.0], "T"),
-        "decoded_scales": plots.decoded_scales([0.002, 2.0], [-0.01, 2.1], [0.001, -0.002], [-0.004, 0.01], "T"),
-        "throughput": plots.throughput([(LONG[:30], 0.002), ("b", 2.5)], 3.0, "T"),
-        "scale_and_error": plots.scale_and_error([0.3, -0.7], [0.25, -0.75], [(0.1, 0.2), (0.25, 0.05)], 0.25),
-        "parameters_of_rank": plots.parameters_of_rank([("q", 10**6, 10**4), (LONG[:25], 10**7, 10**5)], "T"),
-        "adapted_layer": plots.adapted_layer(576, 1536, 16, 32),
-        "adapted_square": plots.adapted_layer(1024, 1024, 8, 8),
-        "adapted_wide": plots.adapted_layer(1536, 576, 64, 16),
-        "singular_energy": plots.singular_energy(
-            [("a", [0.5, 0.8] + [1.0] * 8), (LONG[:24], [0.1 * i for i in range(1, 11)])], "T"
-        ),
-        "loss_of_rank": plots.loss_of_rank(
-            [("a", [(1, 2.0), (16, 1.0)], 0.9), (LONG[:20], [(1, 2.5), (16, 2.2)], 2.1)], 3.0, "T"
-        ),
-        "parameters_against_rank": plots.parameters_against_rank(576, 1536, [1, 2, 4, 8, 64, 256, 1024]),
-        "size_of_rank": plots.size_of_rank(
-            [("one", [("a", [(4, 1.0), (64, 0.1)], -0.8)]), ("other", [("b", [(4, 2.0), (64, 2.0)], -0.01)])], "size"
-        ),
-        "memory_against_limit": plots.memory_against_limit(
-            {"quantized base": 33.4, "adapters": 1.6}, 24, "35.0 GB: it does not fit"
-        ),
-        "per_gpu": plots.per_gpu(
-            [("full", [(1, 784.5), (2, 398.0), (8, 104.0)]), ("QLoRA", [(1, 41.4), (2, 23.0), (8, 7.6)])],
-            [("24 GB", 25.8), ("80 GB", 85.9)], "T",
-        ),
-        "gathered_over_step": plots.gathered_over_step(
-            [50.0, 110.0, 112.0, 110.0, 112.0, 50.0], 50.0, 190.0, [(1, "forward"), (3, "backward")], "T"
-        ),
-        "results": plots.results(
-            {"loss": {"a": (0.3, 0.1, 0.5, [0.2, 0.3, 0.4]), LONG: RESULT}, "test": {"a": RESULT, LONG: RESULT}}, "T"
-        ),
-        "against_rank": plots.against_rank({1: RESULT, 16: RESULT}, {1: 4.9, 16: 78.2, 64: 313.0}, "T", "loss"),
-        "decoding_share": plots.decoding_share([(8, 0.4), (2048, 0.02)], [(8, 0.41), (100, 0.2), (2048, 0.01)], "T"),
-        "quality_and_memory": plots.quality_and_memory({"a": (250.0, RESULT), LONG: (1e3, RESULT)}, "a", COST, "loss"),
-        "no_quality": plots.quality_and_memory({"a": (250.0, RESULT)}, None, COST, "loss", at=400.0),
-        "method_squares": plots.method_squares(
-            [("full", {"base weights": 130.0, "gradients": 130.0, "optimizer state": 520.0}), ("QLoRA", SMALL)],
-            "T", limit=("one GPU of 48 GB", 48.0),
-        ),
-    }  # fmt: skip
+# by name; made where they are asked for, for a few milliseconds each add up
+FIGURES = {
+    "loss_curve": lambda: plots.loss_curve([3.0, 2.0, 0.5, 0.25], 10),
+    "match_bars": lambda: plots.match_bars([("base model", 0.0, (0.0, 0.11)), (LONG, 1.0, (0.9, 1.0))]),
+    "memory_bars": lambda: plots.memory_bars([("full", {"a": 538.0, "b": 1076.0}), (LONG, {"a": 170.0})], "T"),
+    "predicted_and_measured": lambda: plots.predicted_and_measured(
+        [(LONG, [(0, 8.0, 8.0), (100, 0.0, 0.5)]), ("b", [(0, 8.0, 8.0)])], "T", "percent", "MB"
+    ),
+    "page_timeline": lambda: plots.page_timeline([("a", MOVES), (LONG[:30], MOVES)], 3, 8, "uses", [4]),
+    "memory_and_pages": lambda: plots.memory_and_pages(
+        [{"weights": 5.0, "pages": 2.0 * i} for i in range(8)], MOVES, 3, 20.0, "T", [(0, "one"), (4, "two")]
+    ),
+    "memory_timeline": lambda: plots.memory_timeline(
+        [{"base weights": 5.0, "gradients": 2.0 * i} for i in range(8)], [(0, "quantize"), (4, "-forward")], "T"
+    ),
+    "codebook": lambda: plots.codebook([-1.0, -0.2, 0.1, 0.4], [-1.0, 0.0, 1.0], [0.25, 0.75, 0.0], 0.09, "T"),
+    "codes_of_a_number": lambda: plots.codes_of_a_number(0.65, [(0.0, 1.95), (0.0, 1.0), (-1.0, 1.0)]),
+    "levels": lambda: plots.levels([("nf4", [-1.0, -0.3, 0.0, 0.2, 1.0]), ("mine", [-1.0, 0.0, 0.5])], "T"),
+    "quantiles": lambda: plots.quantiles([-1.85, -0.6], [1.85, 1.0, 0.4], 0.968),
+    "absmax_and_normalized": lambda: plots.absmax_and_normalized(
+        [(16, [1.0, 2.0, 3.0], [0.1, 0.9, 0.1]), (64, [1.0, 2.5, 3.0], [0.1, 1.1, 0.1])], 1.848, HALVES, [-1.0, 1.0]
+    ),
+    "outlier_errors": lambda: plots.outlier_errors([0.3] * 64, [0.1] * 64, 16, 20),
+    "code_histograms": lambda: plots.code_histograms([("Gaussian", SHARES), ("Student t, 3 degrees", SHARES)]),
+    "error_by_weight": lambda: plots.error_by_weight(
+        [("Gaussian", [-1.0, 0.0, 1.0], SHARES), ("real", [-1.0, 0.0, 1.0], SHARES)]
+    ),
+    "error_by_block_size": lambda: plots.error_by_block_size(
+        [("Gaussian", [16, 64, 256], SHARES), ("real", [16, 64, 256], SHARES)]
+    ),
+    "error_by_bits": lambda: plots.error_by_bits(
+        [("nf4", [(4.5, 0.09, 64), (5.0, 0.08, 32)]), ("int4_affine", [(4.5, 0.1, 128)])], 4.5, "T"
+    ),
+    "layer_errors": lambda: plots.layer_errors([[0.1, 0.09], [0.11, 0.12]], ["q", "down"], "T"),
+    "error_against_scale": lambda: plots.error_against_scale(
+        [("a", [(0.5, 0.1, 0.3), (1.0, 0.2, 0.0)]), (LONG[:30], [(0.5, 0.1, 0.3), (1.0, 0.5, 0.0)])], "T"
+    ),
+    "bits_and_error": lambda: plots.bits_and_error(
+        [("a", [(32, 5.0, 0.087), (64, 4.5, 0.092)]), (LONG, [(64, 4.1, 0.092)])], "T"
+    ),
+    "scale_map": lambda: plots.scale_map([-1.0, -0.1, 0.0, 0.01, 0.1, 1.0], [-0.2, 0.1, 1.0], "T"),
+    "decoded_scales": lambda: plots.decoded_scales([0.002, 2.0], [-0.01, 2.1], [0.001, -0.002], [-0.004, 0.01], "T"),
+    "throughput": lambda: plots.throughput([(LONG[:30], 0.002), ("b", 2.5)], 3.0, "T"),
+    "scale_and_error": lambda: plots.scale_and_error([0.3, -0.7], [0.25, -0.75], [(0.1, 0.2), (0.25, 0.05)], 0.25),
+    "parameters_of_rank": lambda: plots.parameters_of_rank([("q", 10**6, 10**4), (LONG[:25], 10**7, 10**5)], "T"),
+    "adapted_layer": lambda: plots.adapted_layer(576, 1536, 16, 32),
+    "adapted_square": lambda: plots.adapted_layer(1024, 1024, 8, 8),
+    "adapted_wide": lambda: plots.adapted_layer(1536, 576, 64, 16),
+    "singular_energy": lambda: plots.singular_energy(
+        [("a", [0.5, 0.8] + [1.0] * 8), (LONG[:24], [0.1 * i for i in range(1, 11)])], "T"
+    ),
+    "loss_of_rank": lambda: plots.loss_of_rank(
+        [("a", [(1, 2.0), (16, 1.0)], 0.9), (LONG[:20], [(1, 2.5), (16, 2.2)], 2.1)], 3.0, "T"
+    ),
+    "parameters_against_rank": lambda: plots.parameters_against_rank(576, 1536, [1, 2, 4, 8, 64, 256, 1024]),
+    "size_of_rank": lambda: plots.size_of_rank(
+        [("one", [("a", [(4, 1.0), (64, 0.1)], -0.8)]), ("other", [("b", [(4, 2.0), (64, 2.0)], -0.01)])], "size"
+    ),
+    "memory_against_limit": lambda: plots.memory_against_limit(
+        {"quantized base": 33.4, "adapters": 1.6}, 24, "35.0 GB: it does not fit"
+    ),
+    "per_gpu": lambda: plots.per_gpu(
+        [("full", [(1, 784.5), (2, 398.0), (8, 104.0)]), ("QLoRA", [(1, 41.4), (2, 23.0), (8, 7.6)])],
+        [("24 GB", 25.8), ("80 GB", 85.9)], "T",
+    ),
+    "gathered_over_step": lambda: plots.gathered_over_step(
+        [50.0, 110.0, 112.0, 110.0, 112.0, 50.0], 50.0, 190.0, [(1, "forward"), (3, "backward")], "T"
+    ),
+    "results": lambda: plots.results(
+        {"loss": {"a": (0.3, 0.1, 0.5, [0.2, 0.3, 0.4]), LONG: RESULT}, "test": {"a": RESULT, LONG: RESULT}}, "T"
+    ),
+    "against_rank": lambda: plots.against_rank({1: RESULT, 16: RESULT}, {1: 4.9, 16: 78.2, 64: 313.0}, "T", "loss"),
+    "decoding_share": lambda: plots.decoding_share(
+        [(8, 0.4), (2048, 0.02)], [(8, 0.41), (100, 0.2), (2048, 0.01)], "T"
+    ),
+    "quality_and_memory": lambda: plots.quality_and_memory(
+        {"a": (250.0, RESULT), LONG: (1e3, RESULT)}, "a", COST, "loss"
+    ),
+    "no_quality": lambda: plots.quality_and_memory({"a": (250.0, RESULT)}, None, COST, "loss", at=400.0),
+    "method_squares": lambda: plots.method_squares(
+        [("full", {"base weights": 130.0, "gradients": 130.0, "optimizer state": 520.0}), ("QLoRA", SMALL)],
+        "T", limit=("one GPU of 48 GB", 48.0),
+    ),
+}  # fmt: skip
 
 
-NAMES = list(figures())
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FIGURES)
 def test_each_has_an_alternative_text_with_its_numbers(name):
-    text = figures()[name].alt_text
+    text = FIGURES[name]().alt_text
     assert len(text) > 60 and re.search(r"\d", text) and text.endswith(".")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FIGURES)
 def test_no_text_is_cut_off(name):
-    fig = figures()[name]
+    fig = FIGURES[name]()
     FigureCanvasAgg(fig).draw()
     width, height = fig.canvas.get_width_height()
     for ax in fig.axes:
@@ -123,17 +124,17 @@ def test_no_text_is_cut_off(name):
         assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1, (name, box)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FIGURES)
 def test_renders_to_a_png_that_is_the_same_every_time(name):
-    one, other = plots.png(figures()[name]), plots.png(figures()[name])
+    one, other = plots.png(FIGURES[name]()), plots.png(FIGURES[name]())
     assert one.startswith(b"\x89PNG") and one == other
 
 
 def test_the_pixels_are_those_of_savefig():
     for name in ("levels", "results", "memory_timeline"):
         saved = io.BytesIO()
-        figures()[name].savefig(saved, format="png")
-        one, other = (np.asarray(Image.open(file)) for file in (saved, io.BytesIO(plots.png(figures()[name]))))
+        FIGURES[name]().savefig(saved, format="png")
+        one, other = (np.asarray(Image.open(file)) for file in (saved, io.BytesIO(plots.png(FIGURES[name]()))))
         assert np.array_equal(one, other), name
 
 
@@ -186,7 +187,7 @@ def test_show_gives_the_text_to_screen_readers(monkeypatch):
 
     shown = []
     monkeypatch.setattr(IPython.display, "display", lambda data, **options: shown.append((data, options)))
-    plots.show(figures()["loss_curve"])
+    plots.show(FIGURES["loss_curve"]())
     (data, options), = shown  # fmt: skip
     assert data["image/png"].startswith(b"\x89PNG")
     assert options["metadata"]["image/png"]["alt"].startswith("Training loss") and "Training loss" in data["text/plain"]
