@@ -1,5 +1,6 @@
 """JupyterLab in headless Chromium, for the tests that need a real browser: fixtures, and what a hand would do."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -69,18 +70,24 @@ def browser():
         chromium.close()
 
 
-@pytest.fixture
-def page(browser, request):
-    """A page that fails the test if anything is reported as an error in its console."""
+@contextlib.contextmanager
+def watched_page(browser):
+    """A page that fails in the end if anything was reported as an error in its console."""
     page = browser.new_page(viewport={"width": 1100, "height": 1000})
     errors = []
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
     yield page
-    if SCREENSHOTS:
-        page.screenshot(path=f"{SCREENSHOTS}/{request.node.name}.png")
     page.close()
     assert not errors
+
+
+@pytest.fixture
+def page(browser, request):
+    with watched_page(browser) as page:
+        yield page
+        if SCREENSHOTS:
+            page.screenshot(path=f"{SCREENSHOTS}/{request.node.name}.png")
 
 
 def open_and_run(page, lab, notebook: Path) -> None:

@@ -1,7 +1,8 @@
 """Several processes, for tests: started from one that has everything imported, each on one thread.
 
 `together(count, function, *arguments)` runs `function(*arguments)` in `count` connected processes and returns what each
-returned, in the order of their ranks. The functions below are what tests run there.
+returned, in the order of their ranks. The functions below are what tests run there. `alone(function, *arguments)` runs
+any function of a module in one process.
 """
 
 import multiprocessing
@@ -26,7 +27,8 @@ _context = multiprocessing.get_context("forkserver") if os.name == "posix" else 
 if os.name == "posix":
     # what takes long to import; names that the server finds without pytest's search path
     slow = ("qlora_lab.evaluation.exact_match", "transformers.models.llama.modeling_llama", "torch._dynamo")
-    _context.set_forkserver_preload([*slow, "torch.distributed.checkpoint"])
+    slow += ("torch.distributed.checkpoint", "nbgrader.apps", "qlora_lab.cli.commands")
+    _context.set_forkserver_preload([*slow])
 
 
 def together(count: int, function, *arguments, timeout: float = 120) -> list:
@@ -51,6 +53,32 @@ def together(count: int, function, *arguments, timeout: float = 120) -> list:
             process.join(timeout=10)
             process.kill()
     return [found[number] for number in range(count)]
+
+
+class Ended(Exception):
+    """A process ended before its function did."""
+
+
+def alone(function, *arguments):
+    """What a function of a module returns, called in a process of its own.
+
+    Raises:
+        Ended: with its exit code, which a signal makes negative; the process's own output says why.
+    """
+    receiver, sender = _context.Pipe(duplex=False)
+    process = _context.Process(target=_send, args=(sender, function, arguments))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        process.join()
+        raise Ended(f"exit code {process.exitcode}") from None
+
+
+def _send(sender, function, arguments):
+    torch.set_num_threads(1)
+    sender.send(function(*arguments))
 
 
 def _work(number, count, port, results, function, arguments):

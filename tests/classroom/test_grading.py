@@ -1,6 +1,7 @@
 """A class that does not exist, graded: everybody gets what they deserve, and nobody stops the rest."""
 
 import csv
+import os
 import shutil
 import signal
 import sqlite3
@@ -13,6 +14,7 @@ import pytest
 from hostile_answers import HOSTILE
 from synthetic_class import LISTED, Student, answered, make_class, plain, solutions, write
 from typer.testing import CliRunner
+from workers import Ended, alone
 
 from qlora_lab.classroom import submissions
 from qlora_lab.classroom.course import Course
@@ -293,15 +295,26 @@ SLOW = "import time\ndef decode(code, low, high):\n    while time.process_time()
 SLOW += "    return low + (high - low) * code / 15"
 
 
-@pytest.fixture
-def fresh(course, tmp_path):
-    """A course of the first notebook alone, in which nothing was graded."""
-    folder = tmp_path / "course"
+@pytest.fixture(scope="module")
+def judged_course(course, tmp_path_factory):
+    """A course of the first notebook alone, in which the answers below were judged once, and nothing was recorded."""
+    folder = tmp_path_factory.mktemp("judged") / "course"
     shutil.copytree(course.folder, folder)
     for step in ("source", "release"):
         for name in course.names[1:]:
             shutil.rmtree(folder / step / name)
-    return Course(folder)
+    made = Course(folder)
+    with Judge(made, seconds=5) as judge:
+        for decode in (None, WRONG):
+            judge_all(submissions.read(hand_in(made, decode), made.names)[0], judge)
+    return made
+
+
+@pytest.fixture
+def fresh(judged_course, tmp_path):
+    """A copy of it."""
+    shutil.copytree(judged_course.folder, tmp_path / "course")
+    return Course(tmp_path / "course")
 
 
 def hand_in(fresh, decode: str | None = None, text: str = "Blocks are scaled.", student: str = "ada") -> Path:
@@ -320,10 +333,17 @@ def command(fresh, folder: Path, seconds: float = 5) -> list[str]:
     return [*map(str, (folder, "--course", fresh.folder, "--out", out, "--seconds", seconds, "--workers", 1))]
 
 
-def graded_row(fresh, folder: Path, student: str = "ada", seconds: float = 5) -> dict[str, str]:
+def graded_rows(fresh, folder: Path, seconds: float = 5) -> list[dict[str, str]]:
+    """Of all students, by their names."""
     result = run(*command(fresh, folder, seconds))
     assert result.exit_code == 0, result.output
-    return {row["student"]: row for row in table(fresh.folder.parent / "grades.csv")}[student]
+    return table(fresh.folder.parent / "grades.csv")
+
+
+def graded_row(fresh, folder: Path, seconds: float = 5) -> dict[str, str]:
+    """Of the one student."""
+    (row,) = graded_rows(fresh, folder, seconds)
+    return row
 
 
 def give_points(fresh, points: float, cell: str = "question-01-a") -> None:
@@ -359,25 +379,27 @@ def test_a_person_is_asked_again_about_what_changed_alone(fresh):
     assert row["01 question-01-a"] == "4" and row["01 decode"] == ""  # right now, so 0.5 need not stand
 
 
-# Ends its process, as the system does where memory runs out, when nbgrader comes to the `number`th call of a function.
-KILLED = """
-import os, signal, sys
-import nbgrader.preprocessors as all_of_them
-from qlora_lab.cli.commands import app
+def grade_until(name: str, function: str, number: int, arguments: list[str]) -> None:
+    """Grade, and end this process, as the system does where memory runs out, when nbgrader comes to a function's call.
 
-name, function, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
-one = getattr(all_of_them, name)
-whole, calls = getattr(one, function), []
+    Args:
+        name: of a preprocessor of nbgrader's. number: of the call, from 1.
+    """
+    import nbgrader.preprocessors
 
-def ended(self, *arguments):
-    calls.append(1)
-    if len(calls) == number:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return whole(self, *arguments)
+    one = getattr(nbgrader.preprocessors, name)
+    whole, calls = getattr(one, function), []
 
-setattr(one, function, ended)
-app(["classroom", "grade", *sys.argv[4:]])
-"""
+    def ended(self, *given):
+        calls.append(1)
+        if len(calls) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(self, *given)
+
+    setattr(one, function, ended)
+    app(["classroom", "grade", *arguments])
+
+
 MOMENTS = {
     "before-the-first-cell": ("SaveAutoGrades", "preprocess", 1),
     "between-cells": ("SaveAutoGrades", "preprocess_cell", 9),
@@ -387,9 +409,8 @@ MOMENTS = {
 
 
 def killed_run(fresh, folder: Path, moment: str) -> None:
-    arguments = [*map(str, MOMENTS[moment]), *command(fresh, folder)]
-    done = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    with pytest.raises(Ended, match=f"exit code {-signal.SIGKILL}"):
+        alone(grade_until, *MOMENTS[moment], command(fresh, folder))
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -397,7 +418,8 @@ def test_after_a_kill_while_nbgrader_records_the_next_run_ends_with_the_right_ma
     folder = hand_in(fresh, WRONG)
     hand_in(fresh, student="bob")
     killed_run(fresh, folder, moment)
-    rows = [graded_row(fresh, folder, student) for student in ("ada", "bob")]
+    rows = graded_rows(fresh, folder)
+    assert [row["student"] for row in rows] == ["ada", "bob"]
     assert [row["total"] for row in rows] == ["17", "18"] and [row["01 decode"] for row in rows] == ["0", "1"]
     for student, kind in (("ada", "error"), ("bob", "execute_result")):
         marked = nbformat.read(fresh.notebook("autograded", BOOK, student), as_version=4)
@@ -441,7 +463,7 @@ def test_what_nbgrader_could_not_record_is_told_and_does_not_wait_for_a_person(f
     assert ada["total"] == ada["01 decode"] == "" and bob["total"] == "18"
     pages = [(fresh.folder.parent / "feedback" / f"{name}.html").read_text() for name in ("ada", "bob")]
     assert ["for a person to read" in page for page in pages] == [False, True]
-    assert graded_row(fresh, folder)["total"] == "18"
+    assert graded_rows(fresh, folder)[0]["total"] == "18"
 
 
 def test_an_answer_that_could_not_be_judged_is_listed_and_the_class_goes_on(fresh, monkeypatch):

@@ -430,15 +430,15 @@ def status(key):
 
 def step(model, width):
     with MemoryTrace(model) as trace:
-        x = torch.randn(2048, width)
+        x = torch.randn(512, width)
         model(x).square().mean().backward()
     return trace.peak
 
 warm = nn.Sequential(*[nn.Linear(64, 64) for _ in range(2)])
 step(warm, 64)
 before = status("VmRSS")
-model = nn.Sequential(*[nn.Sequential(nn.Linear(2048, 2048), nn.Sigmoid()) for _ in range(16)])
-peak = step(model, 2048)
+model = nn.Sequential(*[nn.Sequential(nn.Linear(512, 512), nn.Sigmoid()) for _ in range(256)])
+peak = step(model, 512)
 print(peak, status("VmHWM") - before)
 """
     # glibc otherwise keeps what is freed, so that the process holds more than lives

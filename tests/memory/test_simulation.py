@@ -1,12 +1,13 @@
 """The simulated step against the real one, operation by operation, and against the paper's sizes."""
 
 import gc
-import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+from workers import alone
 
 from qlora_lab.lora import adapted_layers, inject_lora
 from qlora_lab.memory.ledger import MemoryTrace
@@ -184,6 +185,14 @@ def test_transformers_is_left_as_it_was():
     assert import_utils.is_fake_tensor is before and gc.isenabled()
 
 
+def peaks_of_65b(method: str, options: dict) -> tuple[int, int]:
+    """Bytes: what the step would take, and what this process took to find it out."""
+    trace = simulate_training("llama-65b", method, 64, 1, 512, **options)
+    # Not getrusage: a child's ru_maxrss starts at what its parent held.
+    status = Path("/proc/self/status").read_text()
+    return trace.peak, int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the process's peak memory")
 @pytest.mark.parametrize(
@@ -195,16 +204,7 @@ def test_transformers_is_left_as_it_was():
     ],
 )
 def test_a_65b_step_on_a_laptop(method, options, gb):
-    # Not getrusage: a child's ru_maxrss starts at what its parent held, here all of pytest.
-    script = f"""
-from pathlib import Path
-from qlora_lab.memory import simulate_training
-trace = simulate_training("llama-65b", {method!r}, 64, 1, 512, **{options!r})
-status = Path("/proc/self/status").read_text()
-print(trace.peak, int(status.split("VmHWM:")[1].split()[0]) * 1024)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=140)
-    peak, resident = map(int, done.stdout.split())
+    peak, resident = alone(peaks_of_65b, method, options)
     assert peak / 1e9 == pytest.approx(gb, rel=0.005)
     assert resident < 2e9
 

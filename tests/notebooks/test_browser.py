@@ -8,7 +8,16 @@ import time
 
 import nbformat
 import pytest
-from jupyter_in_chromium import FOLDER, IN_A_BROWSER, SCREENSHOTS, browser, lab, open_and_run, page  # noqa: F401  (fixtures)
+from jupyter_in_chromium import (  # noqa: F401  (fixtures)
+    FOLDER,
+    IN_A_BROWSER,
+    SCREENSHOTS,
+    browser,
+    lab,
+    open_and_run,
+    page,
+    watched_page,
+)  # fmt: skip
 
 from qlora_lab import widgets
 
@@ -17,8 +26,8 @@ EXPLORERS = ["codebook", "scale", "rank", "pages", "fit", "gpus", "costs"]
 pytestmark = IN_A_BROWSER
 
 
-def controls_of(page) -> list:
-    """The controls of an explorer in their order, each with what moves it as a hand or a key would."""
+def controls_of(page, cell) -> list:
+    """The controls of a cell's explorer in their order, each with what moves it as a hand or a key would."""
 
     def move(control):
         if control.locator(".noUi-handle").count():
@@ -32,39 +41,47 @@ def controls_of(page) -> list:
             return lambda: control.locator("input[type=checkbox]").click()
         return lambda: control.locator("button:not(.mod-active)").first.click()
 
-    found = page.locator(".jp-OutputArea .widget-vbox > *:not(.widget-html)")
+    found = cell.locator(".jp-OutputArea .widget-vbox > *:not(.widget-html)")
     return [(found.nth(number), move) for number in range(found.count())]
 
 
-@pytest.mark.parametrize("name", EXPLORERS)
-def test_every_control_of_an_explorer_changes_its_figure(page, lab, name):
-    explorer = getattr(widgets, f"explore_{name}")()
-    book = nbformat.v4.new_notebook()
-    book.cells = [
-        nbformat.v4.new_code_cell(f"from qlora_lab import widgets\nwidgets.show(widgets.explore_{name}())"),
-    ]
+@pytest.fixture(scope="module")
+def explorers(browser, lab):
+    """The page of a notebook with a cell for each: one kernel draws them all."""
+    sources = [f"from qlora_lab import widgets\nwidgets.show(widgets.explore_{name}())" for name in EXPLORERS]
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
     book.metadata.kernelspec = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    notebook = lab[1] / f"{name}.ipynb"
+    notebook = lab[1] / "explorers.ipynb"
     nbformat.write(book, notebook)
+    with watched_page(browser) as page:
+        open_and_run(page, lab, notebook)
+        yield page
 
-    open_and_run(page, lab, notebook)
-    picture = page.locator(".jp-OutputArea .widget-html-content img")
+
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_every_control_of_an_explorer_changes_its_figure(explorers, name):
+    page, number = explorers, EXPLORERS.index(name)
+    cell = page.locator(".jp-CodeCell").nth(number)
+    picture = cell.locator(".jp-OutputArea .widget-html-content img")
     picture.wait_for(timeout=120_000)
-    controls = controls_of(page)
-    assert len(controls) == len(explorer.controls)
+    picture.scroll_into_view_if_needed()
+    controls = controls_of(page, cell)
+    assert len(controls) == len(getattr(widgets, f"explore_{name}")().controls)
     for control, move in reversed(controls):  # the first ones, model and method, decide what the others can change
         before = picture.get_attribute("src"), picture.get_attribute("alt")
         act = move(control)
         start = time.perf_counter()
         act()
         page.wait_for_function(
-            "before => document.querySelector('.jp-OutputArea .widget-html-content img').src != before", arg=before[0]
+            "([number, before]) => document.querySelectorAll('.jp-CodeCell')[number]"
+            ".querySelector('.jp-OutputArea .widget-html-content img').src != before",
+            arg=[number, before[0]],
         )
         print(f"{name}: {control.inner_text().splitlines()[0]}: {1e3 * (time.perf_counter() - start):.0f} ms")
         assert picture.get_attribute("alt") != before[1]
         assert picture.bounding_box()["width"] > 300
     if SCREENSHOTS:
-        page.locator(".jp-OutputArea").first.screenshot(path=f"{SCREENSHOTS}/explorer-{name}.png")
+        cell.locator(".jp-OutputArea").first.screenshot(path=f"{SCREENSHOTS}/explorer-{name}.png")
 
 
 ASK = """

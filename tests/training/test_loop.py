@@ -2,13 +2,12 @@
 
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import adapted, pairs, tiny_tokenizer
+from workers import Ended, alone
 
 from qlora_lab.machine.files import load_tensors
 from qlora_lab.training.loop import NonFiniteLoss, finetune
@@ -70,25 +69,26 @@ def test_the_callers_random_numbers_are_left_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
+KILLED = {"steps": 10, "batch_size": 4, "learning_rate": 1e-2, "checkpoint_every": 3}
+
+
+def train_until(step: int, out: Path) -> None:
+    """Train, and kill this process after a step."""
+
+    def die(record):
+        if record.step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    finetune(adapted(dropout=0.1), tiny_tokenizer(), pairs(), out=out, on_step=die, **KILLED)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_a_run_killed_in_the_middle_resumes_to_the_same_bits(tmp_path):
-    script = """
-import os, signal, sys
-sys.path.insert(0, sys.argv[2])
-from tiny import adapted, pairs, tiny_tokenizer
-from qlora_lab.training import finetune
-def die(record):
-    if record.step == 7:
-        os.kill(os.getpid(), signal.SIGKILL)
-finetune(adapted(dropout=0.1), tiny_tokenizer(), pairs(), out=sys.argv[1], steps=10, batch_size=4,
-         learning_rate=1e-2, checkpoint_every=3, on_step=die)
-"""
-    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path / "killed"), str(Path(__file__).parents[1])])
-    assert killed.returncode == -signal.SIGKILL
-    options = {"steps": 10, "batch_size": 4, "learning_rate": 1e-2, "checkpoint_every": 3}
-    resumed = finetune(adapted(dropout=0.1), tiny_tokenizer(), pairs(), out=tmp_path / "killed", resume=True, **options)
-    whole = finetune(adapted(dropout=0.1), tiny_tokenizer(), pairs(), out=tmp_path / "whole", **options)
+    with pytest.raises(Ended, match=f"exit code {-signal.SIGKILL}"):
+        alone(train_until, 7, tmp_path / "killed")
+    resumed = finetune(adapted(dropout=0.1), tiny_tokenizer(), pairs(), out=tmp_path / "killed", resume=True, **KILLED)
+    whole = finetune(adapted(dropout=0.1), tiny_tokenizer(), pairs(), out=tmp_path / "whole", **KILLED)
     assert resumed.resumed_from == 6
     assert [r.loss for r in resumed.records] == [r.loss for r in whole.records]
     one, other = (load_tensors(r.adapter / "adapter_model.safetensors")[0] for r in (resumed, whole))
