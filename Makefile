@@ -4,14 +4,19 @@ BIN := .venv/bin
 # Files of tests and notebooks at the same time; each takes up to 4 GB.
 WORKERS ?= 2
 
-.PHONY: run test lab bench record site links notebooks lint colab-check floors-check alone-check bundle-check clean
+.PHONY: run test quick lab bench record site links notebooks lint colab-check floors-check alone-check bundle-check clean
 
 run: .venv/ready  ## fine-tune the default model; ends with a before/after table and runs/<name>/report.html
 	$(BIN)/qlora-lab finetune $(ARGS)
 
 test: .venv/ready lint  ## everything: lint, unit tests, every notebook re-executed and compared
 	$(BIN)/qlora-lab fetch
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+quick: .venv/ready lint  ## two minutes: lint, and the tests of the rooms that changed since main, without slow ones
+	$(BIN)/qlora-lab fetch
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+		-m "not slow" `$(BIN)/python tests/changed.py` $(ARGS)
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -25,7 +25,39 @@ def pytest_configure(config):
         config.option.reportchars += "s"
 
 
+# Files that take more than half a minute, longest first: with one that begins last, all other cores wait for it.
+LONGEST = [
+    "07_ranks_data_types_and_costs.ipynb",
+    "06_fine_tuning.ipynb",
+    "05_qlora_layer_by_layer.ipynb",
+    "test_grading.py",
+    "03_lora.ipynb",
+    "08_beyond_one_gpu.ipynb",
+    "test_compilation.py",
+    "test_browser.py",
+    "00_start_here.ipynb",
+    "test_conversion.py",
+    "test_simulation.py",
+    "04_paged_optimizers.ipynb",
+    "test_classroom_browser.py",
+    "test_release.py",
+    "test_tensor.py",
+    "test_distributed.py",
+    "01_four_bit_quantization.ipynb",
+    "test_judging.py",
+    "test_hub.py",
+    "test_sandbox.py",
+]
+
+
+# first: tests that are deselected by a marker have to have it by then
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+    for item in items:
+        if "course" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="needs an NVIDIA GPU, and torch sees none here: NOT RUN")

@@ -351,6 +351,7 @@ class TwoLayers(nn.Module):
         return self.down(torch.tanh(self.up(x)))
 
 
+@pytest.mark.slow
 @devices
 @all_dtypes
 def test_torch_compile_of_a_model(device, dtype):
@@ -540,6 +541,7 @@ def test_the_weight_is_what_was_given_and_can_be_saved(tmp_path, datatype):
     assert torch.equal(layer.base_weight(), given_weight.dequantize())
 
 
+@pytest.mark.slow
 def test_reloading_the_module_works():
     """Jupyter's autoreload runs a module again; PyTorch lets an operator's name be defined only once."""
     code = "import importlib, qlora_lab.qlora as q; importlib.reload(q); importlib.reload(q); print('fine')"

@@ -53,6 +53,7 @@ def test_what_students_read_is_the_moment(moment, quarters):
     assert datetime.strptime(in_words(date), "%A, %d %B %Y, %H:%M (UTC%z)") == date
 
 
+@pytest.mark.slow
 def test_students_read_it_and_the_gradebook_has_it_in_utc(tmp_path):
     from nbgrader.api import Gradebook
 

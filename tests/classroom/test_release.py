@@ -192,6 +192,7 @@ def test_without_nbgrader_it_says_what_to_install(monkeypatch, tmp_path):
     assert not (tmp_path / "course").exists()
 
 
+@pytest.mark.slow
 def test_the_command_line_needs_no_nbgrader():
     code = "import sys; sys.modules['nbgrader'] = None; import qlora_lab.cli, qlora_lab.classroom.release"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -209,6 +210,7 @@ def changed(tmp_path):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning")
 def test_a_refused_release_leaves_the_course_as_it_was(tmp_path, changed):
     from nbgrader.api import Gradebook
@@ -224,6 +226,7 @@ def test_a_refused_release_leaves_the_course_as_it_was(tmp_path, changed):
         assert hashes(made.folder) == before and Course(made.folder).names == ["03_lora"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before nbgrader", "after nbgrader", "after release/"])
 def test_a_release_that_was_killed_is_made_the_next_time(tmp_path, changed, monkeypatch, moment):
     from qlora_lab.classroom import gradebook
@@ -253,6 +256,7 @@ def test_a_release_that_was_killed_is_made_the_next_time(tmp_path, changed, monk
     assert made == ["03_lora"] and students.read_bytes() != before
 
 
+@pytest.mark.slow
 def test_what_lies_beside_the_source_is_released_with_it(tmp_path):
     made, _ = release([FOLDER / "03_lora.ipynb"], tmp_path / "course", seed="x")
     (made.folder / "source" / "03_lora" / "figure.png").write_bytes(b"a picture of the teacher's")

@@ -116,6 +116,7 @@ def test_the_environment_holds_nothing_of_the_graders(sandbox, monkeypatch):
     assert "SECRET_TOKEN" not in names and "HOME" not in names
 
 
+@pytest.mark.slow
 def test_limits_of_time_and_memory(sandbox):
     with pytest.raises(Stopped, match="stopped after 2 seconds of computing"):
         call(sandbox, "def f():\n    while True: pass")
@@ -182,6 +183,7 @@ runpy.run_path({str(sandbox_module.ZYGOTE)!r}, run_name="__main__")
         assert fresh.process.poll() is None
 
 
+@pytest.mark.slow
 def test_threads_are_counted_and_limited():
     """As a user that is not root, whose threads Linux does not limit."""
     code = """if True:
@@ -222,6 +224,7 @@ def test_no_process_is_left(sandbox):
     assert fresh.process.poll() is not None
 
 
+@pytest.mark.slow
 def test_if_the_grader_dies_so_do_its_children():
     code = (
         "import sys; from qlora_lab.classroom.sandbox import *; s = Sandbox(600);"

@@ -77,6 +77,7 @@ def commands(readme: str) -> list[str]:
     return found[:2]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="the commands for Windows differ: NOT RUN")
 def test_its_two_commands_install_from_it_without_an_index(index, checkout, model, out, tmp_path):
     said = []

@@ -100,6 +100,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_adapter(tiny_folder, tmp_pa
     assert asked.exit_code == 0 and "base model" in asked.output and "adapter" in asked.output
 
 
+@pytest.mark.slow
 def test_a_paged_run_ends_with_the_same_adapter(tiny_folder, tmp_path):
     arguments = ["finetune", "--model", tiny_folder, "--steps", "3", *SMALL, "--runs", tmp_path]
     assert run(*arguments, "--name", "plain").exit_code == 0

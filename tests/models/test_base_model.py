@@ -280,6 +280,7 @@ def wait_for(path, process):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_build_it_once(cache, start):
     processes = [start("convert", 0.5), start("convert", 0.5)]
     folders = [process.communicate(timeout=120)[0].strip() for process in processes]
@@ -289,6 +290,7 @@ def test_two_processes_at_once_build_it_once(cache, start):
     assert conversion.find_problem(cache / base_model.DEFAULT, FILE, full=True) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["fetch", "convert"])
 def test_a_killed_process_leaves_nothing_that_looks_whole(cache, start, stage):
     process = start(stage, 600)
@@ -385,6 +387,7 @@ def test_weights_of_another_shape(tiny_folder, tmp_path):
         base_model.load_model(changed, device="cpu")
 
 
+@pytest.mark.slow
 def test_loading_is_silent(tiny_folder, tmp_path):
     talkative = copy_with(tiny_folder, tmp_path / "extra", unexpected=torch.ones(3))  # transformers reports that
     code = f"from qlora_lab.models import base_model; base_model.load_model({str(talkative)!r}, device='cpu')"
@@ -466,6 +469,7 @@ print(sum(parameter.numel() for parameter in models.load_model(device="cpu").par
 """
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_a_later_process_needs_no_network_and_says_nothing():
     base_model.ensure_default_model()

@@ -187,6 +187,7 @@ texts = st.one_of(st.text(max_size=60), st.text("ab Zé 0123\n\t.,'st{}\":-中½
 )
 
 
+@pytest.mark.slow
 @pytest.mark.model
 @given(texts)
 @example("a  12")
@@ -238,6 +239,7 @@ def test_converting_again_gives_the_same(tmp_path):
     assert kept | other == made | other
 
 
+@pytest.mark.slow
 def test_a_failed_conversion_says_why(tmp_path):
     (tmp_path / "broken.gguf").write_bytes(b"nothing of the kind")
     (tmp_path / "out").mkdir()

@@ -214,6 +214,7 @@ def test_without_pip_the_error_says_how_to_get_it(monkeypatch, tmp_path):
         downloads.download_wheel(describe(CONTENT), tmp_path)
 
 
+@pytest.mark.slow
 def test_fetching_leaves_the_compiler_working(only_local_wheels, tmp_path):
     """torch.compile imports setuptools, which fails once someone has searched for pip in its own way."""
     wheel = write_wheel(only_local_wheels / "tiny_model-1.0-py3-none-any.whl")

@@ -172,6 +172,7 @@ def load_in_child(server, home, name):
     return finished.stdout
 
 
+@pytest.mark.slow
 def test_a_hub_model_is_fetched_once(server, tmp_path):
     folder = save_tiny_model(server.root / "somebody" / "tiny")
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
@@ -186,6 +187,7 @@ def test_a_hub_model_is_fetched_once(server, tmp_path):
     assert server.asked == []
 
 
+@pytest.mark.slow
 def test_a_hub_model_without_safetensors(server, tmp_path):
     folder = save_tiny_model(server.root / "somebody" / "pickled")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
@@ -194,12 +196,14 @@ def test_a_hub_model_without_safetensors(server, tmp_path):
     assert len(server.asked) == 1
 
 
+@pytest.mark.slow
 def test_a_model_the_hub_does_not_have(server, tmp_path):
     said = load_in_child(server, tmp_path / "home", "somebody/absent")
     assert "it has no such model" in said
     assert "Check the name" in said
 
 
+@pytest.mark.slow
 def test_a_hub_that_cannot_be_reached(server, tmp_path):
     server.shutdown()
     server.server_close()

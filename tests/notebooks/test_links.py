@@ -143,6 +143,7 @@ print([importlib.metadata.version(name) for name in ("torch", "numpy", "oracle",
 """
 
 
+@pytest.mark.slow
 def test_from_an_address_and_then_never_again(run, tmp_path):
     wheel = write_wheel(tmp_path, "qlora-lab", "0.1.0", REQUIRES, ("reference", "widgets"))
     done = run(cell(wheel.as_uri()) + VERSIONS)
@@ -193,6 +194,7 @@ def test_without_an_address_it_says_what_to_do(run):
     assert "During handling" not in done.stderr
 
 
+@pytest.mark.slow
 def test_where_the_package_imports_it_prints_nothing():
     done = subprocess.run([sys.executable, "-c", cell()], cwd=ROOT / "notebooks", capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

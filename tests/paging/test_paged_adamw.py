@@ -533,6 +533,7 @@ paged.step()
         assert set(tmp_path.iterdir()) == expected | {tmp_path / f"qlora-lab-pages-01234567-{os.getpid()}.bin"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads /proc")
 def test_resident_memory_stays_within_the_budget(tmp_path):
     script = """

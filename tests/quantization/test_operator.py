@@ -17,6 +17,7 @@ def test_the_operator_keeps_pytorchs_contract(double_quant):
     torch.library.opcheck(torch.ops.qlora_lab.dequantize_4bit.default, arguments)
 
 
+@pytest.mark.slow
 def test_reloading_the_module_works():
     """Jupyter's autoreload runs a module again; PyTorch lets an operator's name be defined only once."""
     code = (

@@ -35,6 +35,7 @@ def test_every_control_changes_the_picture(name):
         assert len(re.findall("<img alt=", explorer.picture.value)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKERS)
 def test_every_value_can_be_drawn(name):
     explorer = MAKERS[name]()
