@@ -12,6 +12,8 @@ with contextlib.suppress(ImportError):
     # torch.compile imports it; some versions refuse to be imported after distutils, which other tests bring in
     import setuptools  # noqa: F401
 
+collect_ignore = ["made_before"]  # written by an earlier version: data of a test, and notebooks that nobody runs
+
 settings.register_profile("house", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("house")
 
