@@ -21,6 +21,7 @@ quick: .venv/ready lint  ## two minutes: lint, and the tests of the rooms that c
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 lab: .venv/ready  ## JupyterLab at the notebooks
 	$(BIN)/jupyter lab --notebook-dir notebooks

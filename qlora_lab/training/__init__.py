@@ -5,6 +5,7 @@ Read `loop` (`finetune`), `settings` (what decides its result, and the learning 
 """
 
 from qlora_lab.training.loop import FinetuneResult, NonFiniteLoss, finetune
+from qlora_lab.training.run_folder.metrics import StepRecord
 from qlora_lab.training.settings import Settings
 
-__all__ = ["FinetuneResult", "NonFiniteLoss", "Settings", "finetune"]
+__all__ = ["FinetuneResult", "NonFiniteLoss", "Settings", "StepRecord", "finetune"]
