@@ -1,7 +1,135 @@
 """QLoRA Lab: QLoRA built piece by piece, each piece proved against the library people use.
 
-The modules, bottom floor first: `datatypes`, `quantization`, `lora`, `qlora`, `models`, `tasks`, `training`. What the
-notebooks and the command line use is importable from here.
+What the notebooks and the command line use is importable from here. The hour: these eight files are the subject, in
+this order. `quantization/datatypes.py`, `quantization/blockwise.py`, `quantization/tensor.py`, `lora.py`, `qlora.py`,
+`paging/adamw.py`, `loss.py`, `training/loop.py`. All the rest is room by room below, with the notebook it belongs to;
+a folder inside a room is its engine and can be skipped. Which room may import which, the layers in pyproject.toml say.
+
+qlora_lab/
+    quantization/               01 02  weights in four bits
+        datatypes.py            where the sixteen levels of INT4, FP4 and NF4 come from
+        blockwise.py            codes and scales of blocks: the definitions
+        tensor.py               quantize, and the tensor it gives: codes, scales, decoding, a file
+        fast/                   the same bits, compiled
+            kernels.py          the arithmetic, written for vector code
+            compilation.py      when it is compiled, and whether to trust it
+            operator.py         decoding as an operator of PyTorch's
+    lora.py                     03  the layer; put into a model, counted, merged
+    paging/                     04  AdamW with its state on three tiers
+        adamw.py                the arithmetic, operation by operation as torch.optim's
+        paged_adamw.py          the optimizer: a sweep over the pages in each step
+        layout.py               where in the pages a parameter's state lies
+        store.py                which page is on which tier, and who has to leave
+        eight_bit_state.py      moments in a byte each
+        tiers/                  moving the bytes
+            slots.py            places for pages in memory
+            page_file.py        places for pages in a file
+            copier.py           copies between them, in a thread of its own
+    qlora.py                    05  4-bit base and adapter in one autograd function; put into a model
+    memory/                     05 08  where every byte of a step goes
+        ledger.py               measured: every storage of a real step, from birth to death
+        records.py              what was measured, as plain numbers
+        plan.py                 what is to be trained, as numbers
+        closed_form.py          predicted on paper, from a model's configuration
+        per_gpu.py              the same for each of several GPUs
+        simulation.py           predicted by running the step on tensors without memory
+        fit.py                  whether a step fits, and the cheapest change that makes it fit
+    loss.py                     06  cross-entropy where there is a label
+    tasks/                      06  what the model is to learn
+        function_calls.py       commands in plain English, calls as JSON, what makes an answer right
+        function_schema.py      which functions there are, and the check of calls against them
+        batches.py              examples as tensors, in an order that a seed decides
+    models/                     06  the base on its way in, the adapter on its way out
+        base_model.py           load a model and its tokenizer
+        adapters.py             save and load what was trained, in PEFT's format
+        gradient_checkpointing.py  activations computed again instead of kept: on and off
+        hub.py                  from any model's name to a folder
+        downloads.py            one file, there and right or not there at all
+        conversion.py           from GGUF to safetensors
+    training/                   06  the loop
+        loop.py                 finetune: from examples to a trained adapter
+        settings.py             what decides its result, and the learning rate of a step
+        optimizer.py            AdamW, in memory or in pages
+        run_folder/             a run on disk, which survives a kill at any moment
+            checkpoints.py      all that is needed to go on
+            metrics.py          what each step measured
+            folder.py           one run to a folder, one process at a time
+    evaluation/                 06 07  how good a model is, and how sure one can be
+        exact_match.py          greedy answers in batches, the share of right ones, loss per token
+        intervals.py            Student's t, differences paired by seed
+        recorded_runs.py        the runs that compare methods
+    distributed.py              08  the model in parts, on FSDP
+    machine/                    what the computer is and has
+        environment.py          versions, device, number formats, compiler
+        processor.py            its name, its vectors, whether it multiplies bfloat16
+        dtypes.py               the float dtypes, and which of them to compute in
+        matmul.py               float32 products, by oneDNN where that is faster
+        huge_pages.py           large tensors in large pages of memory
+        free_memory.py          what can still be allocated, containers included
+        stopwatch.py            seconds of a call, for comparing methods
+        arguments.py            checks of arguments, in one set of words
+        errors.py               errors that are told to a person in one line
+        files.py                files written whole or not at all
+        processes.py            one process, or several that torchrun started
+    plots/                      every figure, from plain numbers
+        style.py                palette, type, alternative texts
+        codebooks.py            levels and codes
+        quantization_error.py   what quantizing costs
+        scales.py               scales, their bits, decoding speed
+        low_rank.py             the adapter drawn to scale, ranks
+        page_moves.py           pages over time
+        memory_categories.py    bytes by category
+        learning_curves.py      loss and exact match of a run
+        methods_compared.py     methods and ranks, over seeds
+        sharding.py             what is on which GPU when
+        interactive.py          what the widgets redraw
+    widgets/                    something to move in each notebook
+        explorers.py            controls above a figure
+        recorded.py             the same over recorded runs
+        answer_box.py           two models answer one command
+        display.py              a widget, or what stands in for it
+    checks/                     the exercises: right, or what a wrong answer looks like
+        exercise.py             what an exercise is, misconceptions as edits, the verdict
+        differences.py          in what two results differ, in words
+        notebook_00.py          what weights take
+        notebook_01.py          codes, scales, packing, NF4, counter-examples
+        notebook_02.py          scales, double quantization, bytes
+        notebook_03.py          the adapter, its gradients, merging, counting
+        notebook_04.py          AdamW's step, pages, eviction
+        notebook_05.py          the layer forward and backward, bytes of a step
+        notebook_06.py          labels, loss, a training step, right calls
+        notebook_07.py          seeds, intervals, costs
+        notebook_08.py          gradients of several processes, bytes on the wire
+    classroom/                  assignments made of the notebooks, answers graded in a sandbox
+        course.py               the folder of a course
+        questions.py            open questions and their rubrics
+        release.py              notebooks become assignments
+        submissions.py          what was handed in, as it comes
+        archives.py             files in zips, with limits
+        students.py             whose a file is
+        open_answers.py         answers that a person grades
+        hidden_tests.py         an exercise's check on inputs nobody has seen
+        judging.py              find answers, run them, remember what came out
+        sandbox.py              untrusted code, from outside
+        inside/                 untrusted code, from inside: imports nothing of this package
+            zygote.py           the process that forks sealed children
+            sealing.py          what is taken from a child before it runs
+            answers.py          the answers in a notebook's cells
+            masking.py          finished versions that cannot be used
+            running.py          a call, and what it gives
+            values.py           arguments and results as safe bytes
+        grading.py              from handed-in folder to tables and pages
+        gradebook.py            points in nbgrader's database
+        results.py              statistics of a class, a page for each student
+        reference.py            the teacher's reference, written from the checks
+    cli/                        the command line
+        commands.py             one function a command
+        classroom_commands.py   the same for a class
+        run.py                  a fine-tuning run from base model to report
+        report.py               one HTML file with all of it
+        terminal.py             bars, tables, errors in a line
+        bundle.py               everything for a room without internet
+        __main__.py             python -m qlora_lab.cli
 """
 
 from qlora_lab.evaluation.exact_match import evaluate

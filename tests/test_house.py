@@ -44,7 +44,7 @@ def test_every_file_has_a_line_in_the_tree(place):
     found, folders = [], []
     for line in tree(TREES[place]).splitlines()[1:]:
         indent, name = re.match(r"( *)(\S+)", line).groups()
-        depth = len(indent) // 2 - 1
+        depth = len(indent) // 4 - 1
         folders = folders[:depth]
         if name.endswith("/"):
             folders.append(name)
@@ -71,7 +71,7 @@ def test_no_file_or_room_shares_its_name():
 
 
 def test_no_public_class_or_function_shares_its_name():
-    """But for commands and the exercises' solutions, which are named after what they do, and kernels: the same, sooner."""
+    """But for commands and exercises' solutions, which are named after what they do, and kernels: the same, sooner."""
     names = Counter()
     for path in FILES:
         if path.name in ("commands.py", "classroom_commands.py", "kernels.py") or path.stem.startswith("notebook_"):
