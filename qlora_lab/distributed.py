@@ -3,12 +3,13 @@
 torch's own FSDP (`torch.distributed.fsdp.fully_shard`) cuts each parameter along its first dimension. A QLoRA layer's
 codes and scales are parameters, of bytes and of float32, so they are cut as they are: nothing is decoded to be sent.
 
-    forward     block by block: all-gather the block's codes, scales and adapters; compute; drop what is not one's own
-    backward    the same from the last block to the first; then reduce-scatter the gradients of its adapters
+    forward     layer by layer: all-gather the layer's codes, scales and adapters; compute; drop what is not one's own
+    backward    the same from the last layer to the first; then reduce-scatter the gradients of its adapters
     update      each process updates its part of the adapters, with its part of the optimizer's state
 
-What is frozen and in no block (embeddings, last norm, head) stays whole in every process: it is needed at the beginning
-and at the end of both passes, so it would be whole for all of the step, and a part would only come on top of it.
+Layers are decoder layers here. What is frozen and in none (embeddings, last norm, head) stays whole in every process: it
+is needed at the beginning and at the end of both passes, so it would be whole for all of the step, and a part would
+only come on top of it.
 
 Each process takes its own rows of the step's batch. Its loss is the sum over its tokens divided by the tokens of the
 *whole* batch, and gradients are added up, not averaged: that is the one-process step, whatever the rows' lengths.
@@ -34,12 +35,12 @@ from qlora_lab.tasks.batches import Batch
 def shard(model: nn.Module, device: torch.device | str | None = None) -> nn.Module:
     """Cut the model's parameters into one part for each connected process, in place.
 
-    Every block of the model is gathered and dropped on its own. What is in no block stays whole if it is frozen; if
-    it is trained (a full fine-tune) it is cut too, and gathered from the forward pass to the end of the backward pass.
+    Every decoder layer is gathered and dropped on its own. What is in none stays whole if it is frozen; if it is trained
+    (a full fine-tune) it is cut too, and gathered from the forward pass to the end of the backward pass.
 
     Args:
         model: the same in all processes, with its adapters; on the CPU, or on `device` already.
-        device: where the parts are kept. From the CPU a block at a time is moved there and cut, so that a model may be
+        device: where the parts are kept. From the CPU a layer at a time is moved there and cut, so that a model may be
             larger than a device. None: where the model is.
 
     Returns:
@@ -58,9 +59,9 @@ def shard(model: nn.Module, device: torch.device | str | None = None) -> nn.Modu
         raise ValueError("the processes' models differ; give all of them the same seed before adapters are added")
     device = next(model.parameters()).device if device is None else torch.device(device)
     mesh = init_device_mesh(device.type, (processes.count(),))
-    for block in blocks(model):
-        fully_shard(block, mesh=mesh)
-    root = [p for p in model.parameters() if not processes.is_sharded(p)]
+    for layer in decoder_layers(model):
+        fully_shard(layer, mesh=mesh)
+    root = [p for p in model.parameters() if not processes.is_part(p)]
     frozen = {p for p in root if not p.requires_grad}
     for parameter in frozen:
         parameter.data = parameter.data.to(device)
@@ -71,11 +72,11 @@ def shard(model: nn.Module, device: torch.device | str | None = None) -> nn.Modu
     return model
 
 
-def blocks(model: nn.Module) -> list[nn.Module]:
+def decoder_layers(model: nn.Module) -> list[nn.Module]:
     """The layers that a model repeats: the members of its outermost `nn.ModuleList`s."""
     lists = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
-    return [block for name in outer for block in model.get_submodule(name)]
+    return [layer for name in outer for layer in model.get_submodule(name)]
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -166,7 +167,7 @@ def _groups(model: nn.Module) -> list[FSDPModule]:
 
 __all__ = [
     "Traffic",
-    "blocks",
+    "decoder_layers",
     "gathered_bytes",
     "is_sharded",
     "part_bytes",

@@ -139,7 +139,7 @@ def memory():
     model = distributed.shard(made()).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
     before = {name: distributed.part_bytes([p]) for name, p in model.named_parameters()}
-    groups = [list(block.parameters()) for block in distributed.blocks(model)]
+    groups = [list(layer.parameters()) for layer in distributed.decoder_layers(model)]
     batch = first_batch()
     own = distributed.share_of_batch(batch)
     traffic = []

@@ -25,8 +25,8 @@ from qlora_lab.models.base_model import DEFAULT, load_model, load_tokenizer
 from qlora_lab.qlora import quantize_model
 from qlora_lab.quantization.tensor import quantize
 from qlora_lab.tasks.function_calls import Example, classify_answer, load_examples, spread
-from qlora_lab.training.loop import FinetuneResult, finetune
 from qlora_lab.training import StepRecord
+from qlora_lab.training.loop import FinetuneResult, finetune
 from qlora_lab.training.settings import Settings
 
 MAX_NEW_TOKENS = 96

@@ -217,7 +217,7 @@ def keep_decoded(model: nn.Module) -> Iterator[bool]:
     are sharded between processes at this moment decode as ever.
     """
     layers = [module for module in model.modules() if isinstance(module, QLoRALinear) and module.kept is None]
-    layers = [layer for layer in layers if not processes.is_sharded(layer.codes)]
+    layers = [layer for layer in layers if not processes.is_part(layer.codes)]
     wanted: dict[torch.device, int] = {}
     for layer in layers:
         size = (layer.compute_dtype or layer.base_dtype).itemsize

@@ -130,19 +130,19 @@ def interleaved(shares: list[list]) -> list:
     return items
 
 
-def is_sharded(tensor: torch.Tensor) -> bool:
+def is_part(tensor: torch.Tensor) -> bool:
     """Whether this process holds a part of the tensor only."""
     return hasattr(tensor, "full_tensor")
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor put together from all processes' parts; every process must ask. Others are returned as they are."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor
+    return tensor.full_tensor() if is_part(tensor) else tensor
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """The part of the tensor that this process holds."""
-    return tensor.to_local() if is_sharded(tensor) else tensor
+    return tensor.to_local() if is_part(tensor) else tensor
 
 
 def _own_device(device) -> torch.device:

@@ -57,7 +57,7 @@ def save_adapter(model: nn.Module, directory: str | os.PathLike) -> Path:
         raise ValueError("the adapters are merged into the base weights; call unmerge(model) before saving them")
     config = _config(model, layers)
     directory, tensors = Path(directory), adapter_tensors(model)
-    if processes.is_main() or not any(processes.is_sharded(layer.lora_A) for layer in layers.values()):
+    if processes.is_main() or not any(processes.is_part(layer.lora_A) for layer in layers.values()):
         directory.mkdir(parents=True, exist_ok=True)
         save_tensors(directory / WEIGHTS, tensors, {"format": "pt"})
         write_json(directory / CONFIG, config)

@@ -160,7 +160,7 @@ def _load_parts(path: Path, parameters: Mapping) -> tuple[dict, dict]:
 
 def cut_alike(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """`tensor`, or this process's part of it where `like` is sharded and it is not yet."""
-    if not processes.is_sharded(like) or processes.is_sharded(tensor) or tensor.shape != like.shape:
+    if not processes.is_part(like) or processes.is_part(tensor) or tensor.shape != like.shape:
         return tensor
     mesh, placements = like.device_mesh, like.placements
     return distribute_tensor(tensor.to(like.device), mesh, placements, src_data_rank=None)
