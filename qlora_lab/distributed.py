@@ -7,8 +7,8 @@ codes and scales are parameters, of bytes and of float32, so they are cut as the
     backward    the same from the last layer to the first; then reduce-scatter the gradients of its adapters
     update      each process updates its part of the adapters, with its part of the optimizer's state
 
-Layers are decoder layers here. What is frozen and in none (embeddings, last norm, head) stays whole in every process: it
-is needed at the beginning and at the end of both passes, so it would be whole for all of the step, and a part would
+Layers are decoder layers here. What is frozen and in none (embeddings, last norm, head) stays whole in every process:
+it is needed at the beginning and at the end of both passes, so it would be whole for all of the step, and a part would
 only come on top of it.
 
 Each process takes its own rows of the step's batch. Its loss is the sum over its tokens divided by the tokens of the
@@ -35,8 +35,8 @@ from qlora_lab.tasks.batches import Batch
 def shard(model: nn.Module, device: torch.device | str | None = None) -> nn.Module:
     """Cut the model's parameters into one part for each connected process, in place.
 
-    Every decoder layer is gathered and dropped on its own. What is in none stays whole if it is frozen; if it is trained
-    (a full fine-tune) it is cut too, and gathered from the forward pass to the end of the backward pass.
+    Every decoder layer is gathered and dropped on its own. What is in none stays whole if it is frozen; if it is
+    trained (a full fine-tune) it is cut too, and gathered from the forward pass to the end of the backward pass.
 
     Args:
         model: the same in all processes, with its adapters; on the CPU, or on `device` already.
