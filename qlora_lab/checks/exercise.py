@@ -66,6 +66,12 @@ def edits(text: str) -> tuple[Misconception, ...]:
     return tuple(found)
 
 
+def edited_line(solution: Callable, old: str, new: str) -> str:
+    """The line of `solution` in which `old` stands, with `new` instead."""
+    (line,) = (line.strip() for line in inspect.getsource(solution).splitlines() if old in line)
+    return line.replace(old, new)
+
+
 @functools.cache
 def edited(solution: Callable, old: str, new: str) -> Callable:
     """`solution` as it would be with `new` in the place of `old` in its source. `new` may use math, re and torch.

@@ -1,11 +1,13 @@
 """The part of the teacher's guide that the checks and the notebooks know best: written by a command, not by hand."""
 
+import inspect
 import re
 from pathlib import Path
 
 import nbformat
 
-from qlora_lab.checks import MODULES
+from qlora_lab.checks import MODULES, Exercise
+from qlora_lab.checks.exercise import edited_line
 from qlora_lab.classroom.questions import QUESTIONS
 
 HEAD = """# Reference for teachers
@@ -31,14 +33,13 @@ def times(notebooks: list[Path]) -> list[list[str]]:
     return rows
 
 
-def misconceptions() -> dict[str, dict[str, list[str]]]:
-    """Notebook's number -> exercise -> what its check says to each typical mistake."""
-    found: dict[str, dict[str, list[str]]] = {}
-    for module in MODULES:
-        number = re.search(r"notebook (\d\d)", module.__doc__)[1]
-        for exercise in module.EXERCISES:
-            messages = list(dict.fromkeys(one.message for one in exercise.misconceptions))
-            found.setdefault(number, {})[exercise.id] = messages
+def misconceptions(exercise: Exercise) -> dict[str, list[str]]:
+    """What the check says to each typical mistake -> the line of the solution with the mistake in it, or several."""
+    found: dict[str, list[str]] = {}
+    for one in exercise.misconceptions:
+        lines = found.setdefault(one.message, [])
+        if one.edit is not None:
+            lines.append(edited_line(exercise.solution, *one.edit))
     return found
 
 
@@ -48,11 +49,20 @@ def reference(notebooks: list[Path]) -> str:
     lines.append("| notebook | minutes to read | cells run, on two cores | exercises | minutes for them | points |")
     lines.append("|---|---|---|---|---|---|")
     lines += ["| " + " | ".join(row) + " |" for row in times(notebooks)]
-    lines += ["", "## Misconceptions", "", "What the check of each exercise recognizes, and says."]
-    for number, exercises in misconceptions().items():
-        lines += ["", f"### Notebook {number}"]
-        for exercise, messages in exercises.items():
-            lines += ["", f"**{exercise}**", "", *(f"- {message}" for message in messages)]
+    lines += [
+        "",
+        "## Misconceptions",
+        "",
+        "What the check of each exercise recognizes, and says: first the solution, then",
+    ]
+    lines += ["each mistake, with the line that it makes of one of the solution's (other ways to write it count too)."]
+    for module in MODULES:
+        lines += ["", f"### Notebook {module.__name__[-2:]}"]
+        for exercise in module.EXERCISES:
+            solution = inspect.getsource(exercise.solution).rstrip()
+            lines += ["", f"**{exercise.id}**", "", "```python", solution, "```", ""]
+            for message, edited in misconceptions(exercise).items():
+                lines.append(" · ".join([f"- {message}", *(f"`{line}`" for line in edited)]))
     lines += [
         "",
         "## Open questions and their rubrics",

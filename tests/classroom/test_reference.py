@@ -1,5 +1,6 @@
 """The teacher's guide is in step with the package."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -23,10 +24,13 @@ def test_the_reference_is_what_the_command_writes():
 
 
 def test_every_exercise_has_its_misconceptions_in_it():
-    found = {exercise: messages for notebook in misconceptions().values() for exercise, messages in notebook.items()}
-    assert set(found) == set(EXERCISES)
-    for exercise, messages in found.items():
-        assert messages and {m.message for m in EXERCISES[exercise].misconceptions} == set(messages)
+    text = reference([])
+    for exercise in EXERCISES.values():
+        found = misconceptions(exercise)
+        assert found and {m.message for m in exercise.misconceptions} == set(found)
+        assert f"**{exercise.id}**" in text and inspect.getsource(exercise.solution) in text
+        for message, lines in found.items():
+            assert f"- {message}" in text and all(f"`{line}`" in text for line in lines)
 
 
 def test_every_notebook_with_exercises_has_times_and_an_open_question():
