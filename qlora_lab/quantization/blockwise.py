@@ -59,7 +59,7 @@ def dequantize_blocks(
     return x.to(dtype)
 
 
-def pack(codes: torch.Tensor) -> torch.Tensor:
+def pack_codes(codes: torch.Tensor) -> torch.Tensor:
     """Two 4-bit codes per byte, the first in the high nibble. uint8 (..., 2n) -> uint8 (..., n)."""
     return (codes[..., ::2] << 4) | codes[..., 1::2]
 

@@ -27,7 +27,7 @@ from qlora_lab.machine.files import load_tensors, save_tensors
 from qlora_lab.quantization.blockwise import (
     SCALE_BLOCK,
     dequantize_scales,
-    pack,
+    pack_codes,
     quantize_blocks,
     quantize_scales,
 )
@@ -217,14 +217,14 @@ def _quantize_flat(flat: torch.Tensor, datatype: DataType, block_size: int):
             parts.append((fast[0].view(-1), fast[1], None))
         elif n:
             codes, scales, offsets = quantize_blocks(blocks, datatype)
-            parts.append((pack(codes).view(-1), scales, offsets))
+            parts.append((pack_codes(codes).view(-1), scales, offsets))
         else:
             none = torch.empty(0, dtype=torch.float32, device=flat.device)
             return torch.empty(0, dtype=torch.uint8, device=flat.device), none, none if datatype.affine else None
     if n % block_size:
         codes, scales, offsets = quantize_blocks(flat[whole:][None], datatype)
         codes = torch.nn.functional.pad(codes, (0, n % 2), value=datatype.zero_code)
-        parts.append((pack(codes).view(-1), scales, offsets))
+        parts.append((pack_codes(codes).view(-1), scales, offsets))
     if len(parts) == 1:
         return parts[0]
     return tuple(torch.cat(column) if column[0] is not None else None for column in zip(*parts, strict=True))

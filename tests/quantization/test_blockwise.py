@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from qlora_lab.quantization.blockwise import (
     dequantize_blocks,
     dequantize_scales,
-    pack,
+    pack_codes,
     quantize_blocks,
     quantize_scales,
 )
@@ -25,7 +25,7 @@ def test_property_quantizing_what_was_decoded_changes_no_code(seed, datatype, bl
     """Every level is its own nearest level, and a block keeps its largest magnitude, or its range."""
     kind = get_datatype(datatype)
     codes, scales, offsets = quantize_blocks(draw((blocks, 2 * half), seed), kind)
-    decoded = dequantize_blocks(pack(codes), scales, offsets, kind, torch.float32)
+    decoded = dequantize_blocks(pack_codes(codes), scales, offsets, kind, torch.float32)
     again, _, _ = quantize_blocks(decoded, kind)
     assert torch.equal(again, codes)
 

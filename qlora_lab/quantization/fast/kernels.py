@@ -68,7 +68,7 @@ def quantize_blocks(blocks: torch.Tensor, datatype: DataType) -> tuple[torch.Ten
         expected, absmax, _ = definition.quantize_blocks(blocks[:_SAMPLE], datatype)
         if not absmax.isfinite().all():
             return None  # a NaN among the weights, which the caller will refuse
-        return torch.equal(codes[:_SAMPLE], definition.pack(expected)) and torch.equal(scales[:_SAMPLE], absmax)
+        return torch.equal(codes[:_SAMPLE], definition.pack_codes(expected)) and torch.equal(scales[:_SAMPLE], absmax)
 
     return (codes, scales) if proved("quantization", blocks, (datatype, blocks.dtype, size), agrees) else None
 
