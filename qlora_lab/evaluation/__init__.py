@@ -6,7 +6,7 @@
 
 from qlora_lab.evaluation.exact_match import Answer, Evaluation, evaluate, generate, loss_per_token
 from qlora_lab.evaluation.intervals import Interval, mean_interval, paired_difference, student_quantile
-from qlora_lab.evaluation.recorded_runs import BEFORE, LOSS, MEASURES, PROSE, CostRecord, line
+from qlora_lab.evaluation.recorded_runs import BEFORE, LOSS, MEASURES, PROSE, CostRecord, fit_line
 
 __all__ = [
     "BEFORE",
@@ -18,8 +18,8 @@ __all__ = [
     "Evaluation",
     "Interval",
     "evaluate",
+    "fit_line",
     "generate",
-    "line",
     "loss_per_token",
     "mean_interval",
     "paired_difference",

@@ -130,7 +130,7 @@ class CostRecord:
         return next(name for name in names if name == best or self.compare(name, best, measure).interval.sign <= 0)
 
 
-def line(points: Iterable[tuple[float, float]]) -> tuple[float, float]:
+def fit_line(points: Iterable[tuple[float, float]]) -> tuple[float, float]:
     """(intercept, slope) of the least squares line.
 
     Raises:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qlora_lab.evaluation.recorded_runs import LOSS, CostRecord, line
+from qlora_lab.evaluation.recorded_runs import LOSS, CostRecord, fit_line
 
 
 def run(method: str, seed: int, loss: float, rank: int = 0, correct: int = 50, **more) -> dict:
@@ -99,10 +99,10 @@ def test_the_record_that_comes_with_the_package_is_whole():
 
 @given(st.floats(-5, 5), st.floats(-5, 5), st.lists(st.integers(-50, 50), min_size=2, max_size=8, unique=True))
 def test_a_line_is_found_again(intercept, slope, xs):
-    found = line([(x, intercept + slope * x) for x in xs])
+    found = fit_line([(x, intercept + slope * x) for x in xs])
     assert found == pytest.approx((intercept, slope), abs=1e-8)
 
 
 def test_a_line_needs_two_points():
     with pytest.raises(ValueError, match="two different x"):
-        line([(1.0, 2.0), (1.0, 3.0)])
+        fit_line([(1.0, 2.0), (1.0, 3.0)])
