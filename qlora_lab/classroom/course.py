@@ -4,8 +4,7 @@ nbgrader_config.py   how nbgrader treats this course; yours to add to
 gradebook.db         nbgrader's records
 source/NAME/         the assignment with solutions and hidden tests, one for each notebook
 release/NAME/        what students get
-teacher/             the seed of the hidden tests, verdicts on answers that were judged already, and marks of what
-                     nbgrader began to record and has not ended
+teacher/             the seed of the hidden tests, and verdicts on answers that were judged already
 submitted/, autograded/   written by `qlora-lab classroom grade`
 """
 
@@ -94,10 +93,6 @@ class Course:
     def verdicts(self) -> Path:
         """The database of answers judged already."""
         return self.folder / "teacher" / "verdicts.db"
-
-    def begun(self, name: str, student: str) -> Path:
-        """A file that is there while nbgrader has not recorded a submission to the end: what it has of it is void."""
-        return self.folder / "teacher" / "begun" / name / student
 
     def notebook(self, step: str, name: str, student: str = ".") -> Path:
         """The path of a notebook. step: source, release, submitted or autograded."""

@@ -1,7 +1,8 @@
 """Grade a class: from a folder of what was handed in to a table, pages for the students, and statistics.
 
 For each student and exercise the best answer is taken from all their notebooks: one that was attempted before one that
-was not, a later file before an earlier. It is judged, put into a clean copy of the assignment, recorded by nbgrader.
+was not, a later file before an earlier. It is judged, put into a clean copy of the assignment, and entered into
+nbgrader's records.
 """
 
 from collections.abc import Callable
@@ -11,19 +12,18 @@ from pathlib import Path
 
 from qlora_lab.checks.exercise import Verdict
 from qlora_lab.classroom import submissions
-from qlora_lab.classroom.copies import write_copy
 from qlora_lab.classroom.course import Course, require_nbgrader
 from qlora_lab.classroom.judging import Judge, Unjudged
 from qlora_lab.classroom.open_answers import find_open_answers
 from qlora_lab.classroom.results import ItemStatistics, statistics, write_csv, write_feedback, write_items
 from qlora_lab.classroom.sandbox import Stopped
-from qlora_lab.classroom.submissions import Doubtful, Handed, Unreadable
+from qlora_lab.classroom.submissions import Doubtful, HandedInNotebook, Unreadable
 
 RANK = {"missing": 0, "stub": 1, "broken": 2, "answer": 3}
 
 
 @dataclass
-class Work:
+class StudentWork:
     """What one student handed in.
 
     Attributes:
@@ -52,7 +52,7 @@ class Grades:
         files: what was written, by what it is.
     """
 
-    works: list[Work]
+    works: list[StudentWork]
     points: dict[tuple[str, str], float | None]
     maximum: dict[str, float]
     items: list[ItemStatistics]
@@ -93,19 +93,16 @@ def grade(
     handed, problems = submissions.read(folder, course.names)
     works, others = judge_all(handed, judge, workers, tell)
     problems = sorted([*problems, *others, *find_open_answers(course, works)], key=lambda one: one.path)
-    known = {(work.student, exercise): verdict for work in works for exercise, verdict in work.verdicts.items()}
-    failed = []
-    with gradebook.judged_by(judge, known):
+    recorded, failed = {}, []
+    with gradebook.CourseGradebook(course) as records:
         for number, name in enumerate(course.names):
-            again = gradebook.unrecorded(course, name)
             for place, work in enumerate(works):
                 tell("recording", number * len(works) + place, len(course.names) * len(works))
-                same = write_copy(course, name, work, work.student in again)
                 try:
-                    gradebook.autograde(course, name, work.student, same)
+                    recorded[work.student, name] = records.record(name, work)
                 except ValueError as error:
                     failed.append(str(error))
-    columns, points = _points(course, works, gradebook)
+    columns, points = _points(course, works, recorded)
     items = statistics(course.items, works)
     files = {
         "grades": out,
@@ -128,8 +125,11 @@ def grade(
 
 
 def judge_all(
-    handed: list[Handed], judge: Judge, workers: int = 1, tell: Callable[[str, int, int], None] = lambda *_: None
-) -> tuple[list[Work], list[Unreadable]]:
+    handed: list[HandedInNotebook],
+    judge: Judge,
+    workers: int = 1,
+    tell: Callable[[str, int, int], None] = lambda *_: None,
+) -> tuple[list[StudentWork], list[Unreadable]]:
     """Each student's verdicts, and what could not be used or judged. Writes nothing but the judge's memory."""
     with ThreadPoolExecutor(workers) as pool:
         works, problems = _find(handed, judge, pool, tell)
@@ -137,10 +137,10 @@ def judge_all(
     return works, problems
 
 
-def _find(handed: list[Handed], judge: Judge, pool, tell) -> tuple[list[Work], list[Unreadable]]:
+def _find(handed: list[HandedInNotebook], judge: Judge, pool, tell) -> tuple[list[StudentWork], list[Unreadable]]:
     """Each student's best answers, and the files in which nothing could be found."""
 
-    def look(one: Handed):
+    def look(one: HandedInNotebook):
         try:
             return judge.find(list(one.code))
         except Stopped as stopped:
@@ -148,7 +148,7 @@ def _find(handed: list[Handed], judge: Judge, pool, tell) -> tuple[list[Work], l
         except Unjudged as problem:
             return Unreadable(one.path, str(problem))
 
-    works: dict[str, Work] = {}
+    works: dict[str, StudentWork] = {}
     ranks: dict[tuple[str, str], tuple] = {}
     problems = []
     for number, (one, found) in enumerate(zip(handed, pool.map(look, handed), strict=True)):
@@ -158,7 +158,7 @@ def _find(handed: list[Handed], judge: Judge, pool, tell) -> tuple[list[Work], l
         if isinstance(found, Unreadable):
             problems.append(found)
             continue
-        work = works.setdefault(one.student, Work(one.student))
+        work = works.setdefault(one.student, StudentWork(one.student))
         work.files.append(one.path)
         work.texts.append(one.text)
         for exercise, what in found.items():
@@ -169,7 +169,7 @@ def _find(handed: list[Handed], judge: Judge, pool, tell) -> tuple[list[Work], l
     return [works[student] for student in sorted(works)], problems
 
 
-def _judge(works: list[Work], judge: Judge, pool, tell) -> list[Unreadable]:
+def _judge(works: list[StudentWork], judge: Judge, pool, tell) -> list[Unreadable]:
     """Give each work its verdicts. One that could not be judged gets no points, and is told to the teacher."""
     problems = []
 
@@ -188,8 +188,12 @@ def _judge(works: list[Work], judge: Judge, pool, tell) -> list[Unreadable]:
     return problems
 
 
-def _points(course: Course, works: list[Work], gradebook) -> tuple[dict[str, float], dict]:
-    """The columns with their maximum, in the order of the notebooks, and the points by student and column."""
+def _points(course: Course, works: list[StudentWork], recorded: dict) -> tuple[dict[str, float], dict]:
+    """The columns with their maximum, in the order of the notebooks, and the points by student and column.
+
+    Args:
+        recorded: (student, assignment) -> points by cell.
+    """
     cells = []
     for name, book in course.books.items():
         for cell in book.cells:
@@ -197,17 +201,16 @@ def _points(course: Course, works: list[Work], gradebook) -> tuple[dict[str, flo
             if grader.get("grade"):
                 cells.append((name, grader["grade_id"], float(grader["points"])))
     columns = {f"{name[:2]} {cell.removesuffix('-test')}": most for name, cell, most in cells}
-    scores = gradebook.scores(course, [work.student for work in works])
     points = {
-        (work.student, column): scores[work.student, name][cell]
+        (work.student, column): recorded[work.student, name][cell]
         for work in works
         for column, (name, cell, _) in zip(columns, cells, strict=True)
-        if cell in scores.get((work.student, name), {})
+        if cell in recorded.get((work.student, name), {})
     }
     return columns, points
 
 
-def _write_grades(out: Path, works: list[Work], columns: dict[str, float], points: dict) -> None:
+def _write_grades(out: Path, works: list[StudentWork], columns: dict[str, float], points: dict) -> None:
     rows = []
     for work in works:
         own = [points.get((work.student, column)) for column in columns]

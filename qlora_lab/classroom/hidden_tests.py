@@ -208,7 +208,7 @@ class HiddenTests:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back for a list of cases: see `inside.running.Answer.call`. kind: None where nothing stopped it."""
+    """What came back for a list of cases, as `inside.running` tells it. kind: None where nothing stopped it."""
 
     results: list
     kind: str | None = None

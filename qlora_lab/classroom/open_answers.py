@@ -64,7 +64,7 @@ def open_answers(course: Course) -> list[OpenAnswer]:
 
 
 def find_open_answers(course: Course, works: list) -> list[Doubtful]:
-    """Put into each of `works` (`grading.Work`) what was answered, and a note where an answer may have been missed.
+    """Put into each of `works` (`grading.StudentWork`) what was answered, and a note where an answer may be lost.
 
     Returns:
         the same notes, for the teacher.

@@ -277,6 +277,6 @@ def release(
         path = course.notebook("source", name)
         if path.exists() and path.read_text(encoding="utf-8") == text and course.notebook("release", name).exists():
             continue
-        gradebook.generate(course, name, text, due.get(name))
+        gradebook.generate_assignment(course, name, text, due.get(name))
         changed.append(name)
     return course, changed

@@ -24,7 +24,7 @@ from qlora_lab.machine.files import write_text
 ITEM_COLUMNS = ["notebook", "exercise", "points", "students", "attempted", "right", "difficulty", "discrimination"]
 ITEM_COLUMNS += ["most frequent diagnosis", "how often"]
 FORMULA = re.compile(r"[=+@\t]|-(?!\d+(\.\d+)?\Z)")  # what a spreadsheet takes for the begin of one; -0.25 is a number
-OTHER = "a mistake that looks like no known misconception"
+UNKNOWN_MISTAKE = "a mistake that looks like no known misconception"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ItemStatistics:
 
 
 def statistics(items: list[Item], works: list) -> list[ItemStatistics]:
-    """One entry an exercise. works: `grading.Work`, with verdicts."""
+    """One entry an exercise. works: `grading.StudentWork`, with verdicts."""
     right = numpy.array([[work.verdicts[i.exercise].status == "right" for i in items] for work in works], dtype=float)
     right = right.reshape(len(works), len(items))
     points = right * [item.points for item in items]
@@ -58,7 +58,7 @@ def statistics(items: list[Item], works: list) -> list[ItemStatistics]:
     for place, item in enumerate(items):
         verdicts = [work.verdicts[item.exercise] for work in works]
         known = {misconception.message for misconception in EXERCISES[item.exercise].misconceptions}
-        wrong = Counter(v.message if v.message in known else OTHER for v in verdicts if v.status == "wrong")
+        wrong = Counter(v.message if v.message in known else UNKNOWN_MISTAKE for v in verdicts if v.status == "wrong")
         ((diagnosis, count),) = wrong.most_common(1) or [("", 0)]
         found.append(
             ItemStatistics(
@@ -106,7 +106,7 @@ def write_csv(path: Path, head: list[str], rows: list[list]) -> None:
 
 
 def write_feedback(folder: Path, course: Course, works: list, points: dict) -> None:
-    """Write `folder/STUDENT.html` for each of `works` (`grading.Work`); pages of others stay.
+    """Write `folder/STUDENT.html` for each of `works` (`grading.StudentWork`); pages of others stay.
 
     Args:
         points: (student, column) -> points, or None where a person has yet to give them.

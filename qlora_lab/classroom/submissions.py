@@ -14,7 +14,7 @@ from qlora_lab.classroom.students import class_folders, name_in, of_platform, st
 
 
 @dataclass(frozen=True)
-class Handed:
+class HandedInNotebook:
     """A notebook that could be read. path: below the submissions' folder. time: of its last change, in seconds."""
 
     student: str
@@ -40,7 +40,7 @@ class Doubtful(Problem):
     """It was used, in a way that need not be what was meant."""
 
 
-def read(folder: Path, names: list[str]) -> tuple[list[Handed], list[Problem]]:
+def read(folder: Path, names: list[str]) -> tuple[list[HandedInNotebook], list[Problem]]:
     """Everything below a folder (or in one archive).
 
     Args:
@@ -69,7 +69,7 @@ def read(folder: Path, names: list[str]) -> tuple[list[Handed], list[Problem]]:
     if not books and not problems:
         raise ValueError(f"nothing was handed in: {folder} is empty")
     students, doubts = _students(sorted({path for path, *_ in books}), names)  # an archive may hold a name twice
-    handed = [Handed(students[path], path, *book) for path, *book in books if path in students]
+    handed = [HandedInNotebook(students[path], path, *book) for path, *book in books if path in students]
     order = operator.attrgetter("path")
     return sorted(handed, key=order), sorted([*problems, *doubts], key=order)
 

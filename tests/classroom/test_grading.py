@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import nbformat
@@ -20,7 +21,7 @@ from qlora_lab.classroom import submissions
 from qlora_lab.classroom.course import Course
 from qlora_lab.classroom.grading import judge_all
 from qlora_lab.classroom.judging import Judge, Unjudged
-from qlora_lab.classroom.results import OTHER, statistics, write_csv
+from qlora_lab.classroom.results import UNKNOWN_MISTAKE, statistics, write_csv
 from qlora_lab.cli.commands import app
 
 
@@ -85,7 +86,9 @@ def test_statistics_of_the_class(judged, own_course):
     for one in statistics(own_course.items, works):
         right = [w.verdicts[one.item.exercise].status == "right" for w in works]
         assert one.right == sum(right) and one.difficulty == pytest.approx(sum(right) / len(works))
-        assert one.diagnosed and (one.diagnosis == OTHER or "hint" in one.diagnosis or one.diagnosis.endswith("."))
+        assert one.diagnosed and (
+            one.diagnosis == UNKNOWN_MISTAKE or "hint" in one.diagnosis or one.diagnosis.endswith(".")
+        )
         assert -1 <= one.discrimination <= 1
 
 
@@ -107,6 +110,7 @@ def run(*arguments):
 
 WRITERS = ["writes", "1_1", "deletes-the-line", "deletes-the-question"]
 SMALL = ["perfect-colab", "empty", "helpers", "perfect-flat", "syntax-error", "hostile-ends-the-process"]
+SMALL += ["wrong-decode-sixteen_steps"]
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +231,8 @@ def test_a_second_run_judges_nothing_anew_and_takes_up_points_of_a_person(graded
         store.execute("update verdicts set message = 'as it was kept'")
     assert not again()  # another message, which goes into what nbgrader has
     assert "as it was kept" in (out / "feedback" / "perfect-colab.html").read_text()
+    wrong = own_course.notebook("autograded", "01_four_bit_quantization", "wrong-decode-sixteen_steps")
+    assert "as it was kept" in wrong.read_text()
 
 
 def test_the_points_are_written_whatever_happens_to_the_pages(graded, own_course, monkeypatch, tmp_path):
@@ -379,86 +385,157 @@ def test_a_person_is_asked_again_about_what_changed_alone(fresh):
     assert row["01 question-01-a"] == "4" and row["01 decode"] == ""  # right now, so 0.5 need not stand
 
 
-def grade_until(name: str, function: str, number: int, arguments: list[str]) -> None:
-    """Grade, and end this process, as the system does where memory runs out, when nbgrader comes to a function's call.
+def run_until(moment: str, arguments: list[str], folder: Path) -> None:
+    """Run `classroom grade`, or nbgrader, and end this process, as the system does where memory runs out, at a moment.
 
     Args:
-        name: of a preprocessor of nbgrader's. number: of the call, from 1.
+        moment: the begin of a statement of SQL, a commit of something, or before or after a file is put into a folder
+            of the course.
     """
-    import nbgrader.preprocessors
+    from nbgrader.apps import NbGraderApp
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
 
-    one = getattr(nbgrader.preprocessors, name)
-    whole, calls = getattr(one, function), []
+    rename, written = os.replace, []
 
-    def ended(self, *given):
-        calls.append(1)
-        if len(calls) == number:
+    def here(what):
+        if what == moment:
             os.kill(os.getpid(), signal.SIGKILL)
-        return whole(self, *given)
 
-    setattr(one, function, ended)
-    app(["classroom", "grade", *arguments])
+    def statement(connection, cursor, text, *_):
+        what = " ".join(text.split()[:3]).lower()
+        if not what.startswith("select"):
+            here(what)
+            written.append(what)
+
+    def replace(source, target):
+        step = str(target).split(os.sep)[-4]
+        here(f"before {step}")
+        rename(source, target)
+        here(f"after {step}")
+
+    event.listen(Engine, "before_cursor_execute", statement)
+    event.listen(Engine, "commit", lambda _: here("commit") if written else None)
+    os.replace = replace
+    os.chdir(folder)
+    if arguments[0] == "nbgrader":
+        NbGraderApp.launch_instance(arguments[1:])
+    else:
+        app(["classroom", "grade", *arguments])
 
 
-MOMENTS = {
-    "before-the-first-cell": ("SaveAutoGrades", "preprocess", 1),
-    "between-cells": ("SaveAutoGrades", "preprocess_cell", 9),
-    "after-the-points": ("AssignLatePenalties", "preprocess", 1),
-    "while-it-is-cleaned": ("OverwriteCells", "preprocess", 1),
-}
+# In their order: while points of ada come, who has some already, and then of bob, who has none.
+MOMENTS = ["after submitted", "update grade set", "commit", "before autograded", "insert into grade"]
 
 
-def killed_run(fresh, folder: Path, moment: str) -> None:
+def killed_run(fresh, moment: str, arguments: list[str]) -> None:
     with pytest.raises(Ended, match=f"exit code {-signal.SIGKILL}"):
-        alone(grade_until, *MOMENTS[moment], command(fresh, folder))
+        alone(run_until, moment, arguments, fresh.folder)
+
+
+def in_gradebook(fresh, student: str) -> dict[str, tuple] | None:
+    """What it has of each cell of a student's, if it has the student's submission."""
+    from nbgrader.api import Gradebook, MissingEntry
+
+    with Gradebook(f"sqlite:///{fresh.folder / 'gradebook.db'}") as book:
+        try:
+            submission = book.find_submission(BOOK, student)
+        except MissingEntry:
+            return None
+        return {g.name: (g.auto_score, g.manual_score, g.needs_manual_grade) for g in submission.notebooks[0].grades}
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_after_a_kill_while_nbgrader_records_the_next_run_ends_with_the_right_marks(fresh, moment):
-    folder = hand_in(fresh, WRONG)
+def test_a_kill_at_any_moment_leaves_the_old_points_or_the_new_and_the_next_run_the_new(fresh, moment):
+    graded_row(fresh, hand_in(fresh, WRONG))
+    give_points(fresh, 3)
+    old = in_gradebook(fresh, "ada")
+    folder = hand_in(fresh, text="Blocks are scaled by their absmax.")
     hand_in(fresh, student="bob")
-    killed_run(fresh, folder, moment)
+    killed_run(fresh, moment, command(fresh, folder))
+    new = old | {"decode-test": (1, None, False), "question-01-a": (None, 3, True)}
+    begun = MOMENTS.index(moment) > MOMENTS.index("commit")
+    assert in_gradebook(fresh, "ada") == (new if begun else old) and in_gradebook(fresh, "bob") is None
     rows = graded_rows(fresh, folder)
     assert [row["student"] for row in rows] == ["ada", "bob"]
-    assert [row["total"] for row in rows] == ["17", "18"] and [row["01 decode"] for row in rows] == ["0", "1"]
-    for student, kind in (("ada", "error"), ("bob", "execute_result")):
+    assert [row["total"] for row in rows] == ["18", "18"] and [row["01 decode"] for row in rows] == ["1", "1"]
+    assert [row["01 question-01-a"] for row in rows] == ["", ""]  # ada's answer changed: a person looks at it again
+    assert in_gradebook(fresh, "ada") == new
+    for student in ("ada", "bob"):
         marked = nbformat.read(fresh.notebook("autograded", BOOK, student), as_version=4)
-        assert [c.outputs[0].output_type for c in marked.cells if c.get("outputs")].count(kind) > 0
-    assert not [path for path in (fresh.folder / "teacher" / "begun").rglob("*") if path.is_file()]
-
-
-def test_after_a_kill_while_a_better_answer_is_recorded_its_points_come_with_the_next_run(fresh):
-    """nbgrader still has the old points then, and the new notebook: neither shows that they do not belong together."""
-    assert graded_row(fresh, hand_in(fresh, WRONG))["01 decode"] == "0"
-    folder = hand_in(fresh)
-    killed_run(fresh, folder, "before-the-first-cell")
-    assert graded_row(fresh, folder)["01 decode"] == "1"
+        kinds = {output.output_type for cell in marked.cells for output in cell.get("outputs", [])}
+        assert kinds == {"execute_result"}
 
 
 def test_what_nbgrader_alone_left_half_recorded_is_graded_anew(fresh):
-    """As a killed `nbgrader autograde` leaves it: no mark, no points, and a notebook in autograded/."""
+    """As a killed `nbgrader autograde` leaves it: no points, and a notebook in autograded/."""
+    assert graded_row(fresh, hand_in(fresh, student="bob"))["total"] == "18"
+    place = fresh.notebook("submitted", BOOK, "ada")
+    place.parent.mkdir(parents=True)
     folder = hand_in(fresh)
-    killed_run(fresh, folder, "before-the-first-cell")
-    fresh.begun(BOOK, "ada").unlink()
-    assert graded_row(fresh, folder)["total"] == "18"
+    place.write_bytes((folder / "ada" / f"{BOOK}.ipynb").read_bytes())
+    killed_run(fresh, "update grade set", ["nbgrader", "autograde", BOOK, "--student=ada"])
+    assert in_gradebook(fresh, "ada") != in_gradebook(fresh, "bob")
+    assert [row["total"] for row in graded_rows(fresh, folder)] == ["18", "18"]
+    assert in_gradebook(fresh, "ada") == in_gradebook(fresh, "bob")
+
+
+def test_the_same_points_come_of_nbgraders_own_autograding(fresh):
+    """As a click in the formgrader starts it, on what `grade` put into submitted/."""
+    folder = hand_in(fresh, WRONG)
+    hand_in(fresh, student="bob")
+    graded_rows(fresh, folder)
+    before = [in_gradebook(fresh, student) for student in ("ada", "bob")]
+    notebooks = [fresh.notebook("autograded", BOOK, student) for student in ("ada", "bob")]
+    texts = [(path.read_text(), path.stat().st_mode & 0o777) for path in notebooks]
+    command = [sys.executable, "-m", "nbgrader", "autograde", BOOK, "--force"]
+    done = subprocess.run(command, cwd=fresh.folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [in_gradebook(fresh, student) for student in ("ada", "bob")] == before
+    assert [(path.read_text(), path.stat().st_mode & 0o777) for path in notebooks] == texts
+
+
+def test_times_penalties_and_files_beside_the_notebook_come_along(fresh):
+    from nbgrader.api import Gradebook
+
+    with Gradebook(f"sqlite:///{fresh.folder / 'gradebook.db'}") as book:
+        book.update_or_create_assignment(BOOK, duedate=datetime(2026, 1, 1))
+    with open(fresh.config, "a") as file:
+        file.write('c.LateSubmissionPlugin.penalty_method = "zero"\n')
+    (fresh.notebook("source", BOOK).parent / "figure.png").write_bytes(b"a picture of the teacher's")
+    beside = fresh.notebook("submitted", BOOK, "ada").parent
+    beside.mkdir(parents=True)
+    (beside / "timestamp.txt").write_text("2026-01-02 10:00:00 UTC")  # as nbgrader's collecting leaves it
+    (beside / "data.csv").write_text("1,2")
+    graded_row(fresh, hand_in(fresh))
+    with Gradebook(f"sqlite:///{fresh.folder / 'gradebook.db'}") as book:
+        submission = book.find_submission(BOOK, "ada")
+        assert submission.timestamp == datetime(2026, 1, 2, 10) and submission.total_seconds_late == 34 * 3600
+        assert submission.late_submission_penalty == submission.score == 18
+        comments = {comment.name: comment.comment for comment in submission.notebooks[0].comments}
+    assert set(comments.values()) == {None}
+    shown = {path.name for path in fresh.notebook("autograded", BOOK, "ada").parent.iterdir()}
+    assert shown == {f"{BOOK}.ipynb", "figure.png", "timestamp.txt", "data.csv"}
 
 
 def test_what_nbgrader_could_not_record_is_told_and_does_not_wait_for_a_person(fresh, monkeypatch):
-    from qlora_lab.classroom import gradebook
+    from nbgrader.api import Gradebook
 
-    record = gradebook._run
+    enter = Gradebook.update_or_create_submission
 
-    def fails(converter, error):
-        if error.endswith("of ada"):
-            raise ValueError(f"{error}: the disk is full")
-        record(converter, error)
+    def fails(self, assignment, student, **more):
+        found = enter(self, assignment, student, **more)
+        if student == "ada":
+            raise OSError("the disk is full")
+        return found
 
     folder = hand_in(fresh)
     hand_in(fresh, student="bob")
     with monkeypatch.context() as patch:
-        patch.setattr(gradebook, "_run", fails)
+        patch.setattr(Gradebook, "update_or_create_submission", fails)
         result = run(*command(fresh, folder))
     assert result.exit_code == 1 and "nbgrader failed on 1 of 2" in result.output and "disk is full" in result.output
+    assert in_gradebook(fresh, "ada") is None
     ada, bob = table(fresh.folder.parent / "grades.csv")
     assert ada["total"] == ada["01 decode"] == "" and bob["total"] == "18"
     pages = [(fresh.folder.parent / "feedback" / f"{name}.html").read_text() for name in ("ada", "bob")]

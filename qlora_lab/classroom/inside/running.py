@@ -12,7 +12,7 @@ from .masking import Masked
 NAME = "<answer>"
 
 
-class Answer:
+class DefinedAnswer:
     """An answer's code, defined. What fails while it is defined is kept, and told when a call fails."""
 
     def __init__(self, code: str, name: str):

@@ -118,7 +118,7 @@ def _child(connection: socket.socket, seals: tuple) -> None:
             if task["do"] == "find":
                 _send(connection, json.dumps(answers.find_answers(task["cells"], task["names"])).encode())
             else:
-                _answer(connection, running.Answer(task["code"], task["name"]))
+                _answer(connection, running.DefinedAnswer(task["code"], task["name"]))
     finally:
         os._exit(0)
 
