@@ -119,7 +119,6 @@ qlora_lab/
             running.py          a call, and what it gives
             values.py           arguments and results as safe bytes
         grading.py              from handed-in folder to tables and pages
-        copies.py               the copies that nbgrader grades
         gradebook.py            points in nbgrader's database
         results.py              statistics of a class, a page for each student
         reference.py            the teacher's reference, written from the checks

@@ -72,7 +72,7 @@ def test_no_file_or_room_shares_its_name():
 
 def test_no_public_class_or_function_shares_its_name():
     """But for commands and exercises' solutions, which are named after what they do, and kernels: the same, sooner."""
-    names = Counter(show=-1, generate=-1, Answer=-1)  # plots.show a figure, widgets.show a widget
+    names = Counter(show=-1)  # plots.show a figure, widgets.show a widget
     for path in FILES:
         if path.name in ("commands.py", "classroom_commands.py", "kernels.py") or path.stem.startswith("notebook_"):
             continue
