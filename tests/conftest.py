@@ -22,6 +22,8 @@ def pytest_configure(config):
     # What the tests start (kernels of notebooks, command lines, workers) has no network either.
     offline = str(Path(__file__).resolve().parent / "offline")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [offline, os.environ.get("PYTHONPATH")]))
+    # The compiler's workers are for GPU kernels; each process that compiles would import torch once more for them.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     # Reports why tests were skipped: a machine without a GPU has not run the CUDA tests, and says so.
     if "s" not in config.option.reportchars:
         config.option.reportchars += "s"
