@@ -57,7 +57,7 @@ OPTIONS = {
     ],
 }
 GRID = [
-    pytest.param(name, method, checkpointing, shape, options, marks=[pytest.mark.slow] if name == "small" else [])
+    pytest.param(name, method, checkpointing, shape, options, marks=[pytest.mark.slow] if name != "wide" else [])
     for (name, (method, several)), shape in zip(
         itertools.product(CONFIGS, OPTIONS.items()), itertools.cycle([(1, 64), (4, 256), (1, 512), (2, 128)])
     )

@@ -63,6 +63,7 @@ def events(trace) -> list[tuple]:
     return [(r.event, r.nbytes, r.category, r.operation, r.module) for r in trace.records]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", ["none", "reentrant", "non-reentrant"])
 @pytest.mark.parametrize("method", ["full", "lora", "qlora"])
 def test_a_simulated_step_equals_the_real_one_operation_by_operation(method, checkpointing):
@@ -114,6 +115,7 @@ def test_other_architectures_can_be_simulated_too():
     assert trace.by_category["gradients"] > 0
 
 
+@pytest.mark.slow
 def test_the_default_model_has_the_shape_it_has():
     trace = simulate_training("SmolLM2-135M-Instruct", "lora", 8, dtype="float32")
     assert trace.by_category["base weights"] == pytest.approx(4 * 134_515_008, abs=1000)  # and positions' frequencies

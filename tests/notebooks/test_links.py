@@ -158,6 +158,7 @@ def test_from_an_address_and_then_never_again(run, tmp_path):
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_a_package_that_wants_another_torch_is_not_installed(run, tmp_path):
     wheel = write_wheel(tmp_path, "qlora-lab", "0.1.0", ["torch>=2", "numpy>=1"], ("reference", "widgets"))
     done = run(cell(wheel.as_uri()))
@@ -167,6 +168,7 @@ def test_a_package_that_wants_another_torch_is_not_installed(run, tmp_path):
     assert after.stdout == "1.5\n" and "No module named 'qlora_lab'" in after.stderr
 
 
+@pytest.mark.slow
 def test_what_the_kernel_has_loaded_stays_too(run, index, tmp_path):
     """A module that is replaced after it was loaded would need a restart."""
     write_wheel(index, "loaded", "1.0"), write_wheel(index, "loaded", "2.0")
@@ -177,6 +179,7 @@ def test_what_the_kernel_has_loaded_stays_too(run, index, tmp_path):
     assert run(cell(wheel.as_uri())).returncode == 0
 
 
+@pytest.mark.slow
 def test_from_the_checkout_that_the_notebook_lies_in(run, tmp_path):
     checkout = tmp_path / "a checkout"
     (checkout / "notebooks").mkdir(parents=True)
@@ -188,6 +191,7 @@ def test_from_the_checkout_that_the_notebook_lies_in(run, tmp_path):
     assert done.stdout.endswith("['1.5', '1.5', '1.0', '1.0']\n")
 
 
+@pytest.mark.slow
 def test_without_an_address_it_says_what_to_do(run):
     done = run(cell())
     assert done.returncode == 1 and "put the address of this workbook's repository or wheel there" in done.stderr

@@ -506,6 +506,7 @@ def test_the_file_goes_with_the_optimizer(tmp_path):
         PagedAdamW(parameters([(5000,)]), device_budget=2 * PAGE, page_size=PAGE)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_the_file_of_a_killed_process_is_removed_by_the_next(tmp_path):
     script = """
