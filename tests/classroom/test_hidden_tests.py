@@ -1,6 +1,7 @@
 """The hidden tests agree with the notebook's checks, draw other inputs for every seed, and give none of them away."""
 
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,23 +23,25 @@ def sandbox():
         yield made
 
 
-TESTS = {name: HiddenTests(exercise, "a seed") for name, exercise in EXERCISES.items()}
+@cache
+def hidden_tests_of(exercise: str) -> HiddenTests:
+    return HiddenTests(EXERCISES[exercise], "a seed")
 
 
 @pytest.mark.parametrize("exercise", EXERCISES)
 def test_solutions_are_right_in_the_sandbox_and_here(exercise, sandbox):
     code = solution_of(exercise)
-    assert TESTS[exercise].judge(code, sandbox).status == "right"
+    assert hidden_tests_of(exercise).judge(code, sandbox).status == "right"
     names = {"torch": torch, "math": __import__("math")}
     exec(code, names)
-    assert TESTS[exercise].judge_function(names[function_name(exercise)]).status == "right"
+    assert hidden_tests_of(exercise).judge_function(names[function_name(exercise)]).status == "right"
 
 
 @pytest.mark.parametrize(("exercise", "answer"), WRONG, ids=[f"{name}-{f.__name__}" for name, f in WRONG])
 def test_wrong_answers_are_wrong(exercise, answer):
     """Here in this process; `test_classroom_grading` runs those of three notebooks in the sandbox."""
     try:
-        verdict = TESTS[exercise].judge_function(answer)
+        verdict = hidden_tests_of(exercise).judge_function(answer)
     except Exception:
         return  # in the sandbox it is caught, and told
     assert verdict.status == "wrong"
@@ -48,19 +51,19 @@ def test_wrong_answers_are_wrong(exercise, answer):
 def test_misconceptions_are_told(exercise):
     for misconception in EXERCISES[exercise].misconceptions:
         wrong, results, error = EXERCISES[exercise].with_misconception(misconception), [], {}
-        for case in TESTS[exercise].shown:
+        for case in hidden_tests_of(exercise).shown:
             try:
                 results.append(wrong(*unpack(pack(case.arguments))))
             except Exception as problem:  # a transpose that is missing shows first where it can be multiplied
                 error = {"kind": "error", "type": type(problem).__name__}
                 break
-        verdict = TESTS[exercise]._judge_shown(Reply(results, **error))
+        verdict = hidden_tests_of(exercise)._judge_shown(Reply(results, **error))
         assert verdict.status == "wrong" and verdict.message == misconception.message
 
 
 @pytest.mark.parametrize("exercise", EXERCISES)
 def test_another_seed_gives_other_inputs(exercise):
-    one, other, again = TESTS[exercise], *(HiddenTests(EXERCISES[exercise], s) for s in ("another", "a seed"))
+    one, other, again = hidden_tests_of(exercise), *(HiddenTests(EXERCISES[exercise], s) for s in ("another", "a seed"))
     assert one.digest != other.digest and one.digest == again.digest
     assert pack([c.arguments for c in one.shown]) == pack([c.arguments for c in other.shown])
     known = {pack(case.arguments) for case in one.shown}
@@ -75,7 +78,7 @@ def test_seeds_do_not_meet_for_other_exercises_or_cases():
 
 
 def test_what_an_answer_says_about_hidden_inputs_is_not_passed_on(sandbox):
-    tests = TESTS["decode"]
+    tests = hidden_tests_of("decode")
     shown = [case.arguments for case in tests.shown]
     start = f"def decode(code, low, high):\n    if (code, low, high) in {shown!r}:\n"
     start += "        return low + (high - low) * code / 15\n"
@@ -95,17 +98,17 @@ def test_what_an_answer_says_about_hidden_inputs_is_not_passed_on(sandbox):
 
 
 def test_mistakes_on_the_notebooks_inputs_are_told_in_full(sandbox):
-    found = TESTS["decode"].judge("def decode(code, low, high):\n    return [][code]", sandbox)
+    found = hidden_tests_of("decode").judge("def decode(code, low, high):\n    return [][code]", sandbox)
     assert "IndexError in `return [][code]`: list index out of range (called with (5, 0, 1.95))" in found.message
-    found = TESTS["decode"].judge("SCALE = 1 / 0\ndef decode(code, low, high):\n    return SCALE", sandbox)
+    found = hidden_tests_of("decode").judge("SCALE = 1 / 0\ndef decode(code, low, high):\n    return SCALE", sandbox)
     assert "NameError" in found.message and "`SCALE = 1 / 0` failed with ZeroDivisionError" in found.message
     stub = 'def decode(code, low, high):\n    """?"""\n    x = 1\n    raise NotImplementedError'
-    assert TESTS["decode"].judge(stub, sandbox).status == "not attempted"
+    assert hidden_tests_of("decode").judge(stub, sandbox).status == "not attempted"
 
 
 def test_cells_need_not_stand_in_order(sandbox):
     code = "def decode(code: Number, low, high):\n    return low + (high - low) * code / 15\n\nNumber = int"
-    assert TESTS["decode"].judge(code, sandbox).status == "right"
+    assert hidden_tests_of("decode").judge(code, sandbox).status == "right"
 
 
 def test_the_cell_of_the_source_tests_the_teachers_own_solution(course, monkeypatch, tmp_path):
@@ -124,7 +127,7 @@ def test_the_cell_of_the_source_tests_the_teachers_own_solution(course, monkeypa
 
 @pytest.mark.parametrize("exercise", EXERCISES)
 def test_right_answers_are_far_from_the_limits_of_a_reply(exercise):
-    tests = TESTS[exercise]
+    tests = hidden_tests_of(exercise)
     results = [EXERCISES[exercise].solution(*unpack(pack(case.arguments))) for case in tests.hidden]
     data = pack({"results": results, "error": None, "failures": []})
     assert len(data) < LARGEST_REPLY / 20
@@ -132,10 +135,10 @@ def test_right_answers_are_far_from_the_limits_of_a_reply(exercise):
 
 
 def test_what_cannot_be_sent_on_a_hidden_input_is_told(sandbox):
-    shown = [case.arguments for case in TESTS["decode"].shown]
+    shown = [case.arguments for case in hidden_tests_of("decode").shown]
     code = "class L(list):\n    def __iter__(self):\n        raise SystemExit\ndef decode(code, low, high):\n"
     code += f"    if (code, low, high) in {shown!r}:\n        return low + (high - low) * code / 15\n    return L()"
-    found = TESTS["decode"].judge(code, sandbox)
+    found = hidden_tests_of("decode").judge(code, sandbox)
     assert (
         found.message == "Right on the notebook's inputs, but on another it returns what cannot be sent to be compared."
     )
