@@ -2,11 +2,20 @@
 
 Read `datatypes` (where the sixteen levels come from), `blockwise` (codes and scales of blocks: the definitions), then
 `tensor` (`quantize`, and the tensor it gives). `fast` computes the same bits sooner and can be skipped; `set_compile`
-says when it does.
+says when it does, `path_taken` whether it did.
 """
 
 from qlora_lab.quantization.datatypes import DATATYPES, DataType, dynamic_map, get_datatype
-from qlora_lab.quantization.fast.compilation import set_compile
+from qlora_lab.quantization.fast.compilation import path_taken, set_compile
 from qlora_lab.quantization.tensor import QuantizedTensor, quantize
 
-__all__ = ["DATATYPES", "DataType", "QuantizedTensor", "dynamic_map", "get_datatype", "quantize", "set_compile"]
+__all__ = [
+    "DATATYPES",
+    "DataType",
+    "QuantizedTensor",
+    "dynamic_map",
+    "get_datatype",
+    "path_taken",
+    "quantize",
+    "set_compile",
+]

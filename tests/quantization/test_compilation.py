@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ def test_a_kernel_that_computes_something_else_is_found_out(monkeypatch, dtype, 
     with pytest.warns(RuntimeWarning, match="quantization differs from the definition"):
         q = quantize(weight)
     assert compilation._state["broken"] == {"cpu"}
+    assert compilation.path_taken("cpu")["given up"] == "its quantization differs from the definition"
     compilation._state["broken"].clear()
     with pytest.warns(RuntimeWarning, match="dequantization differs from the definition") as said:
         decoded = [q.dequantize(dtype) for _ in range(2)]
@@ -38,6 +40,19 @@ def test_a_kernel_that_computes_something_else_is_found_out(monkeypatch, dtype, 
     expected = quantize(weight)
     assert torch.equal(q.codes, expected.codes) and torch.equal(q.scales, expected.scales)
     assert all(torch.equal(d, expected.dequantize(dtype)) for d in decoded)
+
+
+def test_each_kind_of_device_proves_its_own_kernels(monkeypatch):
+    monkeypatch.setattr(compilation, "_state", {"mode": "always", "broken": set(), "proved": set()})
+    monkeypatch.setattr(compilation, "_reasons", {})
+    on = {kind: types.SimpleNamespace(device=torch.device(kind), is_inference=bool) for kind in ("cpu", "cuda")}
+    assert compilation.proved("decoding", on["cpu"], (), lambda: True)
+    assert compilation.path_taken("cpu") == {"compiled and proved": ["decoding"], "given up": None}
+    assert compilation.path_taken("cuda") == {"compiled and proved": [], "given up": None}
+    with pytest.warns(RuntimeWarning, match="does not work here for cuda"):
+        assert not compilation.proved("decoding", on["cuda"], (), lambda: False)
+    assert compilation.path_taken("cuda")["given up"] == "its decoding differs from the definition"
+    assert compilation.path_taken("cpu")["given up"] is None
 
 
 def test_weights_that_cannot_be_quantized_prove_nothing(monkeypatch):

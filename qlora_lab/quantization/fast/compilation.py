@@ -28,6 +28,7 @@ def _mode_from_environment() -> str:
 
 
 _state = {"mode": _mode_from_environment(), "broken": set(), "proved": set()}
+_reasons: dict[str, str] = {}  # kind of device -> why its kernels were given up
 
 
 def set_compile(mode: str) -> str:
@@ -78,10 +79,10 @@ def run(make, key: tuple, *tensors: torch.Tensor) -> bool:
 def proved(what: str, tensor: torch.Tensor, key: tuple, agrees: Callable[[], bool | None]) -> bool:
     """Whether the kernel for `key`, under the circumstances of `tensor`, has the results of its definition.
 
-    Asked once, of its first results; None from `agrees` means that these can't tell. Compilers have bugs, and wrong
-    weights make no noise.
+    Asked once for each kind of device, of its first results; None from `agrees` means that these can't tell. Compilers
+    have bugs, and wrong weights make no noise.
     """
-    key = (what, *key, *context(tensor))
+    key = (what, tensor.device.type, *key, *context(tensor))
     if key not in _state["proved"]:
         verdict = agrees()
         if verdict is None:
@@ -93,8 +94,20 @@ def proved(what: str, tensor: torch.Tensor, key: tuple, agrees: Callable[[], boo
     return True
 
 
+def path_taken(kind: str) -> dict:
+    """What weights on a kind of device ("cpu", "cuda") went through so far in this process, for a record.
+
+    Returns:
+        {"compiled and proved": names of what ran compiled, with the definition's results, "given up": why plain PyTorch
+        runs from then on, or None}. Both empty: nothing large enough was asked for.
+    """
+    compiled = {key[0] for key in _state["proved"] if key[1] == kind}
+    return {"compiled and proved": sorted(compiled), "given up": _reasons.get(kind)}
+
+
 def _give_up(kind: str, reason: str, remedy: str) -> None:
     _state["broken"].add(kind)
+    _reasons[kind] = reason[:500]
     warnings.warn(
         f"torch.compile does not work here for {kind} ({reason[:200]}); quantization takes the plain PyTorch path: "
         f"the same results, several times slower. {remedy} brings the fast path.",
