@@ -23,7 +23,7 @@ from qlora_lab.paging.layout import Layout, PagedParameter, StateView, check_sta
 from qlora_lab.paging.store import PageStore
 
 GPU_BATCH = 32  # pages updated by one set of kernels on a GPU; a CPU takes one at a time, which fits its cache
-MEMORY_MARGIN = 0.05  # share of the memory that "auto" leaves alone
+MEMORY_MARGIN = 0.05  # share of the memory, or of what this process may take of it, that "auto" leaves alone
 
 
 class PagedAdamW(torch.optim.Optimizer):
@@ -319,6 +319,6 @@ def spare_bytes(device: torch.device) -> int:
     free = total = free_memory(device)
     if device.type == "cuda":
         total = torch.cuda.mem_get_info(device)[1]
-        allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total)
-        free = min(free, allowed - torch.cuda.memory_allocated(device))
+        total = int(torch.cuda.get_per_process_memory_fraction(device) * total)  # 1 unless there is a cap
+        free = min(free, total - torch.cuda.memory_allocated(device))
     return free - int(MEMORY_MARGIN * total)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qlora_lab.memory.ledger import MemoryTrace
-from qlora_lab.paging.paged_adamw import PagedAdamW
+from qlora_lab.paging.paged_adamw import PagedAdamW, spare_bytes
 from qlora_lab.paging.tiers.page_file import PageFileError
 
 PAGE = 4096
@@ -583,6 +583,16 @@ def test_every_bit_is_that_of_adamw_on_a_gpu(tmp_path, device_pages, host_pages)
         assert torch.equal(one["exp_avg_sq"], other["exp_avg_sq"].cpu())
 
 
+def test_under_a_cap_the_margin_is_a_share_of_the_cap(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (90 * 10**9, 140 * 10**9))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 30 * 10**9)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 30 * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 40 / 140)
+    assert spare_bytes(torch.device("cuda")) == pytest.approx((40 - 30 - 2) * 1e9, abs=2)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: 1.0)
+    assert spare_bytes(torch.device("cuda")) == pytest.approx((90 - 7) * 1e9, abs=2)
+
+
 @pytest.mark.cuda
 def test_auto_gives_way_to_activations_on_a_gpu(tmp_path):
     weight = torch.nn.Parameter(torch.zeros(64 * 2**20, device="cuda"))  # 512 MB of state
@@ -592,7 +602,7 @@ def test_auto_gives_way_to_activations_on_a_gpu(tmp_path):
     assert paged.residency()["host"] == 0
     total = torch.cuda.mem_get_info()[1]
     try:
-        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + 0.06 * total) / total)
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + 0.051 * total) / total)
         spike = int(0.05 * total)
         assert paged.relieve_pressure(spike) > 0
         assert paged.residency()["host"] > 0
