@@ -104,10 +104,11 @@ def build_optimizer(plan: TrainingPlan, model: nn.Module) -> torch.optim.Optimiz
 
 
 def train_step(plan: TrainingPlan, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """One optimizer step as `training.finetune` takes it, on tokens that are all zero."""
+    """One optimizer step as `training.finetune` takes it, on tokens that are all zero, where the model is."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    device = trained[0].device
     for _ in range(min(plan.accumulation, 2)):
-        tokens = torch.zeros(plan.batch_size, plan.sequence_length, dtype=torch.int64)
+        tokens = torch.zeros(plan.batch_size, plan.sequence_length, dtype=torch.int64, device=device)
         labels = tokens.clone()
         mask = torch.ones_like(tokens)
         loss = supervised_loss_sum(model, tokens, mask, labels) / plan.supervised_tokens
