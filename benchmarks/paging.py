@@ -20,7 +20,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from race import DEVICE, ROOT, interleaved
+from race import DEVICE, ROOT, bitsandbytes, interleaved
 
 SHARES = (1.0, 0.5, 0.1, 0.0)
 
@@ -90,13 +90,15 @@ def race(kind: str, count: int, rounds: int, directory: str, state_bits: int) ->
 
 
 def bitsandbytes_optimizer():
-    """Its paged AdamW, on a GPU; on a CPU it is an ordinary one and would race against nothing new."""
-    if DEVICE.type != "cuda":
+    """Its paged AdamW, on a GPU where it works; on a CPU it is an ordinary one and would race against nothing new.
+
+    Nothing caps the memory here, and the state is far smaller than the card: its managed memory is under no pressure
+    either.
+    """
+    if DEVICE.type != "cuda" or bitsandbytes()[0] is None:
         return None
-    try:
-        from bitsandbytes.optim import PagedAdamW32bit
-    except ImportError:
-        return None
+    from bitsandbytes.optim import PagedAdamW32bit
+
     return PagedAdamW32bit
 
 
