@@ -12,6 +12,7 @@ qlora_lab/
         tensor.py               quantize, and the tensor it gives: codes, scales, decoding, a file
         fast/                   the same bits, compiled
             kernels.py          the arithmetic, written for vector code
+            triton_decoder.py   decoding on a GPU in one launch
             compilation.py      when it is compiled, and whether to trust it
             operator.py         decoding as an operator of PyTorch's
     lora.py                     03  the layer; put into a model, counted, merged

@@ -48,11 +48,32 @@ def test_each_kind_of_device_proves_its_own_kernels(monkeypatch):
     on = {kind: types.SimpleNamespace(device=torch.device(kind), is_inference=bool) for kind in ("cpu", "cuda")}
     assert compilation.proved("decoding", on["cpu"], (), lambda: True)
     assert compilation.path_taken("cpu") == {"compiled and proved": ["decoding"], "given up": None}
-    assert compilation.path_taken("cuda") == {"compiled and proved": [], "given up": None}
+    assert compilation.path_taken("cuda") == {
+        "compiled and proved": [],
+        "given up": None,
+        "decoder in Triton given up": None,
+    }
     with pytest.warns(RuntimeWarning, match="does not work here for cuda"):
         assert not compilation.proved("decoding", on["cuda"], (), lambda: False)
     assert compilation.path_taken("cuda")["given up"] == "its decoding differs from the definition"
     assert compilation.path_taken("cpu")["given up"] is None
+
+
+def test_a_decoder_that_fails_is_given_up_alone_and_said_once(monkeypatch):
+    monkeypatch.setattr(compilation, "_state", {"mode": "always", "broken": set(), "proved": set()})
+    monkeypatch.setattr(compilation, "_reasons", {})
+
+    def fails():
+        raise OSError("no libcuda")
+
+    weight = torch.zeros(4)
+    assert compilation.wanted(weight, 4, compilation.TRITON)
+    with pytest.warns(RuntimeWarning, match=r"decoder in Triton does not work here \(no libcuda\); .*torch\.compile"):
+        assert not compilation.attempt(compilation.TRITON, fails)
+    assert not compilation.wanted(weight, 4, compilation.TRITON)
+    assert compilation.wanted(weight, 4)  # what torch.compile makes goes on
+    taken = compilation.path_taken("cuda")
+    assert (taken["given up"], taken["decoder in Triton given up"]) == (None, "no libcuda")
 
 
 def test_weights_that_cannot_be_quantized_prove_nothing(monkeypatch):

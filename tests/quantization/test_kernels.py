@@ -1,5 +1,11 @@
 """The compiled kernels equal the definitions."""
 
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -63,3 +69,23 @@ def test_scales_that_are_too_few_are_refused(wide, monkeypatch):
             q.dequantize()
     finally:
         compilation.set_compile(before)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="needs Triton, which is not installed here: NOT RUN"
+)
+def test_what_they_become_on_a_gpu_compiles_for_each_generation():
+    """The Triton code that torch.compile writes, down to machine code. No GPU is needed, and none is proved."""
+    script = Path(__file__).parent / "triton_of_kernels.py"
+    done = subprocess.run([sys.executable, script, "75", "80", "90"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found) == 11  # quantizing and products in two dtypes, 32 bits, for two data types; 16 bits for all
+    for name, kernel in found.items():
+        assert set(kernel["cubin"]) == {"75", "80", "90"} and all(all(sizes) for sizes in kernel["cubin"].values())
+        # places are 32-bit numbers while they fit: larger tensors fail this guard, and get a kernel with 64 bits
+        assert any("<= 2147483647" in guard for guard in kernel["guards"]), name
+        for text in (text for texts in kernel["ptx"].values() for text in texts):
+            assert ".ftz" not in text and "approx" not in text and "div.full" not in text, name
+            assert "fma" not in text or name.startswith("quantize"), name  # there: code * 16 + code, which is exact

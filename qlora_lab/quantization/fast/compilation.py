@@ -1,4 +1,4 @@
-"""When the fast path runs, and whether it can be trusted: torch.compile, its overhead, cache, failures and bugs.
+"""When a fast path runs, and whether it can be trusted: torch.compile and Triton, their cache, failures and bugs.
 
 What a kernel computes first is compared with the definition. Where no compiler works, or makes something else of it,
 one warning says so and the definitions run instead.
@@ -14,6 +14,7 @@ import torch
 
 from qlora_lab.machine.arguments import check_choice
 
+TRITON = "triton"  # the fast path of `triton_decoder`; that of torch.compile has the name of the kind of device
 SMALLEST = 2**16  # weights; below this a look-up in plain PyTorch takes microseconds and compiling seconds
 _MODES = ("auto", "always", "never")
 
@@ -28,7 +29,7 @@ def _mode_from_environment() -> str:
 
 
 _state = {"mode": _mode_from_environment(), "broken": set(), "proved": set()}
-_reasons: dict[str, str] = {}  # kind of device -> why its kernels were given up
+_reasons: dict[str, str] = {}  # kind of device, or TRITON -> why its kernels were given up
 
 
 def set_compile(mode: str) -> str:
@@ -46,10 +47,14 @@ def set_compile(mode: str) -> str:
     return before
 
 
-def wanted(tensor: torch.Tensor, weights: int) -> bool:
-    """Whether the compiled kernel should handle `weights` weights that lie where `tensor` does."""
+def wanted(tensor: torch.Tensor, weights: int, way: str | None = None) -> bool:
+    """Whether the compiled kernel should handle `weights` weights that lie where `tensor` does.
+
+    Args:
+        way: `TRITON` asks for the decoder in Triton, None for what torch.compile makes.
+    """
     mode, kind = _state["mode"], tensor.device.type
-    if mode == "never" or weights == 0 or kind not in ("cpu", "cuda") or kind in _state["broken"]:
+    if mode == "never" or weights == 0 or kind not in ("cpu", "cuda") or (way or kind) in _state["broken"]:
         return False
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return False  # someone compiles the caller, or watches every operation (a FLOP counter, fake tensors)
@@ -59,28 +64,37 @@ def wanted(tensor: torch.Tensor, weights: int) -> bool:
 def run(make, key: tuple, *tensors: torch.Tensor) -> bool:
     """Call the compiled kernel `make(context, *key)`; the number of blocks may change from call to call.
 
-    On the first failure for a kind of device it says so, and `wanted` never tries there again.
+    Returns whether it worked; see `attempt`.
     """
-    kind = tensors[0].device.type
-    try:
-        if torch._dynamo.config.disable:  # TORCH_COMPILE_DISABLE: it would run the kernel uncompiled, which is slow
-            return False
+    if torch._dynamo.config.disable:  # TORCH_COMPILE_DISABLE: it would run the kernel uncompiled, which is slow
+        return False
+
+    def call():
         with torch.no_grad():
             make(context(tensors[0]), *key)(*tensors)
+
+    return attempt(tensors[0].device.type, call)
+
+
+def attempt(way: str, call: Callable[[], None]) -> bool:
+    """Whether a call went well. On the first failure of a way it says so, and `wanted` never takes it again."""
+    try:
+        call()
     except Exception as error:
         error = getattr(error, "inner_exception", error)
-        need = "a C++ compiler (g++ or clang++)" if kind == "cpu" else "Triton and a C compiler"
+        need = "a C++ compiler (g++ or clang++)" if way == "cpu" else "Triton and a C compiler"
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        _give_up(kind, reason, f"Installing {need}")
+        _give_up(way, reason, f"Installing {need}")
         return False
     return True
 
 
-def proved(what: str, tensor: torch.Tensor, key: tuple, agrees: Callable[[], bool | None]) -> bool:
+def proved(what: str, tensor: torch.Tensor, key: tuple, agrees: Callable[[], bool | None], way: str = "") -> bool:
     """Whether the kernel for `key`, under the circumstances of `tensor`, has the results of its definition.
 
     Asked once for each kind of device, of its first results; None from `agrees` means that these can't tell. Compilers
-    have bugs, and wrong weights make no noise.
+    have bugs, and wrong weights make no noise. Where the results differ, `way` (or what torch.compile makes for that
+    device) is given up, and a warning says so.
     """
     key = (what, tensor.device.type, *key, *context(tensor))
     if key not in _state["proved"]:
@@ -88,7 +102,8 @@ def proved(what: str, tensor: torch.Tensor, key: tuple, agrees: Callable[[], boo
         if verdict is None:
             return True
         if not verdict:
-            _give_up(tensor.device.type, f"its {what} differs from the definition", "Another version of the compiler")
+            reason = f"its {what} differs from the definition"
+            _give_up(way or tensor.device.type, reason, "Another version of the compiler")
             return False
         _state["proved"].add(key)
     return True
@@ -99,18 +114,23 @@ def path_taken(kind: str) -> dict:
 
     Returns:
         {"compiled and proved": names of what ran compiled, with the definition's results, "given up": why plain PyTorch
-        runs from then on, or None}. Both empty: nothing large enough was asked for.
+        runs from then on, or None}. Both empty: nothing large enough was asked for. For "cuda" also "decoder in Triton
+        given up": why decoding takes what torch.compile makes, or None.
     """
     compiled = {key[0] for key in _state["proved"] if key[1] == kind}
-    return {"compiled and proved": sorted(compiled), "given up": _reasons.get(kind)}
+    found = {"compiled and proved": sorted(compiled), "given up": _reasons.get(kind)}
+    return found if kind != "cuda" else found | {"decoder in Triton given up": _reasons.get(TRITON)}
 
 
-def _give_up(kind: str, reason: str, remedy: str) -> None:
-    _state["broken"].add(kind)
-    _reasons[kind] = reason[:500]
+def _give_up(way: str, reason: str, remedy: str) -> None:
+    _state["broken"].add(way)
+    _reasons[way] = reason[:500]
+    if way == TRITON:
+        what, instead = "The decoder in Triton does not work here", "decoding takes what torch.compile makes"
+    else:
+        what, instead = f"torch.compile does not work here for {way}", "quantization takes the plain PyTorch path"
     warnings.warn(
-        f"torch.compile does not work here for {kind} ({reason[:200]}); quantization takes the plain PyTorch path: "
-        f"the same results, several times slower. {remedy} brings the fast path.",
+        f"{what} ({reason[:200]}); {instead}: the same results, several times slower. {remedy} brings the fast path.",
         RuntimeWarning,
         stacklevel=5,
     )

@@ -41,6 +41,10 @@ def _dequantize(codes, scales, scale_scales, scale_offset, offsets, datatype, bl
     datatype, shape = get_datatype(datatype), torch.Size(shape)
     second = None if scale_scales is None else (scale_scales, scale_offset)  # double quantization: `scales` are codes
     n = shape.numel()
+    if codes.is_cuda and compilation.wanted(codes, n, compilation.TRITON):
+        result = _decode_on_gpu(codes, scales, second, offsets, datatype, block_size, n, dtype)
+        if result is not None:
+            return result.view(shape)
     whole = n - n % block_size
     count = whole // block_size
     blocks = codes[: whole // 2].view(count, block_size // 2)
@@ -60,6 +64,14 @@ def _dequantize(codes, scales, scale_scales, scale_offset, offsets, datatype, bl
     tail = None if offsets is None else offsets[count:]
     last = dequantize_blocks(codes[None, whole // 2 :], scales[count:], tail, datatype, dtype)[0, : n - whole]
     return torch.cat((result.view(-1), last)).view(shape)
+
+
+def _decode_on_gpu(*arguments) -> torch.Tensor | None:
+    try:
+        from qlora_lab.quantization.fast import triton_decoder
+    except ImportError:  # no Triton here; torch.compile, which needs it too, will say so
+        return None
+    return triton_decoder.decode_on_gpu(*arguments)
 
 
 if _before := globals().get("_library"):  # this module is being reloaded (Jupyter's autoreload)
