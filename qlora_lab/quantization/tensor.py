@@ -8,10 +8,11 @@ byte.
     dequantize    w' = absmax * level[code]
     double        the absmax values are themselves stored in 8 bits: minus their mean, in blocks of 256
 
-Codes, scales and decoded weights equal bitsandbytes' bit for bit. With double quantization the 8-bit codes of the
-scales are the exact nearest ones; a CPU build of bitsandbytes takes a neighbour for about 0.2 % of them. `blockwise`
-holds the definitions of the arithmetic; `fast.kernels` the same in a form that compiles to vector code, used for large
-tensors; `fast.operator` makes an operator of the way back. Here all of it becomes a tensor type.
+Codes, scales and decoded weights equal bitsandbytes' bit for bit on a CPU. (Its build for GPUs divides less exactly: a
+weight that all but lies on a threshold may get the neighbouring code there.) With double quantization the 8-bit codes
+of the scales are the exact nearest ones; a CPU build of bitsandbytes takes a neighbour for about 0.2 % of them.
+`blockwise` holds the definitions of the arithmetic; `fast.kernels` the same in a form that compiles to vector code,
+used for large tensors; `fast.operator` makes an operator of the way back. Here all of it becomes a tensor type.
 
 Sources: QLoRA (Dettmers et al. 2023), sections 2 and 3; the layout of bytes and of nested scales is bitsandbytes'.
 """
