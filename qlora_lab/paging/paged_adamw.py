@@ -33,7 +33,10 @@ class PagedAdamW(torch.optim.Optimizer):
         params, lr, betas, eps, weight_decay, maximize: as for `torch.optim.AdamW`. Parameters are float32, float64,
             bfloat16 or float16, all on one device; those that require no gradient get no state until they have one.
         device_budget: bytes of pages on the device. None: all of them. 0: none between steps, and four pages while one
-            computes. "auto": what is free, less 5 % of the memory, measured before each step.
+            computes. "auto": what is free, less 5 % of the memory, measured before each step. On a GPU less what is
+            held at the peak beside what is held now, too; that is the highest since
+            `torch.cuda.reset_peak_memory_stats`, which the optimizer leaves to its user: after a step that took more
+            than usual, call it, and pages come back.
         host_budget: bytes of pages in host memory, page-locked for a GPU. None: as many as needed beside a GPU; none
             beside a CPU, whose memory is the device already.
         directory: an existing folder for the file that holds the rest, reserved before the first step.
@@ -300,7 +303,7 @@ class PagedAdamW(torch.optim.Optimizer):
     def _follow_free_memory(self) -> None:
         store, device = self._store, self._store.device
         spare = spare_bytes(device)
-        if device.type == "cuda":  # what the step before took at its peak, it will take again
+        if device.type == "cuda":  # what was taken at the peak, since somebody last reset it, will be taken again
             spare -= torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
         budget = max(2 * store.page_size, store.device_bytes + spare)
         store.resize(budget if budget // store.page_size < len(store.pages) else None)
