@@ -2,7 +2,6 @@
 
 import copy
 
-import peft
 import pytest
 import torch
 from hypothesis import given, settings
@@ -44,6 +43,7 @@ FLOAT32 = 1e-5
 
 
 def peft_model(base, **options):
+    peft = pytest.importorskip("peft")
     config = peft.LoraConfig(task_type="CAUSAL_LM", lora_dropout=options.pop("lora_dropout", 0.0), **options)
     return randomize_adapters(peft.get_peft_model(base, config))
 
@@ -94,6 +94,7 @@ def test_dropout_draws_pefts_masks():
 
 
 def test_initialization_has_pefts_distribution():
+    peft = pytest.importorskip("peft")
     reference = peft.get_peft_model(tiny_llama(), peft.LoraConfig(r=64, target_modules=["down_proj"]))
     theirs = torch.cat([p.flatten() for n, p in reference.named_parameters() if "lora_A" in n])
     torch.manual_seed(3)
@@ -269,6 +270,7 @@ def paths(*names, layers=(0, 1)):
     ],
 )
 def test_targets_mean_what_they_mean_in_peft(targets, expected):
+    peft = pytest.importorskip("peft")
     model = inject_lora(tiny_llama(), 2, 4, targets)
     ours = {path for path, _ in adapted_layers(model)}
     options = targets if isinstance(targets, str) else list(targets)

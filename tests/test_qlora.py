@@ -1,13 +1,13 @@
 """The QLoRA layer: the gradients of LoRA on the decoded weight, and no weight kept to compute them."""
 
 import copy
+import gc
 import pickle
 import subprocess
 import sys
 import weakref
 from pathlib import Path
 
-import peft
 import pytest
 import torch
 from hypothesis import given, settings
@@ -154,14 +154,17 @@ def test_a_layer_large_enough_for_the_compiled_kernel(device, double_quant):
 @devices
 @all_dtypes
 @pytest.mark.parametrize("bias", [False, True])
-def test_the_first_forward_equals_the_decoded_base_bit_for_bit(device, dtype, bias):
+def test_the_first_forward_equals_the_decoded_base(device, dtype, bias):
+    """On a GPU to a rounding: cuBLAS may take another way for a product that is added to something."""
     layer = layer_of(bias=bias).to(device)
     layer.lora_B.data.zero_()
     x = torch.randn(3, 7, 32, device=device, dtype=dtype)
     weight = layer.quantized.dequantize(dtype)
-    assert torch.equal(
-        layer(x), F.linear(x.view(21, 32), weight, layer.bias.to(dtype) if bias else None).view(3, 7, 48)
-    )
+    y, expected = layer(x), F.linear(x.view(21, 32), weight, layer.bias.to(dtype) if bias else None).view(3, 7, 48)
+    if device == "cpu":
+        assert torch.equal(y, expected)
+    else:
+        assert_close(y, expected, FLOAT32 if dtype == torch.float32 else 2 * ROUNDING[dtype])
 
 
 def test_dropout_is_the_one_of_a_lora_layer():
@@ -283,7 +286,9 @@ def test_peak_memory_on_a_gpu():
     """Forward and backward of one layer never hold more than one decoded weight."""
     layer = layer_of(4096, 4096, bias=False).cuda()
     x = torch.randn(16, 4096, device="cuda", requires_grad=True)
-    layer(x).sum().backward()  # kernels are compiled
+    for _ in range(2):  # kernels are compiled, cuBLAS takes its workspace
+        layer(x).sum().backward()
+    gc.collect()
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -588,18 +593,21 @@ def test_loss_and_gradients_equal_those_of_bitsandbytes_with_peft(device, double
     """In float32. Never in eval() mode before: bitsandbytes would repack its weights for a kernel without gradients.
 
     bitsandbytes on the CPU looks 8-bit scales up in a table, which misses the nearest value for about 0.16 % of them;
-    the comparison takes its stored scales over (and checks that few differ).
+    the comparison takes its stored scales over (and checks that few differ). Its build for GPUs divides less exactly:
+    should one of the weights, all but on a threshold, have gone to the other side, its code is taken over as well.
     """
+    peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
     base = quantize_with_bitsandbytes(tiny_llama(bias=True), double_quant, device)
     reference = randomize_adapters(peft.get_peft_model(base, config)).train()
     model = quantize_model(tiny_llama(bias=True), rank=4, alpha=8, double_quant=double_quant, device=device).train()
     copy_adapters(reference, model)
-    scales = differing = 0
+    scales = differing = other_codes = 0
     for path, layer in adapted_layers(model):
         weight = reference.get_submodule(f"base_model.model.{path}.base_layer").weight
         state = weight.quant_state
-        assert torch.equal(layer.codes, weight.flatten())
+        other_codes += int((layer.codes != weight.flatten()).sum())
+        layer.codes.data.copy_(weight.flatten())
         if double_quant:
             scales += state.absmax.numel()
             differing += int((layer.scale_codes != state.absmax).sum())
@@ -611,6 +619,7 @@ def test_loss_and_gradients_equal_those_of_bitsandbytes_with_peft(device, double
         else:
             assert torch.equal(layer.scales, state.absmax)
     assert differing <= 0.02 * scales
+    assert other_codes <= (0 if device == "cpu" else 1)
     tokens = token_batch().to(device)
     expected_loss, expected = loss_and_gradients(reference, tokens)
     loss, gradients = loss_and_gradients(model, tokens)
@@ -709,6 +718,9 @@ def test_the_model_goes_to_the_device(device):
 @pytest.mark.cuda
 def test_a_model_goes_to_the_gpu_layer_by_layer():
     model = nn.Sequential(*(nn.Linear(1024, 1024, bias=False) for _ in range(8)))
+    quantize_model(copy.deepcopy(model[:1]), rank=0, device="cuda")  # kernels are compiled, which takes memory
+    gc.collect()
+    torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     quantize_model(model, rank=0, device="cuda")

@@ -1,6 +1,6 @@
 """A random Llama of 130 thousand weights, with grouped-query attention, and what tests ask of it."""
 
-import bitsandbytes as bnb
+import pytest
 import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -35,6 +35,7 @@ def tiny_llama(seed: int = 0, *, tied: bool = False, bias: bool = False, layers:
 
 def quantize_with_bitsandbytes(model: nn.Module, double_quant: bool, device: str = "cpu") -> nn.Module:
     """Replace every linear layer but the head by bitsandbytes' NF4 layer, computing in float32."""
+    bnb = pytest.importorskip("bitsandbytes")
     for name, linear in list(model.named_modules()):
         if isinstance(linear, nn.Linear) and name != "lm_head":
             layer = bnb.nn.Linear4bit(

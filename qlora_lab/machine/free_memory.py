@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import psutil
 import torch
 
 CGROUPS = Path("/sys/fs/cgroup")  # Linux control groups: where a container's memory limit stands
@@ -17,6 +16,8 @@ def free_memory(device: torch.device | str) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    import psutil  # only here: a bare machine with a GPU may lack it
+
     available, left = psutil.virtual_memory().available, _container_left()
     return available if left is None else min(available, left)
 

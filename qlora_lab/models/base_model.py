@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from platformdirs import user_cache_dir
 
 from qlora_lab.machine.dtypes import default_dtype
 from qlora_lab.models import conversion, downloads, hub
@@ -37,7 +36,12 @@ DISK_BYTES = 900_000_000  # wheel, GGUF and float32 safetensors together, with s
 
 def cache_directory() -> Path:
     """Where models are kept: $QLORA_LAB_CACHE, or else the operating system's cache folder of the user."""
-    return Path(os.environ.get("QLORA_LAB_CACHE") or user_cache_dir("qlora-lab", appauthor=False)).expanduser()
+    folder = os.environ.get("QLORA_LAB_CACHE")
+    if not folder:
+        import platformdirs  # only here: a bare machine with a GPU may lack it
+
+        folder = platformdirs.user_cache_dir("qlora-lab", appauthor=False)
+    return Path(folder).expanduser()
 
 
 def load_model(name: str | os.PathLike = DEFAULT, dtype=None, device=None):

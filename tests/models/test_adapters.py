@@ -2,7 +2,6 @@
 
 import json
 
-import peft
 import pytest
 import torch
 from safetensors import safe_open
@@ -31,6 +30,7 @@ Q1 = "model.layers.1.self_attn.q_proj"
 
 
 def peft_model(base=None, **options):
+    peft = pytest.importorskip("peft")
     config = peft.LoraConfig(**{"r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM", **options})
     return randomize_adapters(peft.get_peft_model(base or tiny_llama(), config))
 
@@ -67,6 +67,7 @@ def saved(tmp_path):
     ["all-linear", ["q_proj", "v_proj"], [Q1], ["layers.0.mlp.up_proj", "o_proj"], ["lm_head", "k_proj"]],
 )
 def test_peft_loads_ours(tmp_path, targets, use_rslora):
+    peft = pytest.importorskip("peft")
     model = randomize_adapters(inject_lora(tiny_llama(), 4, 8, targets, dropout=0.25, use_rslora=use_rslora))
     assert save_adapter(model, tmp_path / "new" / "adapter") == tmp_path / "new" / "adapter"
     loaded = peft.PeftModel.from_pretrained(tiny_llama(), tmp_path / "new" / "adapter")
@@ -109,6 +110,7 @@ def test_we_load_pefts(tmp_path, options):
 
 @pytest.mark.parametrize("use_rslora", [False, True])
 def test_ranks_and_alphas_that_differ_by_layer_go_there_and_back(tmp_path, use_rslora):
+    peft = pytest.importorskip("peft")
     options = {"rank_pattern": {"k_proj": 2, Q1: 7}, "alpha_pattern": {"mlp.up_proj": 3}, "use_rslora": use_rslora}
     reference = peft_model(target_modules="all-linear", **options)
     reference.save_pretrained(tmp_path / "theirs")
@@ -123,6 +125,7 @@ def test_ranks_and_alphas_that_differ_by_layer_go_there_and_back(tmp_path, use_r
 @pytest.mark.parametrize("from_peft", [False, True])
 def test_between_our_4_bit_model_and_bitsandbytes(tmp_path, from_peft):
     """Without double quantization, where the two bases are equal bit for bit."""
+    peft = pytest.importorskip("peft")
     ours = randomize_adapters(quantize_model(tiny_llama(), rank=4, alpha=8, double_quant=False), seed=1)
     theirs = quantize_with_bitsandbytes(tiny_llama(), double_quant=False)
     if from_peft:
@@ -189,6 +192,7 @@ class Nested(nn.Module):
     ],
 )
 def test_targets_are_written_in_the_shortest_form_that_means_the_adapted_layers(tmp_path, targets, written):
+    peft = pytest.importorskip("peft")
     torch.manual_seed(0)
     base = Nested()
     state = {name: tensor.clone() for name, tensor in base.state_dict().items()}

@@ -359,7 +359,6 @@ def test_a_gpu_that_is_not_there(tiny_folder):
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu(tiny_folder):
     model = base_model.load_model(tiny_folder)
     assert model.device.type == "cuda"
