@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Files of tests and notebooks at the same time; each takes up to 4 GB.
 WORKERS ?= 2
 
-.PHONY: run test quick lab bench record site links notebooks lint colab-check floors-check alone-check bundle-check gpu-kit gpu-kit-check clean
+.PHONY: run test quick lab bench record site links notebooks lint colab-check floors-check alone-check bundle-check gpu-kit gpu-kit-check gpu-check clean
 
 run: .venv/ready  ## fine-tune the default model; ends with a before/after table and runs/<name>/report.html
 	$(BIN)/qlora-lab finetune $(ARGS)
@@ -58,6 +58,9 @@ floors-check: .venv/ready  ## the unit tests with the lowest versions that pypro
 
 alone-check: .venv/ready  ## every notebook compared once more: alone, in reverse order, one thread, AVX2
 	$(BIN)/python tests/machines/alone.py $(ARGS)
+
+gpu-check: .venv/ready  ## notebooks and CUDA tests on a stand-in for a GPU: no tensor of the CPU meets one of the GPU
+	$(BIN)/python tests/machines/gpu.py $(ARGS)
 
 bundle-check: .venv/ready  ## make a bundle, install it and run a notebook from it where there is no network
 	$(BIN)/python tests/machines/bundle.py $(ARGS)
