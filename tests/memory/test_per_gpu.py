@@ -40,8 +40,8 @@ def test_groups_are_the_models(method):
     plan = TrainingPlan(tiny_model().config, method, rank=4, dtype=torch.float32)
     with torch.random.fork_rng(devices=[]):
         model = build_model(plan)
-    blocks = [sum(p.nbytes for p in block.parameters()) for block in distributed.blocks(model)]
-    inside = {id(p) for block in distributed.blocks(model) for p in block.parameters()}
+    blocks = [sum(p.nbytes for p in block.parameters()) for block in distributed.decoder_layers(model)]
+    inside = {id(p) for block in distributed.decoder_layers(model) for p in block.parameters()}
     root = sum(p.nbytes for p in model.parameters() if id(p) not in inside)
     assert group_bytes(plan) == (blocks[0], root)
     trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
