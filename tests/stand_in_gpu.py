@@ -42,6 +42,11 @@ def is_real(value) -> bool:
     )
 
 
+def among_fakes() -> bool:
+    """Whether tensors have no values now, as in a simulation of a training step."""
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
+
+
 class Marks:
     """The storages that lie on the GPU. A weak reference keeps a storage's address from being used again."""
 
@@ -76,10 +81,26 @@ class Operations(TorchDispatchMode):
 
     def __init__(self, marks: Marks):
         super().__init__()
-        self.marks, self.place = marks, None  # place: where the results of the call that is running have to be
+        self.marks = marks
+        self.place = None  # where the results of the call that is running have to be, if it names a device
+        self.home = CPU  # where it makes new tensors, as its arguments do
+
+    @contextlib.contextmanager
+    def during(self, **changes):
+        before = {name: getattr(self, name) for name in changes}
+        vars(self).update(changes)
+        try:
+            yield
+        finally:
+            vars(self).update(before)
+
+    def home_of(self, *arguments) -> torch.device:
+        return CUDA if any(is_real(value) and value in self.marks for value in tree_leaves(arguments)) else CPU
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if among_fakes():
+            return func(*args, **kwargs)
         tensors = [value for value in tree_leaves((args, kwargs)) if is_real(value)]
         there = [tensor for tensor in tensors if tensor in self.marks]
         if there and self.place is None and func not in COPIES:
@@ -88,7 +109,7 @@ class Operations(TorchDispatchMode):
             with self, Calls(self):  # our own operator: look into it
                 return _dequantize(*args, **kwargs)
         result = func(*args, **kwargs)
-        place = self.place or (CUDA if there and func not in COPIES else None)
+        place = self.place or (CUDA if there and func not in COPIES else None) or (self.home if not tensors else None)
         if place == CUDA:
             for value in tree_leaves(result):
                 if is_real(value):
@@ -117,7 +138,9 @@ class Calls(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         owner = getattr(func, "__self__", None)
         first = args[0] if args else None
-        if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None:
+        if among_fakes():
+            return func(*args, **kwargs)
+        if isinstance(func, torch._ops.OpOverload):  # somebody else who watches operations passes one on
             return func(*args, **kwargs)
         if name == "__get__" and is_real(first):
             where = getattr(owner, "__name__", "")
@@ -136,23 +159,16 @@ class Calls(TorchFunctionMode):
         device = kwargs.get("device")
         if device is None or torch.device(device).type not in ("cpu", "cuda"):
             self.check_generator(kwargs.get("generator"), is_real(first) and first in self.marks)
-            return func(*args, **kwargs)
+            with self.operations.during(home=self.operations.home_of(args, kwargs)):
+                return func(*args, **kwargs)
         device = torch.device(device)
         self.check_generator(kwargs.get("generator"), device.type == "cuda")
         kwargs["device"] = CPU
-        with self.placing(CUDA if device.type == "cuda" else CPU):
+        with self.operations.during(place=CUDA if device.type == "cuda" else CPU):
             result = func(*args, **kwargs)
             if device.type == "cuda" and is_real(result) and result not in self.marks:
                 self.marks.add(result)
             return result
-
-    @contextlib.contextmanager
-    def placing(self, place: torch.device):
-        before, self.operations.place = self.operations.place, place
-        try:
-            yield
-        finally:
-            self.operations.place = before
 
     def move(self, func, tensor, args, kwargs):
         if func is not torch.Tensor.to:
@@ -172,7 +188,7 @@ class Calls(TorchFunctionMode):
             result = func(tensor, dtype=dtype or tensor.dtype, copy=copy, **options)
         if target is None or (target.type == "cuda") == (tensor in self.marks):
             return result
-        with self.placing(CUDA if target.type == "cuda" else CPU):
+        with self.operations.during(place=CUDA if target.type == "cuda" else CPU):
             return result.clone()
 
     def check_generator(self, generator, on_gpu: bool) -> None:
@@ -244,9 +260,10 @@ def stand_in_gpu():
     def empty_anywhere(*args, pin_memory=False, **kwargs):
         return empty(*args, **kwargs)
 
-    def run_backward_watched(*args, **kwargs):
-        with Calls(operations):  # this is asked for inside a call, where calls are not watched
-            return run_backward(*args, **kwargs)
+    def run_backward_watched(roots, *args, **kwargs):
+        # this is asked for inside a call, where calls are not watched
+        with operations.during(place=None, home=operations.home_of(roots)), Calls(operations):
+            return run_backward(roots, *args, **kwargs)
 
     with contextlib.suppress(ImportError):  # it looks for GPUs when it is imported, and has to find none
         import bitsandbytes  # noqa: F401

@@ -4,8 +4,9 @@ import pytest
 import torch
 from stand_in_gpu import stand_in_gpu
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from qlora_lab import quantize, quantize_model
+from qlora_lab import MemoryTrace, quantize, quantize_model, simulate_training
 from qlora_lab.paging import PagedAdamW
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here, which shows it itself")
@@ -26,9 +27,13 @@ def test_everything_that_comes_of_a_tensor_there_is_there(gpu):
     x = there(3, 4).requires_grad_()
     y = (x * 2 + 1).exp()[:, :2].t()
     y.sum().backward()
+    with MemoryTrace():
+        watched = torch.autograd.grad(x[torch.tensor([0, 2], device="cuda")].sum(), x)[0]
     made = {
         "an operation": y,
         "a gradient": x.grad,
+        "a gradient of a look-up": torch.autograd.grad(x[torch.tensor([0, 2], device="cuda")].sum(), x)[0],
+        "a gradient while a ledger watches": watched,
         "new": x.new_zeros(3),
         "like": torch.zeros_like(x),
         "moved": torch.ones(3).to("cuda"),
@@ -81,6 +86,14 @@ def test_a_mistake_in_a_backward_pass_is_found(gpu):
 
     with pytest.raises(RuntimeError, match="same device"):
         Careless.apply(there(3).requires_grad_()).sum().backward()
+
+
+def test_a_simulation_is_left_alone(gpu):
+    with FakeTensorMode():
+        assert torch.ones(3, device="cpu").device.type == "cpu"
+    before = simulate_training("SmolLM2-135M-Instruct", "qlora", sequence_length=64)
+    assert quantize(torch.ones(64, 64), double_quant=True).dequantize().sum() > 0  # no fake was kept for later
+    assert before.peak > 1e8
 
 
 def test_numpy_and_generators_are_as_on_a_gpu(gpu):

@@ -30,7 +30,8 @@ def run_cells(notebook: Path) -> int:
     from stand_in_gpu import stand_in_gpu
 
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    module = sys.modules["__main__"] = types.ModuleType("__main__")
+    mine, module = sys.modules["__main__"], types.ModuleType("__main__")
+    sys.modules["__main__"] = module  # where a notebook's names are
     failed = 0
     with stand_in_gpu():
         for number, cell in enumerate(cells):
@@ -49,6 +50,7 @@ def run_cells(notebook: Path) -> int:
                     if frame.filename == name or "qlora_lab" in frame.filename
                 )
                 print(f"{name}: {type(error).__name__}: {error}\n{trace}", end="", flush=True)
+    sys.modules["__main__"] = mine
     return failed
 
 
