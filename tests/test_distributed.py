@@ -32,6 +32,7 @@ from qlora_lab.machine.files import load_tensors
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes are forked and killed here")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["qlora", "lora", "full"])
 def test_two_processes_have_the_loss_and_gradients_of_one(kind):
     loss, gradients = loss_and_gradients(kind)
@@ -135,6 +136,7 @@ def test_a_run_of_two_equals_a_run_of_one(tmp_path):
     assert config == (tmp_path / "one" / "adapter" / "adapter_config.json").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, (1, 4)), (1, (2,))])
 def test_a_checkpoint_is_resumed_by_another_number_of_processes(tmp_path, before, after):
     whole, _, texts = trained(tmp_path / "whole")
@@ -150,6 +152,7 @@ def test_a_checkpoint_is_resumed_by_another_number_of_processes(tmp_path, before
         assert len(metrics(folder)) == 6
 
 
+@pytest.mark.slow
 def test_two_processes_resume_to_the_same_bits_with_dropout_too(tmp_path):
     together(2, stopped, tmp_path / "cut", 4, 0.1)
     resumed = together(2, trained, tmp_path / "cut", True, "qlora", 0.1)

@@ -70,6 +70,7 @@ def test_a_run_of_the_command_line_killed_before_its_first_checkpoint(tiny_folde
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_a_course_with_points_in_it(tmp_path):
     from nbgrader.api import Gradebook
 

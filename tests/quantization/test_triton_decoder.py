@@ -80,6 +80,7 @@ def test_places_of_weights_and_blocks_are_64_bit_numbers(number):
     assert [width for _, width in widths].count("i64") == 4  # codes of scales, their scales, codes, weights
 
 
+@pytest.mark.slow
 def test_on_a_cpu_nothing_of_it_is_imported():
     code = (
         "import sys, torch; from qlora_lab.quantization.tensor import quantize\n"
