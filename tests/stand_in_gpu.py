@@ -14,6 +14,7 @@ import contextlib
 from unittest import mock
 
 import torch
+import torch.utils._device
 import torch.utils.checkpoint
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -265,6 +266,7 @@ def stand_in_gpu():
         with operations.during(place=None, home=operations.home_of(roots)), Calls(operations):
             return run_backward(roots, *args, **kwargs)
 
+    torch.utils._device._device_constructors()  # `with torch.device(...)` remembers them: before one is replaced
     with contextlib.suppress(ImportError):  # it looks for GPUs when it is imported, and has to find none
         import bitsandbytes  # noqa: F401
     with contextlib.ExitStack() as stack:

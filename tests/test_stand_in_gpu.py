@@ -51,6 +51,8 @@ def test_everything_that_comes_of_a_tensor_there_is_there(gpu):
     assert not torch.ones(3).is_cuda
     assert not torch.empty(3).copy_(there(3)).is_cuda
     assert torch.empty(3, device="meta").is_meta
+    with torch.device("meta"):
+        assert torch.empty(3).is_meta and nn.Linear(3, 4).weight.is_meta
     assert x.detach().cpu().numpy().sum() == 12
 
 
