@@ -66,6 +66,7 @@ qlora_lab/
         dtypes.py               the float dtypes, and which of them to compute in
         matmul.py               float32 products, by oneDNN where that is faster
         huge_pages.py           large tensors in large pages of memory
+        other_work.py           how busy other processes keep the cores
         free_memory.py          what can still be allocated, containers included
         stopwatch.py            seconds of a call, for comparing methods
         arguments.py            checks of arguments, in one set of words
@@ -132,6 +133,15 @@ qlora_lab/
         bundle.py               everything for a room without internet
         __main__.py             python -m qlora_lab.cli
 """
+
+import os as _os
+import sys as _sys
+
+# OpenMP's threads wait for each other spinning, by default for longer than a busy machine takes to give the one they
+# wait for a core. A hundredth of that costs a step next to nothing where the machine is quiet, and saves it a third
+# where it is not (`benchmarks/busy.py`). OpenMP reads this when PyTorch is imported; what the user set is left alone.
+if "torch" not in _sys.modules and not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & _os.environ.keys():
+    _os.environ["GOMP_SPINCOUNT"] = "3000"
 
 from qlora_lab.evaluation.exact_match import evaluate
 from qlora_lab.lora import LoRALinear, count_parameters, inject_lora, merge, merge_and_unload, unmerge

@@ -1,5 +1,6 @@
 """What the command line shows: progress while a run goes on, its result at the end, errors in one line."""
 
+from collections import deque
 from pathlib import Path
 
 import typer
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from qlora_lab.machine import processes
 from qlora_lab.machine.errors import UserFacingError
+from qlora_lab.machine.other_work import OtherWork
 
 console = Console(highlight=False)
 TOLD = (UserFacingError, ValueError, TypeError, FloatingPointError)
@@ -88,7 +90,8 @@ class Bars:
             console=console,
             disable=not console.is_terminal,
         )
-        self.tasks, self.tokens, self.seconds, self.loss = {}, 0, 0.0, None
+        self.tasks, self.loss, self.others = {}, None, OtherWork()
+        self.recent = deque(maxlen=20)  # steps: what is left is promised at their speed, which may change on the way
 
     def __enter__(self):
         self.progress.start()
@@ -106,13 +109,13 @@ class Bars:
 
     def step(self, record, steps: int) -> None:
         self.loss = record.loss if self.loss is None else 0.9 * self.loss + 0.1 * record.loss
-        self.tokens, self.seconds, self.steps = (
-            self.tokens + record.tokens,
-            self.seconds + record.seconds,
-            getattr(self, "steps", 0) + 1,
-        )
-        rate, left = self.tokens / self.seconds, self.seconds / self.steps * (steps - record.step)
+        self.recent.append(record)
+        seconds = sum(r.seconds for r in self.recent)
+        rate = sum(r.tokens for r in self.recent) / seconds
+        left = seconds / len(self.recent) * (steps - record.step)
         note = f"loss {self.loss:.3f}  {rate:,.0f} tokens/s  {minutes(left)} left"
+        if processes.count() == 1 and (busy := self.others.in_the_way()):
+            note += f"  (slowed down: other work takes {busy:.1f} of {self.others.cores} cores)"
         self._update("training", record.step, steps, note)
         if not console.is_terminal and (record.step % 10 == 0 or record.step == steps):
             console.print(f"step {record.step} of {steps}  {note}")

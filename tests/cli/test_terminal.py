@@ -1,9 +1,12 @@
 """What a person can put right is told in one line; what nobody expected keeps its traceback."""
 
+from types import SimpleNamespace
+
 import pytest
 import typer
 
 from qlora_lab.classroom.sandbox import SandboxUnavailable
+from qlora_lab.cli import terminal
 from qlora_lab.cli.bundle import BundleFailed
 from qlora_lab.cli.terminal import told_errors
 from qlora_lab.machine.processes import LostProcess
@@ -39,3 +42,24 @@ def test_an_interrupt_says_how_to_go_on(capsys):
     with pytest.raises(typer.Exit) as left, told_errors("begin again"):
         raise KeyboardInterrupt
     assert left.value.exit_code == 130 and "interrupted; begin again" in capsys.readouterr().out
+
+
+def bars_of(monkeypatch, records, steps=100, busy=0.0):
+    printed = []
+    monkeypatch.setattr(terminal.console, "print", lambda text, **_: printed.append(text))
+    bars = terminal.Bars()
+    bars.others = SimpleNamespace(in_the_way=lambda: busy, cores=2)
+    for number, (tokens, seconds) in enumerate(records, 1):
+        bars.step(SimpleNamespace(step=number, loss=1.0, tokens=tokens, seconds=seconds), steps)
+    return printed
+
+
+def test_what_is_left_is_promised_at_the_speed_of_the_last_steps(monkeypatch):
+    printed = bars_of(monkeypatch, [(100, 1.0)] * 20 + [(100, 4.0)] * 20)
+    assert printed[1] == "step 20 of 100  loss 1.000  100 tokens/s  1 min 20 s left"
+    assert printed[3] == "step 40 of 100  loss 1.000  25 tokens/s  4 min 00 s left"
+
+
+def test_the_bar_says_what_slows_it_down(monkeypatch):
+    (line,) = bars_of(monkeypatch, [(100, 1.0)] * 10, busy=1.3)
+    assert line.endswith("1 min 30 s left  (slowed down: other work takes 1.3 of 2 cores)")
