@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Files of tests and notebooks at the same time; each takes up to 4 GB.
 WORKERS ?= 2
 
-.PHONY: run test quick lab bench record site links notebooks lint colab-check floors-check alone-check bundle-check gpu-kit gpu-kit-check gpu-check clean
+.PHONY: run test quick lab bench record site links notebooks lint colab-check floors-check alone-check bundle-check gpu-kit gpu-kit-check gpu-check fuzz clean
 
 run: .venv/ready  ## fine-tune the default model; ends with a before/after table and runs/<name>/report.html
 	$(BIN)/qlora-lab finetune $(ARGS)
@@ -67,6 +67,9 @@ bundle-check: .venv/ready  ## make a bundle, install it and run a notebook from 
 
 gpu-kit: .venv/ready  ## what a bare GPU machine without a network needs, in build/gpu-kit: a folder per call
 	$(BIN)/python benchmarks/gpu_kit.py $(ARGS)
+
+fuzz: .venv/ready  ## 2,000 random small models: every outcome equals a reference, or is refused in a sentence
+	$(BIN)/python tests/machines/fuzz.py $(ARGS)
 
 gpu-kit-check: .venv/ready  ## the kit's calls, every stage at tiny sizes, in a stand-in for that machine
 	$(BIN)/python tests/machines/bare.py $(ARGS)
