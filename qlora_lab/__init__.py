@@ -53,6 +53,7 @@ qlora_lab/
         optimizer.py            AdamW, in memory or in pages
         run_folder/             a run on disk, which survives a kill at any moment
             checkpoints.py      all that is needed to go on
+            parts.py            tensors that several processes write together
             metrics.py          what each step measured
             folder.py           one run to a folder, one process at a time
     evaluation/                 06 07  how good a model is, and how sure one can be

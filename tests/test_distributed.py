@@ -196,7 +196,7 @@ def test_torchrun_a_killed_worker_ends_all_soon_and_one_process_goes_on(tiny_fol
     assert "rank      : 1" in output and "SIGKILL" in output
     assert output.count("asking the base model") == 1 and output.count("training, in 2 processes") == 1
     checkpoints = sorted((tmp_path / "killed" / "checkpoints").glob("checkpoint-*"))
-    assert checkpoints and (checkpoints[-1] / ".metadata").exists()
+    assert checkpoints and (checkpoints[-1] / "part-00001.safetensors").exists()
 
     resumed = CliRunner().invoke(app, ["finetune", "--resume", "--runs", str(tmp_path), "--device", "cpu"])
     assert resumed.exit_code == 0, resumed.output

@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 from filelock import FileLock, Timeout
 
 from qlora_lab.machine.errors import UserFacingError
+from qlora_lab.machine.files import sha256_of
 
 CHUNK = 1 << 20  # bytes read at a time
 
@@ -65,12 +66,6 @@ class PackagedFile:
     @property
     def filename(self) -> str:
         return self.member.rsplit("/", 1)[-1]
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def verify_file(path: Path, size: int, sha256: str) -> None:

@@ -39,7 +39,8 @@ from qlora_lab.training.run_folder.folder import alone_in, check_folder
 from qlora_lab.training.run_folder.metrics import (
     StepRecord,
     append_record,
-    read_records,
+    keep_records,
+    records_before,
     sync_records,
     write_records,
 )
@@ -162,12 +163,12 @@ class _Run:
         metrics = self.out / "metrics.jsonl" if self.out is not None and processes.is_main() else None
         checkpoint = self._load() if resume else None  # refuses other settings before anything is changed
         start = checkpoint.step if checkpoint is not None else 0
-        records = processes.from_main(lambda: read_records(metrics, start)) if start else []
+        records = processes.from_main(lambda: records_before(metrics, start)) if start else []
         with checkpoints.own_randomness(self.chosen.seed, self.device), self._training_mode():
             if checkpoint is not None:
                 self._restore(checkpoint)
             if metrics is not None:
-                write_records(metrics, records)
+                keep_records(metrics, start) if start else write_records(metrics, [])
             for step in range(start + 1, self.chosen.steps + 1):
                 record = self.step(step)
                 records.append(record)
@@ -179,6 +180,8 @@ class _Run:
                     self._save(step)
                 if on_step is not None:
                     on_step(record)
+            trained = Checkpoint(self.chosen.steps, {n: p.detach() for n, p in self.parameters.items()}, {}, {}, {})
+            self._check_finite(self.chosen.steps, checkpoints.not_finite(trained))
         return records, start
 
     def step(self, step: int) -> StepRecord:
@@ -243,7 +246,14 @@ class _Run:
         tensors = {name: parameter.detach() for name, parameter in self.parameters.items()}
         state, random = checkpoints.optimizer_tensors(self.optimizer), checkpoints.random_states(self.device)
         checkpoint = Checkpoint(step, tensors, state, random, self.identity, scaler=self.scaler.state_dict())
+        self._check_finite(step, checkpoints.not_finite(checkpoint))
         checkpoints.save_checkpoint(self.out / "checkpoints", checkpoint)
+
+    def _check_finite(self, step: int, problem: str | None) -> None:
+        """Raise where an update left NaN or infinity in any process's part: no such checkpoint or adapter is kept."""
+        said = next((p for p in processes.gathered(problem) if p is not None), None)
+        if said is not None:
+            raise self._non_finite(step, f"after the update {said}")
 
     def _load(self) -> Checkpoint | None:
         checkpoint = checkpoints.load_checkpoint(self.out / "checkpoints", self.parameters)

@@ -1,11 +1,15 @@
 """Checkpoints of a training run: everything needed to go on as if nothing had happened.
 
 A checkpoint is a folder `checkpoint-000040` with three files: the trained parameters; the optimizer's state and the
-random generators' states; and a JSON file with the step and the run's identity. It is written under another name,
-flushed, and renamed, and renamed again before it is removed: a run killed at any moment leaves whole checkpoints only.
+random generators' states; and a JSON file with the step, the run's identity, and the SHA-256 of each file and of what
+else it says. It is written under another name, flushed, and renamed, and renamed again before it is removed: a run
+killed at any moment leaves whole checkpoints only.
 
-Several processes write theirs through torch's distributed checkpoint, each its own part. Such a checkpoint can be read
-by any number of processes, one included, and they read what one process wrote.
+It is read whole, and compared with these sums and with the model and the optimizer that it is for, before anything is
+restored: a flipped bit or a tensor of another shape would train on, as something else, without a word.
+
+Several processes write theirs in parts (see `parts`). Such a checkpoint can be read by any number of processes, one
+included, and they read what one process wrote.
 """
 
 import contextlib
@@ -13,7 +17,6 @@ import json
 import os
 import re
 import shutil
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -25,10 +28,13 @@ from torch.distributed.tensor import distribute_tensor
 
 from qlora_lab.lora import adapted_layers
 from qlora_lab.machine import processes
-from qlora_lab.machine.files import load_tensors, save_tensors, write_json
+from qlora_lab.machine.files import load_tensors, save_tensors, sha256_of, told_writing, write_json
+from qlora_lab.training.run_folder.parts import EARLIER, load_parts, save_parts
 
 _NAME = re.compile(r"checkpoint-(\d{6,})")
 KEEP = 2  # newest checkpoints that stay on disk
+STATE = "state.json"
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass
@@ -57,42 +63,52 @@ def save_checkpoint(folder: str | os.PathLike, checkpoint: Checkpoint) -> Path:
     temporary = final.with_name(f".{final.name}.new.part")
 
     def prepare() -> None:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _clear(temporary)
         temporary.mkdir(parents=True)
 
     def finish() -> None:
         state = {"step": checkpoint.step, "settings": checkpoint.settings, "scaler": checkpoint.scaler or {}}
-        write_json(temporary / "state.json", state)
-        if final.exists():  # the same step again: what it holds is what is about to be written
-            _remove(final)
-        os.rename(temporary, final)
+        state["files"] = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
+        write_json(temporary / STATE, {**state, "sha256": _sum(state)})
+        hidden = _hide(final) if final.exists() else None  # the same step again
+        try:
+            os.rename(temporary, final)
+        except BaseException:
+            if hidden is not None:
+                os.rename(hidden, final)
+            raise
+        if hidden is not None:
+            _clear(hidden)
         for _, old in _checkpoints(folder)[:-KEEP]:
-            _remove(old)
+            _clear(_hide(old))
 
-    processes.from_main(prepare)
-    if processes.count() < 2:
-        _save_whole(temporary, checkpoint)
-    else:
-        _save_parts(temporary, checkpoint)
-    processes.from_main(finish)
+    with told_writing(final, "the checkpoints before it are whole; make room, and go on with resume=True (--resume)"):
+        try:
+            processes.from_main(prepare)
+            if processes.count() < 2:
+                save_tensors(temporary / "parameters.safetensors", checkpoint.parameters)
+                rest = {**checkpoint.optimizer, **_prefixed("random/", checkpoint.random)}
+                save_tensors(temporary / "optimizer.safetensors", rest)
+            else:
+                save_parts(temporary, _named(checkpoint))
+            processes.from_main(finish)
+        except Exception:
+            processes.from_main(lambda: _clear(temporary))  # a disk that is full has no room for half a checkpoint
+            raise
     return final
 
 
-def _save_whole(folder: Path, checkpoint: Checkpoint) -> None:
-    save_tensors(folder / "parameters.safetensors", checkpoint.parameters)
-    save_tensors(folder / "optimizer.safetensors", {**checkpoint.optimizer, **_prefixed("random/", checkpoint.random)})
-
-
-def _save_parts(folder: Path, checkpoint: Checkpoint) -> None:
-    """This process's part of every tensor; returns when all processes have written theirs."""
-    import torch.distributed.checkpoint as dcp  # takes a second, which a single process need not wait
-
-    tensors = {
+def _named(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    return {
         **_prefixed("parameters/", checkpoint.parameters),
         **_prefixed("optimizer/", checkpoint.optimizer),
         **_prefixed("random/", checkpoint.random),
     }
-    dcp.save(tensors, checkpoint_id=folder)
+
+
+def _sum(state: Mapping) -> str:
+    """SHA-256 of what a state file says beside it."""
+    return sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def load_checkpoint(folder: str | os.PathLike, parameters: Mapping | None = None) -> Checkpoint | None:
@@ -103,57 +119,166 @@ def load_checkpoint(folder: str | os.PathLike, parameters: Mapping | None = None
             checkpoint of several processes is read into, and each process reads its parts only.
 
     Raises:
-        ValueError: the newest checkpoint is damaged (this package never leaves such a one).
+        ValueError: the newest checkpoint is damaged, or is not one of these parameters (this package never leaves such
+            a one); the message names what is wrong, and the newest one before it that is whole.
     """
-    path = processes.from_main(lambda: _tidied(Path(folder)))
+    folder = Path(folder)
+    path, problem = processes.from_main(lambda: _tidied(folder))
     if path is None:
         return None
-    try:
-        if (path / ".metadata").exists():
-            loaded, tensors = _load_parts(path, parameters or {})
-        else:
-            loaded, _ = load_tensors(path / "parameters.safetensors")
-            tensors, _ = load_tensors(path / "optimizer.safetensors")
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        step, settings, scaler = state["step"], state["settings"], state.get("scaler", {})
-        if path.name != f"checkpoint-{step:06d}":
-            raise ValueError(f"it says step {step}")
-        if "random/cpu" not in tensors:
-            raise ValueError("it holds no random state")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it to resume from the one before") from error
-    random = {name.removeprefix("random/"): tensors.pop(name) for name in list(tensors) if name.startswith("random/")}
-    return Checkpoint(step, loaded, tensors, random, settings, path, scaler)
+    found = None
+    if problem is None:
+        try:
+            found = _read(path, parameters)
+        except _DAMAGE as error:
+            problem = str(error)
+    everyones = [p for p in processes.gathered(problem) if p is not None]
+    if everyones:
+        raise ValueError(f"{path} is damaged ({everyones[0]}); {_way_out(folder, path, parameters)}")
+    return found
 
 
-def _tidied(folder: Path) -> Path | None:
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+
+
+def _tidied(folder: Path) -> tuple[Path | None, str | None]:
+    """The newest checkpoint, and what is wrong with its files as such; leftovers of a killed run are removed."""
     for leftover in folder.glob(".checkpoint-*.part") if folder.is_dir() else ():
-        shutil.rmtree(leftover, ignore_errors=True)
-    return newest(folder)
+        _clear(leftover)
+    path = newest(folder)
+    try:
+        return path, None if path is None else _verify_files(path)
+    except _DAMAGE as error:
+        return path, str(error)
+
+
+def _way_out(folder: Path, damaged: Path, parameters: Mapping | None) -> str:
+    """What to do instead of resuming from a damaged checkpoint."""
+    for _, path in reversed(_checkpoints(folder)):
+        if path == damaged:
+            continue
+        with contextlib.suppress(*_DAMAGE):
+            if processes.count() < 2:  # of several, each would have to read it
+                _verify_files(path)
+                _read(path, parameters)
+            return f"delete it to resume from {path.name}, the one before"
+    return "there is no whole one before it: delete it to begin anew"
+
+
+def _state(path: Path) -> dict:
+    state = json.loads((path / STATE).read_text(encoding="utf-8"))
+    if not isinstance(state, dict) or not isinstance(state.get("settings"), dict):
+        raise ValueError(f"{STATE} does not say how the run was begun")
+    if path.name != f"checkpoint-{state.get('step'):06d}":
+        raise ValueError(f"it says step {state['step']}")
+    return state
+
+
+def _verify_files(path: Path) -> None:
+    """Whether the files are those that were written. Checkpoints of earlier versions do not say.
+
+    Raises:
+        ValueError: a file differs, is missing or is one too many, or the state file differs.
+    """
+    state = _state(path)
+    if (expected := state.pop("sha256", None)) is None:
+        return
+    if _sum(state) != expected:
+        raise ValueError(f"{STATE} was changed")
+    there = {file.name for file in path.iterdir() if file.suffix == ".safetensors" or file.name == EARLIER}
+    for name in sorted(there ^ set(state["files"])):
+        raise ValueError(f"{name} is {'one file too many' if name in there else 'missing'}")
+    for name, digest in state["files"].items():
+        if sha256_of(path / name) != digest:
+            raise ValueError(f"{name} is not what was written: its SHA-256 differs")
+
+
+def _read(path: Path, parameters: Mapping | None) -> Checkpoint:
+    """A checkpoint's tensors, compared with those that it is for."""
+    state = _state(path)
+    if (path / EARLIER).exists() or any(path.glob("part-*.safetensors")):
+        loaded, tensors = _load_parts(path, parameters or {})
+    else:
+        loaded, _ = load_tensors(path / "parameters.safetensors")
+        tensors, _ = load_tensors(path / "optimizer.safetensors")
+    random = {name.removeprefix("random/"): tensors.pop(name) for name in list(tensors) if name.startswith("random/")}
+    found = Checkpoint(state["step"], loaded, tensors, random, state["settings"], path, state.get("scaler") or {})
+    _check_random(random)
+    if problem := not_finite(found):
+        raise ValueError(problem)
+    if parameters is not None:
+        _check_parameters(loaded, parameters)
+        _check_optimizer(found, parameters)
+    return found
+
+
+def not_finite(checkpoint: Checkpoint) -> str | None:
+    """Which tensor of a checkpoint holds NaN or infinity, in words; None if all are numbers."""
+    for name, tensor in {**checkpoint.parameters, **checkpoint.optimizer}.items():
+        part = processes.local(tensor)
+        if part.is_floating_point() and not bool(torch.isfinite(part).all()):
+            return f"{name} holds NaN or infinity"
+    return None
+
+
+def _check_random(random: Mapping) -> None:
+    if "cpu" not in random:
+        raise ValueError("it holds no random state")
+    like = torch.get_rng_state()
+    if random["cpu"].dtype != like.dtype or random["cpu"].shape != like.shape:
+        raise ValueError("its random state is none of torch's")
+
+
+def _check_parameters(loaded: Mapping, parameters: Mapping) -> None:
+    for name in [*parameters, *loaded]:
+        if name not in loaded:
+            raise ValueError(f"it lacks {name}")
+        if name not in parameters:
+            raise ValueError(f"it holds {name}, which is not trained here")
+        here, there = parameters[name], loaded[name]
+        if here.shape != there.shape or here.dtype != there.dtype:
+            raise ValueError(f"{name} is {_kind(there)}, here {_kind(here)}")
+
+
+def _check_optimizer(checkpoint: Checkpoint, parameters: Mapping) -> None:
+    """Whether it is the state of AdamW for these parameters, with what a state that trained can hold."""
+    order, states = list(parameters.items()), {}
+    for key, tensor in checkpoint.optimizer.items():
+        index, _, name = key.partition("/")
+        if not index.isdigit() or int(index) >= len(order):
+            raise ValueError(f"the optimizer's {key} belongs to no trained parameter")
+        states.setdefault(int(index), {})[name] = tensor
+    for index, state in states.items():
+        parameter, values = order[index]
+        if state.keys() != {"step", *MOMENTS}:
+            raise ValueError(
+                f"the optimizer's state of {parameter} is {', '.join(sorted(state))}, which is not AdamW's"
+            )
+        for name in MOMENTS:
+            if state[name].shape != values.shape or state[name].dtype not in (values.dtype, torch.float32):
+                raise ValueError(f"{name} of {parameter} is {_kind(state[name])}, the parameter {_kind(values)}")
+        if bool((processes.local(state["exp_avg_sq"]) < 0).any()):
+            raise ValueError(f"exp_avg_sq of {parameter}, a mean of squares, is below zero")
+        if state["step"].numel() != 1 or not 0 <= float(state["step"]) <= checkpoint.step:
+            raise ValueError(f"the optimizer's step of {parameter} is none of 0 to {checkpoint.step}")
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return f"{tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def _load_parts(path: Path, parameters: Mapping) -> tuple[dict, dict]:
     """The parameters, and all other tensors, of a checkpoint that several processes wrote; cut as `parameters` are."""
-    import torch.distributed.checkpoint as dcp
-
     order = list(parameters.values())
-    found = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
-    tensors = {}
-    for key, metadata in found.items():
+
+    def like(key: str) -> torch.Tensor | None:
         kind, _, name = key.partition("/")
-        like = parameters.get(name)
-        if kind == "optimizer" and (index := int(name.split("/")[0])) < len(order):
-            like = order[index]
-        if like is None or like.shape != metadata.size:
-            tensors[key] = torch.empty(metadata.size, dtype=metadata.properties.dtype)
-        else:
-            tensors[key] = torch.empty_like(like, dtype=metadata.properties.dtype, requires_grad=False)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process reads: as meant
-            dcp.load(tensors, checkpoint_id=path, no_dist=processes.count() < 2)
-    except dcp.api.CheckpointException as error:
-        raise ValueError(f"not all of it can be read: {error}") from error
+        index = name.split("/")[0]
+        if kind == "optimizer" and index.isdigit() and int(index) < len(order):
+            return order[int(index)]
+        return parameters.get(name) if kind == "parameters" else None
+
+    tensors = load_parts(path, like)
     loaded = {key.removeprefix("parameters/"): tensors.pop(key) for key in list(tensors) if key.startswith("param")}
     return loaded, {key.removeprefix("optimizer/"): tensor for key, tensor in tensors.items()}
 
@@ -269,12 +394,20 @@ def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name)))
 
 
-def _remove(path: Path) -> None:
-    """Remove a checkpoint; killed on the way, it leaves none that looks whole."""
+def _hide(path: Path) -> Path:
+    """Rename a checkpoint, so that, killed while it is removed, it is none that looks whole."""
     hidden = path.with_name(f".{path.name}.old.part")
-    shutil.rmtree(hidden, ignore_errors=True)
+    _clear(hidden)
     os.rename(path, hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
+    return hidden
+
+
+def _clear(path: Path) -> None:
+    """Remove what is there, if it can be: a folder, or the file or link that stands in its place."""
+    if path.is_symlink() or path.is_file():
+        with contextlib.suppress(OSError):
+            path.unlink()
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _prefixed(prefix: str, tensors: dict) -> dict:

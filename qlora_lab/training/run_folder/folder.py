@@ -4,10 +4,16 @@ A killed process leaves no lock behind: the system frees it.
 """
 
 import contextlib
+import errno
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
+
+from qlora_lab.machine.files import told_writing
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 def check_folder(out: Path | None, resume: bool) -> None:
@@ -31,14 +37,27 @@ def alone_in(out: Path | None) -> Iterator[None]:
     if out is None:
         yield
         return
-    out.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(out / ".lock", timeout=0)
+    with told_writing(out, "nothing was begun"):
+        out.mkdir(parents=True, exist_ok=True)
+    path = out / ".lock"
+    if path.exists() and not path.is_file():
+        raise ValueError(
+            f"{path} is no file, so {out} cannot be kept for this run; remove it, or choose another folder"
+        )
+    lock = filelock.FileLock(path, timeout=0)
     try:
-        lock.acquire()
+        with told_writing(path, "nothing was begun"):
+            lock.acquire()
     except filelock.Timeout as error:
         raise ValueError(f"another process is training in {out} now; wait for it, or choose another folder") from error
-    except (OSError, NotImplementedError):  # a file system without locks: go without
-        pass
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        warnings.warn(
+            f"the file system of {out} has no locks: nothing keeps a second process from training in it",
+            RuntimeWarning,
+            stacklevel=4,
+        )
     try:
         yield
     finally:

@@ -2,11 +2,13 @@
 
 import json
 import math
-import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from qlora_lab.machine.files import write_text
+from qlora_lab.machine.arguments import is_count, is_number
+from qlora_lab.machine.files import sync_file, told_writing, write_text
+
+_LATER = "the run can go on from its last checkpoint with resume=True (--resume)"
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class StepRecord:
 
 
 def append_record(path: Path, record: StepRecord) -> None:
-    with open(path, "a", encoding="utf-8") as file:
+    with told_writing(path, _LATER), open(path, "a", encoding="utf-8") as file:
         file.write(_line(record))
 
 
@@ -39,24 +41,79 @@ def write_records(path: Path, records: list[StepRecord]) -> None:
 
 def sync_records(path: Path) -> None:
     """Force the lines appended so far onto the disk, so that no power cut leaves a checkpoint ahead of them."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+    with told_writing(path, _LATER):
+        sync_file(path)
 
 
 def read_records(path: Path, until: int) -> list[StepRecord]:
-    """The records of steps 1 to `until`, in order; later steps, and lines that a kill cut short, are left out."""
+    """The records of steps 1 to `until`, in order; later steps are left out, and a last line that a kill cut short.
+
+    A step that stands there twice counts with its last line. A line may hold more than a record does.
+
+    Raises:
+        ValueError: a line that is no record, the last one excepted.
+    """
+    return [record for record, _ in _found(path, until)]
+
+
+def records_before(path: Path, checkpoint: int) -> list[StepRecord]:
+    """`read_records` for a run that goes on from step `checkpoint`: all of its steps, or none where the file is gone.
+
+    Raises:
+        ValueError: as `read_records`, or a step is missing.
+    """
+    records = read_records(path, checkpoint)
+    missing = sorted(set(range(1, checkpoint + 1)) - {record.step for record in records})
+    if missing and path.exists() and path.stat().st_size:
+        raise ValueError(
+            f"{path} has no record of step {missing[0]}, though the checkpoint is of step {checkpoint}; restore the "
+            "file, or delete it to go on without what was measured so far"
+        )
+    return records
+
+
+def keep_records(path: Path, until: int) -> None:
+    """Cut the file after step `until`; the lines that stay are as they were, in the order of their steps.
+
+    Raises: as `read_records`; nothing is changed then.
+    """
+    write_text(path, "".join(line + "\n" for _, line in _found(path, until)))
+
+
+def _found(path: Path, until: int) -> list[tuple[StepRecord, str]]:
+    """Records of steps 1 to `until` with their lines. An editor may have added a byte-order mark or changed the ends of
+    lines; a kill may have cut the last one short."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file; it should hold what each step measured")
+    content = path.read_text(encoding="utf-8-sig", errors="replace") if path.exists() else ""
+    lines = [(number, line) for number, line in enumerate(content.split("\n"), start=1) if line.strip()]
     found = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+    for number, line in lines:
         try:
-            values = json.loads(line)
-            if values["grad_norm"] is None:
-                values["grad_norm"] = math.inf
-            record = StepRecord(**values)
-        except (ValueError, TypeError, KeyError):
-            continue
-        if 1 <= record.step <= until:
-            found[record.step] = record
-    return [found[step] for step in sorted(found)]
+            record = _record(line)
+        except (ValueError, TypeError, KeyError) as error:
+            if number == lines[-1][0]:
+                continue
+            raise ValueError(
+                f"{path}, line {number}, is no record of a step ({error}); mend the line, or delete the file to go on "
+                "without what was measured so far"
+            ) from error
+        found[record.step] = record, line
+    return [found[step] for step in sorted(found) if 1 <= step <= until]
+
+
+def _record(line: str) -> StepRecord:
+    values = json.loads(line)
+    if not isinstance(values, dict):
+        raise ValueError("no JSON object")
+    if values["grad_norm"] is None:
+        values["grad_norm"] = math.inf
+    record = StepRecord(**{field.name: values[field.name] for field in fields(StepRecord)})
+    counts = record.step, record.tokens, record.supervised_tokens
+    numbers = record.loss, record.learning_rate, record.seconds, 0 if record.grad_norm == math.inf else record.grad_norm
+    if not all(is_count(value, 0) for value in counts) or not all(map(is_number, numbers)):
+        raise ValueError("a value that is no number")
+    return record
 
 
 def _line(record: StepRecord) -> str:
