@@ -43,6 +43,7 @@ qlora_lab/
     models/                     06  the base on its way in, the adapter on its way out
         base_model.py           load a model and its tokenizer
         adapters.py             save and load what was trained, in PEFT's format
+        wrappers.py             the names that things have without what stands round them
         gradient_checkpointing.py  activations computed again instead of kept: on and off
         hub.py                  from any model's name to a folder
         downloads.py            one file, there and right or not there at all

@@ -3,7 +3,7 @@
 A count is an `int`, a number a finite `int` or `float`; `True` is neither, though Python has it as an integer.
 """
 
-import math
+import sys
 from collections.abc import Collection
 
 
@@ -13,8 +13,8 @@ def is_count(value, least: int = 1) -> bool:
 
 
 def is_number(value) -> bool:
-    """Whether it is a number that is neither infinite nor NaN."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a number that is neither infinite nor NaN, nor an integer beyond what a float can hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def check_count(name: str, value, least: int = 1) -> None:

@@ -18,6 +18,7 @@ from qlora_lab.lora import adapted_layers, find_targets, inject_lora, output_hea
 from qlora_lab.loss import supervised_loss_sum
 from qlora_lab.memory.ledger import MemoryTrace
 from qlora_lab.memory.plan import TrainingPlan
+from qlora_lab.models.base_model import with_sdpa
 from qlora_lab.models.gradient_checkpointing import enable_checkpointing
 from qlora_lab.paging.adamw import Coefficients, update_moments, update_parameter
 from qlora_lab.qlora import QLoRALinear
@@ -73,7 +74,8 @@ def build_model(plan: TrainingPlan) -> nn.Module:
     Raises:
         ValueError: rank above a layer's smaller dimension, or targets that match nothing.
     """
-    model = AutoModelForCausalLM.from_config(plan.config, dtype=plan.dtype, attn_implementation="sdpa")
+    options = {"dtype": plan.dtype}
+    model = with_sdpa(lambda way: AutoModelForCausalLM.from_config(plan.config, attn_implementation=way, **options))
     if plan.method == "full":
         model.requires_grad_(True)
     else:

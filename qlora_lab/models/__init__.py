@@ -2,7 +2,7 @@
 
 Read `base_model` (load a model and its tokenizer) and `adapters` (save and load what was trained, in PEFT's format).
 `hub` and `downloads` fetch files, `conversion` turns the default model's GGUF file into safetensors,
-`gradient_checkpointing` switches it on and off.
+`gradient_checkpointing` switches it on and off, `wrappers` looks through torch.compile and its like.
 """
 
 from qlora_lab.machine.dtypes import default_compute_dtype, default_dtype

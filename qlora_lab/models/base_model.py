@@ -11,6 +11,7 @@ error is measured on them.
 
 import logging
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from torch import nn
 
 from qlora_lab.machine.dtypes import default_dtype
 from qlora_lab.models import conversion, downloads, hub
@@ -54,30 +57,60 @@ def load_model(name: str | os.PathLike = DEFAULT, dtype=None, device=None):
         device: a torch device or its name. None: "cuda" where there is one, else "cpu".
 
     Returns:
-        A transformers model; attention runs through torch's scaled_dot_product_attention.
+        A transformers model; attention runs through torch's scaled_dot_product_attention, or, in models that cannot
+        (BLOOM, GPT-OSS), as transformers' "eager" computes it.
 
     Raises:
-        ModelUnavailable: it is not here and cannot be fetched, or has no safetensors; the message says what to do.
+        ModelUnavailable: it is not here and cannot be fetched, or has no safetensors; its files lack weights, hold
+            others than the model has a place for (scales of a quantization that config.json does not mention, more
+            layers, biases), or NaN; its config.json asks for code from the hub. The message says what to do.
         ValueError: a device or dtype that cannot be used.
+
+    Warns:
+        UserWarning: the files hold a part that a causal language model does not have, such as a value head or a tower
+            for pictures, which is left out.
     """
     device = _as_device(device)
-    options = {"dtype": _as_dtype(dtype, device), "attn_implementation": "sdpa", "use_safetensors": True}
+    options = {"dtype": _as_dtype(dtype, device), "use_safetensors": True}
     model, loading = _from_pretrained("AutoModelForCausalLM", name, weights=True, output_loading_info=True, **options)
+    folder = Path(model.config._name_or_path)
+    if (problem := _find_foreign(model, folder, loading["unexpected_keys"])) is not None:
+        raise ModelUnavailable(f"{name} {problem}")
     if missing := sorted(loading["missing_keys"]):  # transformers would go on with random numbers in their place
         raise ModelUnavailable(
             f"{name} lacks {len(missing)} of its weights, {missing[0]} for one. Use a whole copy of it."
         )
+    if (spoiled := _find_nan(model)) is not None:
+        raise ModelUnavailable(f"{name} holds NaN or infinity in {spoiled}. Fetch or save the model again.")
+    if not Path(os.fspath(name)).expanduser().is_dir():  # by its name, not by its place in a cache
+        model.config._name_or_path = model.name_or_path = os.fspath(name)
     return model.to(device).eval()
 
 
+def with_sdpa(make: Callable[[str], nn.Module]) -> nn.Module:
+    """`make("sdpa")`, or `make("eager")` for a model that has no scaled_dot_product_attention."""
+    try:
+        return make("sdpa")
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+    return make("eager")
+
+
 def load_tokenizer(name: str | os.PathLike = DEFAULT):
-    """Load the tokenizer of a model, with a padding token in every case (the end token where it has none of its own).
+    """Load the tokenizer of a model, with a padding token in every case.
+
+    Where it has none of its own, that is its end token, or else its token for what is unknown, the one that begins a
+    text, or its first one: padding is masked, so any token that the model knows will do.
 
     Args and Raises as for `load_model`.
     """
     tokenizer = _from_pretrained("AutoTokenizer", name, weights=False)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        own = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token)
+        known = tokenizer.get_vocab()
+        first = min(known, key=known.get, default=None)
+        tokenizer.pad_token = next((token for token in own if token is not None and str(token) in known), first)
     return tokenizer
 
 
@@ -230,12 +263,96 @@ def _from_pretrained(loader: str, name, weights: bool, **options):
     folder = ensure_default_model() if os.fspath(name) == DEFAULT else hub.find_folder(name, weights)
     with _quiet():
         try:
-            return load(folder, local_files_only=True, trust_remote_code=False, **options)
+            options |= {"local_files_only": True, "trust_remote_code": False}
+            if not weights:
+                return load(folder, **options)
+            return with_sdpa(lambda attention: load(folder, attn_implementation=attention, **options))
         except Exception as error:  # the library's own classes too (safetensors, tokenizers)
-            raise ModelUnavailable(
-                f"{folder} cannot be loaded ({hub.first_line(error)}). If its files are damaged, delete the folder and "
-                "fetch or save the model again."
-            ) from error
+            damaged = " If its files are damaged, delete the folder and fetch or save the model again."
+            advice = "" if isinstance(error, ImportError) else damaged
+            raise ModelUnavailable(f"{folder} cannot be loaded ({hub.first_line(error)}).{advice}") from error
+
+
+# What models of earlier versions saved beside their weights and now compute: masks, positions, frequencies.
+_COMPUTED = re.compile(r"(^|\.)(masked_bias|inv_freq|position_ids|attn_mask|causal_mask|num_batches_tracked)$")
+_FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+def _find_foreign(model: nn.Module, folder: Path, unexpected: set[str]) -> str | None:
+    """What the files hold that the model cannot be right with, as the end of a sentence about it, or None.
+
+    transformers puts floats of eight bits and integers into weights as they are, without their scales, and leaves out
+    what has no place; so a checkpoint that is quantized, or belongs to another model, loads without a word.
+    """
+    headers = dict(_headers(folder))
+    if any(name.endswith(".codes") for name in unexpected):
+        return (
+            "holds weights in this package's 4 bits, which are made anew from the base model: save what was trained "
+            "with save_adapter, then load_model(base), quantize_model and load_adapter."
+        )
+    method = hub.read_config(folder).get("quantization_config") or {}
+    shown = f" by {method.get('quant_method', 'bitsandbytes')!r}" if isinstance(method, dict) and method else ""
+    advice = f"Use a copy in 16 or 32 bits, or dequantize it with the library that quantized it{shown}."
+    modules, buffers = dict(model.named_modules()), {name for name, _ in model.named_buffers()}
+    inside, beside = [], []
+    for name in sorted(unexpected):
+        dtype, shape = headers.get(name, (None, ()))
+        mask = name.endswith(".bias") and len(shape) == 4  # of attention, in GPT-2 and its like
+        if name in buffers or mask or _COMPUTED.search(name):
+            continue
+        path = name
+        while path not in modules:
+            path = path.rpartition(".")[0]
+        (inside if path else beside).append(name)
+    if inside:
+        encoded = any(
+            re.search(r"scale|zero|absmax|packed|g_idx|SCB|quant", name.rpartition(".")[2]) for name in inside
+        )
+        way = advice if encoded or shown else "Is its config.json that of another model?"
+        return f"holds {len(inside)} tensors that this model has no place for, {inside[0]} for one. {way}"
+    if not _is_known(method):
+        parameters = dict(model.named_parameters())
+        for name, (dtype, _) in headers.items():
+            weight = name in parameters or name.endswith(".weight")
+            if name not in unexpected and (dtype.startswith(("F8", "F4", "F6")) or (weight and dtype not in _FLOATS)):
+                return f"holds {name} as {dtype}, numbers that need scales which are not there. {advice}"
+    if beside:
+        warnings.warn(
+            f"{folder.name} holds {len(beside)} tensors that a causal language model does not have, {beside[0]} for "
+            "one; they are left out",
+            stacklevel=3,
+        )
+    return None
+
+
+def _is_known(method) -> bool:
+    """Whether transformers reads weights that were quantized by this method (config.json's quantization_config)."""
+    if not isinstance(method, dict) or not method:
+        return False
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    known = {name.removesuffix("_4bit").removesuffix("_8bit") for name in AUTO_QUANTIZATION_CONFIG_MAPPING}
+    return method.get("quant_method", "bitsandbytes") in known
+
+
+def _headers(folder: Path) -> Iterator[tuple[str, tuple[str, list[int]]]]:
+    """(name, (dtype, shape)) of every tensor in a folder's safetensors."""
+    for path in hub.weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                tensor = file.get_slice(name)
+                yield name, (tensor.get_dtype(), tensor.get_shape())
+
+
+def _find_nan(model: nn.Module) -> str | None:
+    """The name of a parameter that holds NaN or infinity, or None."""
+    for name, parameter in model.named_parameters():
+        values = parameter.detach()
+        if values.is_floating_point() and values.dtype.itemsize >= 2 and values.numel() and not values.is_meta:
+            low, high = values.aminmax()
+            if not bool(low.isfinite() & high.isfinite()):
+                return name
+    return None
 
 
 def _as_device(device) -> torch.device:

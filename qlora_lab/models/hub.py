@@ -13,6 +13,7 @@ from qlora_lab.models.downloads import ModelUnavailable
 
 CONFIGURATION = ["*.json", "*.jinja", "*.model", "*.txt"]  # and tokenizer
 WEIGHTS = ["model*.safetensors"]
+INDEX = "model.safetensors.index.json"
 ONLY_SAFETENSORS = (
     "Other weight files can run code when they are read and are not loaded: use a copy saved with save_pretrained, "
     "which writes safetensors."
@@ -48,16 +49,52 @@ def find_missing(folder: Path, weights: bool) -> str | None:
         return "holds an adapter. Load its base model first, then use load_adapter."
     if not (folder / "config.json").is_file():
         return "has no config.json. Give a folder that also holds model.safetensors."
-    if (folder / "model.safetensors").is_file():
-        return None
+    if (kernel := _find_kernel(read_config(folder))) is not None:
+        return f"asks for code from the model hub ({kernel}), which is not run. Take that out of its config.json."
     try:
-        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
-        missing = sorted(name for name in set(index["weight_map"].values()) if not (folder / name).is_file())
+        files = weight_files(folder)
     except FileNotFoundError:
         return f"has no model.safetensors. {ONLY_SAFETENSORS}"
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return "has a damaged model.safetensors.index.json. Fetch the model again."
+        return f"has a damaged {INDEX}. Fetch the model again."
+    other = [path.name for path in files if path.suffix != ".safetensors" or path.parent != folder]
+    if other:
+        return f"names {other[0]} in its index, which is no safetensors file beside it. {ONLY_SAFETENSORS}"
+    missing = [path.name for path in files if not path.is_file()]
     return f"lacks {missing[0]}, which its index names. Fetch the model again." if missing else None
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that transformers reads the weights from: model.safetensors, or else what the index names.
+
+    Raises:
+        FileNotFoundError: neither is there.
+        OSError, ValueError, LookupError, TypeError, AttributeError: the index is damaged.
+    """
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    return [folder / name for name in sorted(set(index["weight_map"].values()))]
+
+
+def read_config(folder: Path) -> dict:
+    """config.json, or nothing where it cannot be read: transformers then says why."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _find_kernel(value, name: str = "") -> str | None:
+    """A setting like `"_attn_implementation": "owner/kernel"`, for which transformers would fetch code; or None."""
+    if isinstance(value, str):
+        return f"{name}: {value}" if name.endswith("implementation") and "/" in value else None
+    if isinstance(value, dict):
+        inner = [(name if name.endswith("implementation") else key, each) for key, each in value.items()]
+    else:
+        inner = [(name, each) for each in value] if isinstance(value, list) else []
+    return next((found for key, each in inner if (found := _find_kernel(each, key)) is not None), None)
 
 
 def _snapshot(name: str, weights: bool) -> Path:

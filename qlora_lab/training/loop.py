@@ -30,6 +30,7 @@ from qlora_lab.machine.arguments import check_count
 from qlora_lab.memory.fit import StepMemory, check_fits
 from qlora_lab.models.adapters import save_adapter
 from qlora_lab.models.gradient_checkpointing import disable_checkpointing, enable_checkpointing
+from qlora_lab.models.wrappers import plain_parameters
 from qlora_lab.tasks.batches import Batch, Batches
 from qlora_lab.tasks.function_calls import encode
 from qlora_lab.training.optimizer import checked_paging, close_pages, device_bytes, make_optimizer
@@ -116,7 +117,7 @@ def finetune(
     chosen = Settings.of(**settings)
     check_count("checkpoint_every", checkpoint_every)
     out = Path(out) if out is not None else None
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parameters = {name: p for name, p in plain_parameters(model) if p.requires_grad}
     _check_model(model, parameters, chosen, paging)
     encoded = [encode(example, tokenizer) for example in examples]
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0  # padding is masked: any token will do

@@ -13,7 +13,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -388,7 +390,8 @@ def test_weights_of_another_shape(tiny_folder, tmp_path):
 
 @pytest.mark.slow
 def test_loading_is_silent(tiny_folder, tmp_path):
-    talkative = copy_with(tiny_folder, tmp_path / "extra", unexpected=torch.ones(3))  # transformers reports that
+    frequencies = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}  # of an old version's
+    talkative = copy_with(tiny_folder, tmp_path / "extra", **frequencies)
     code = f"from qlora_lab.models import base_model; base_model.load_model({str(talkative)!r}, device='cpu')"
     environment = os.environ | {"PYTHONPATH": str(Path(qlora_lab.__file__).parents[1])}
     finished = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
@@ -475,3 +478,160 @@ def test_a_later_process_needs_no_network_and_says_nothing():
     environment = os.environ | {"PYTHONPATH": str(Path(qlora_lab.__file__).parents[1])}
     finished = subprocess.run([sys.executable, "-c", OFFLINE], env=environment, capture_output=True, text=True)
     assert (finished.stdout, finished.stderr) == ("134515008\n", "")
+
+
+# --- a checkpoint that is not what its config.json says
+
+
+Q0 = "model.layers.0.self_attn.q_proj"
+CAST = {"float8": torch.float8_e4m3fn, "float8 of another kind": torch.float8_e5m2, "int8": torch.int8}
+
+
+def encoded(folder, dtype):
+    """The linear weights cast, as a quantization does."""
+    weights = load_file(folder / "model.safetensors")
+    return {name: (60 * value).to(dtype) for name, value in weights.items() if "_proj" in name}
+
+
+@pytest.mark.parametrize("kind", CAST)
+@pytest.mark.parametrize("scales", [None, "weight_scale_inv", "weight_scale", "scales", "qzeros"])
+def test_weights_in_a_quantization_that_nobody_mentions(tiny_folder, tmp_path, kind, scales):
+    changes = encoded(tiny_folder, CAST[kind])
+    if scales:
+        changes |= {name.removesuffix("weight") + scales: torch.ones(1) for name in list(changes)}
+    with pytest.raises(ModelUnavailable, match=r"no place for|need scales which are not there") as raised:
+        base_model.load_model(copy_with(tiny_folder, tmp_path / "encoded", **changes), device="cpu")
+    assert "dequantize it with the library that quantized it" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["q_proj.bias", "q_norm.weight", "q_proj.lora_A.weight", "q_proj.weight.absmax"])
+def test_tensors_that_belong_inside_but_have_no_place(tiny_folder, tmp_path, name):
+    extra = {f"model.layers.0.self_attn.{name}": torch.ones(32)}
+    with pytest.raises(
+        ModelUnavailable, match=rf"holds 1 tensors that this model has no place for, .*{re.escape(name)}"
+    ):
+        base_model.load_model(copy_with(tiny_folder, tmp_path / "extra", **extra), device="cpu")
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(("layers", "words"), [(1, r"no place for, model\.layers\.1\."), (3, "lacks 9 of its weights")])
+def test_another_number_of_layers_than_the_configuration_says(tiny_folder, tmp_path, layers, words):
+    edit_json(copy_with(tiny_folder, tmp_path / "other") / "config.json", num_hidden_layers=layers)
+    with pytest.raises(ModelUnavailable, match=words):
+        base_model.load_model(tmp_path / "other", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["v_head.summary.weight", "vision_tower.layers.0.weight", "score.weight"])
+def test_a_part_beside_the_model_is_left_out_aloud(tiny_folder, tmp_path, name):
+    folder = copy_with(tiny_folder, tmp_path / "more", **{name: torch.ones(3)})
+    with pytest.warns(UserWarning, match=rf"holds 1 tensors that a causal .* have, {re.escape(name)} for one"):
+        model = base_model.load_model(folder, device="cpu")
+    expected = base_model.load_model(tiny_folder, device="cpu").state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", torch.ones(4)),
+        ("model.layers.1.self_attn.masked_bias", torch.tensor(-1e4)),
+        ("model.layers.1.self_attn.bias", torch.ones(1, 1, 64, 64, dtype=torch.uint8)),
+        ("model.position_ids", torch.arange(64)[None]),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_older_versions_saved_and_newer_compute_is_no_matter(tiny_folder, tmp_path, name, tensor):
+    base_model.load_model(copy_with(tiny_folder, tmp_path / "older", **{name: tensor}), device="cpu")
+
+
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.embed_tokens.weight", f"{Q0}.weight"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers(tiny_folder, tmp_path, name, value):
+    tensor = load_file(tiny_folder / "model.safetensors")[name].clone()
+    tensor.view(-1)[-1] = value
+    with pytest.raises(ModelUnavailable, match=rf"holds NaN or infinity in {re.escape(name)}"):
+        base_model.load_model(copy_with(tiny_folder, tmp_path / "spoiled", **{name: tensor}), device="cpu")
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_tied_weights_that_are_there_twice(tiny_folder, tmp_path, same):
+    """Two of one value are one; where they differ, both are what the file says, as in transformers."""
+    weights = load_file(tiny_folder / "model.safetensors")
+    folder = tmp_path / "tied"
+    copy_with(tiny_folder, folder, **({"lm_head.weight": weights["model.embed_tokens.weight"].clone()} if same else {}))
+    edit_json(folder / "config.json", tie_word_embeddings=True)
+    model = base_model.load_model(folder, device="cpu")
+    found = load_file(folder / "model.safetensors")
+    assert torch.equal(model.lm_head.weight, found["lm_head.weight"])
+    assert torch.equal(model.get_input_embeddings().weight, found["model.embed_tokens.weight"])
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) == same
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "compressed-tensors", "unheard-of"])
+def test_a_quantization_whose_library_is_missing_or_unknown(tiny_folder, tmp_path, method):
+    weights = {f"{Q0}.weight": None, f"{Q0}.weight_packed": torch.ones(32, 4, dtype=torch.int32)}
+    folder = copy_with(tiny_folder, tmp_path / "packed", **weights)
+    edit_json(folder / "config.json", quantization_config={"quant_method": method, "bits": 4, "group_size": 32})
+    with pytest.raises(ModelUnavailable, match=r"cannot be loaded|dequantize it with the library .* by 'unheard-of'"):
+        base_model.load_model(folder, device="cpu")
+
+
+def test_a_model_that_bitsandbytes_packed_is_still_loaded(tiny_folder, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    options = {"quantization_config": BitsAndBytesConfig(load_in_4bit=True), "dtype": torch.float32}
+    packed = AutoModelForCausalLM.from_pretrained(tiny_folder, **options)
+    packed.save_pretrained(tmp_path)
+    tokens = torch.arange(8)[None]
+    assert torch.equal(base_model.load_model(tmp_path, device="cpu")(tokens).logits, packed(tokens).logits)
+
+
+def test_a_model_that_was_saved_in_our_four_bits_says_what_to_do(tiny_folder, tmp_path):
+    qlora_lab.quantize_model(base_model.load_model(tiny_folder, device="cpu"), rank=2).save_pretrained(tmp_path)
+    with pytest.raises(ModelUnavailable, match=r"4 bits, which are made anew .* save_adapter, then load_model"):
+        base_model.load_model(tmp_path, device="cpu")
+
+
+# --- what a model has, and what it is called
+
+
+def small(kind):
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 1}
+    gated = {**sizes, "intermediate_size": 32, "num_key_value_heads": 2, "head_dim": 8, "num_local_experts": 4}
+    return {
+        "bloom": lambda: transformers.BloomConfig(vocab_size=64, hidden_size=32, n_layer=1, n_head=4),
+        "mamba": lambda: transformers.MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1),
+        "gpt_oss": lambda: transformers.GptOssConfig(**gated),
+        "gpt2": lambda: transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=4),
+        "mixtral": lambda: transformers.MixtralConfig(**gated),
+        "opt": lambda: transformers.OPTConfig(**sizes, ffn_dim=32, word_embed_proj_dim=32),
+        "gpt_neox": lambda: transformers.GPTNeoXConfig(**sizes, intermediate_size=32),
+    }[kind]()
+
+
+@pytest.mark.parametrize("kind", ["bloom", "mamba", "gpt_oss", "gpt2", "mixtral", "opt", "gpt_neox"])
+def test_attention_runs_through_what_the_model_has(tmp_path, kind):
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(small(kind)).eval()
+    model.save_pretrained(tmp_path)
+    loaded = base_model.load_model(tmp_path, device="cpu")
+    expected = "eager" if kind in ("bloom", "mamba", "gpt_oss") else "sdpa"
+    assert loaded.config._attn_implementation == expected
+    tokens = torch.arange(8)[None]
+    torch.testing.assert_close(loaded(tokens).logits, model(tokens).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("special", [{}, {"bos_token": "b"}, {"unk_token": "a"}, {"eos_token": "b", "unk_token": "a"}])
+def test_a_tokenizer_gets_a_padding_token_that_the_model_knows(tmp_path, special):
+    vocabulary = tokenizers.models.WordLevel({"a": 0, "b": 1, "c": 2}, "a")
+    saved = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(vocabulary), **special)
+    saved.save_pretrained(tmp_path)
+    tokenizer = base_model.load_tokenizer(tmp_path)
+    expected = special.get("eos_token") or special.get("unk_token") or special.get("bos_token") or "a"
+    assert (tokenizer.pad_token, tokenizer.pad_token_id) == (expected, {"a": 0, "b": 1}[expected])
+    assert len(tokenizer) == 3
+    assert tokenizer(["a", "c"], padding=True)["input_ids"] == [[0], [2]]

@@ -29,6 +29,7 @@ from torch.distributed.tensor import distribute_tensor
 from qlora_lab.lora import adapted_layers
 from qlora_lab.machine import processes
 from qlora_lab.machine.files import load_tensors, save_tensors, sha256_of, told_writing, write_json
+from qlora_lab.models.wrappers import plain_parameters
 from qlora_lab.training.run_folder.parts import EARLIER, load_parts, save_parts
 
 _NAME = re.compile(r"checkpoint-(\d{6,})")
@@ -313,7 +314,7 @@ def identity(
         examples.update(ids.numpy().tobytes() + labels.numpy().tobytes() + b"|")
     for name, parameter in trained.items():
         shapes.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}|".encode())
-    for name, parameter in model.named_parameters():
+    for name, parameter in plain_parameters(model):
         if name not in trained:  # the first few values tell models and data types apart; all of them take seconds
             values = processes.whole(parameter.detach()).reshape(-1)[:64].contiguous().view(torch.uint8).cpu()
             frozen.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}|".encode() + values.numpy().tobytes())
