@@ -165,7 +165,7 @@ def _check_whole(path: str, layer: LoRALayer, a: torch.Tensor, b: torch.Tensor) 
     if a.shape != (layer.rank, layer.in_features) or b.shape != (layer.out_features, layer.rank):
         raise ValueError(
             f"the adapter of {path} is A {tuple(a.shape)}, B {tuple(b.shape)}: not whole, as where FSDP or DeepSpeed "
-            "keeps a part in each process; gather it first (FSDP: inside summon_full_params), or shard with distributed.shard"
+            "keeps a part in each process; gather it first (FSDP: inside summon_full_params), or use distributed.shard"
         )
     if not all(bool(tensor.isfinite().all()) for tensor in (a, b)):
         raise ValueError(f"the adapter of {path} holds NaN or infinity; go back to a checkpoint before that")

@@ -314,7 +314,7 @@ def _find_foreign(model: nn.Module, folder: Path, unexpected: set[str]) -> str |
         parameters = dict(model.named_parameters())
         for name, (dtype, _) in headers.items():
             weight = name in parameters or name.endswith(".weight")
-            if name not in unexpected and (dtype.startswith(("F8", "F4", "F6")) or (weight and dtype not in _FLOATS)):
+            if name not in unexpected and dtype not in _FLOATS and (weight or dtype.startswith("F")):
                 return f"holds {name} as {dtype}, numbers that need scales which are not there. {advice}"
     if beside:
         warnings.warn(

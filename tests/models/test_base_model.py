@@ -504,6 +504,15 @@ def test_weights_in_a_quantization_that_nobody_mentions(tiny_folder, tmp_path, k
     assert "dequantize it with the library that quantized it" in str(raised.value)
 
 
+@pytest.mark.parametrize("stored", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_floats_of_any_width_are_weights(tiny_folder, tmp_path, stored, dtype):
+    weights = load_file(tiny_folder / "model.safetensors")
+    folder = copy_with(tiny_folder, tmp_path / "cast", **{name: value.to(stored) for name, value in weights.items()})
+    loaded = base_model.load_model(folder, dtype=dtype, device="cpu").state_dict()
+    assert all(torch.equal(loaded[name], value.to(stored).to(dtype)) for name, value in weights.items())
+
+
 @pytest.mark.parametrize("name", ["q_proj.bias", "q_norm.weight", "q_proj.lora_A.weight", "q_proj.weight.absmax"])
 def test_tensors_that_belong_inside_but_have_no_place(tiny_folder, tmp_path, name):
     extra = {f"model.layers.0.self_attn.{name}": torch.ones(32)}
