@@ -569,7 +569,7 @@ WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
 def draw_model(r: random.Random) -> Drawn:
     """An architecture, its dtype, and what is round it."""
     drawn = r.choices((_draw_hf, _draw_plain, _draw_own), (58, 35, 7))[0](r)
-    dtype = r.choices((torch.float32, torch.bfloat16, torch.float16, torch.float64), (60, 22, 10, 8))[0]
+    dtype = r.choices((torch.float32, torch.bfloat16, torch.float16, torch.float64), (64, 22, 10, 4))[0]
     wrapper = r.choice(list(WRAPPERS)) if r.random() < 0.4 else "none"
     if dtype != torch.float32 and not drawn.name.startswith(("mixed", "lazy")):
         plain = drawn.build

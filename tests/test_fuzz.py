@@ -19,7 +19,7 @@ OPEN = {
         r"^output differs|^output with adapters|^output of PEFT's|^output after load_adapter of|^output after a cast|"
         "a weight that is computed"
     ),
-    "layers of several dtypes in a model, and casts": "same dtype",
+    "layers of several dtypes in a model, and casts": "same dtype|cannot dequantize to",
     "save_pretrained of layers that transformers does not know": "after save_pretrained",
     "merging under autocast, with hooks, into a computed weight": "^merged output|after unmerge|after merge_and_unload",
     "a state of another 4-bit kind": "into another (datatype|block_size|double_quant)",

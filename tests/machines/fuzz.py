@@ -217,31 +217,16 @@ def _draw_target(r: random.Random, drawn: Drawn):
     names = reference(lambda: list(linears(drawn.build())))
     leaves = sorted({name.rpartition(".")[2] for name in names}) or ["none"]
     some = r.sample(leaves, min(len(leaves), r.choice((1, 1, 2, 3))))
-    return r.choice(
-        (
-            some,
-            some,
-            some,
-            tuple(some),
-            set(some),
-            names[:2] or ["none"],
-            ".*" + some[0],
-            rf".*({'|'.join(map(re.escape, some))})$",
-            some[0],
-            ["nope"],
-            [],
-            [*some, "nope"],
-            "(",
-            [names[-1]] if names else ["none"],
-            ["lm_head"],
-        )
-    )
+    if r.random() < 0.25:
+        return r.choice((some[0], ["nope"], [], [*some, "nope"], "(", ["lm_head"], [names[-1]] if names else ["none"]))
+    pattern = rf".*({'|'.join(map(re.escape, some))})$"
+    return r.choice((some, some, tuple(some), set(some), names[:2] or ["none"], ".*" + some[0], pattern))
 
 
 def draw_case(seed: int) -> Case:
     r = random.Random(seed)
     drawn = draw_model(r)
-    rank = r.choice((1, 2, 2, 4, 8) if r.random() < 0.9 else (np.int64(2), np.int32(3)))
+    rank = r.choice((1, 2, 2, 4, 8) if r.random() < 0.96 else (np.int64(2), np.int32(3)))
     case = Case(
         seed,
         drawn,
@@ -249,7 +234,7 @@ def draw_case(seed: int) -> Case:
         method=r.choice(("inject", "quantize")),
         target=_draw_target(r, drawn),
         rank=rank,
-        alpha=r.choice((1, 4, 8.0, 0.5) if r.random() < 0.9 else (np.float32(2.0), np.int64(16))),
+        alpha=r.choice((1, 4, 8.0, 0.5) if r.random() < 0.96 else (np.float32(2.0), np.int64(16))),
         rslora=r.random() < 0.2,
         around="nothing" if r.random() < 0.7 else r.choice(list(CONTEXTS)),
         at_forward=r.choice(("autocast bfloat16", "autocast float16")) if r.random() < 0.12 else "nothing",
@@ -391,9 +376,16 @@ LIMITS_OF_GROUPED_MM = ("strides should be multiple of", "Expected mat_a to be")
 
 
 def use(case: Case, what: str, function):
-    """What a changed model gives; that it fails only now is a finding unless it says why."""
+    """What a changed model gives. That it is refused only now, after the change, is a finding: it can be told before.
+
+    But not whether a value leaves the range of float16.
+    """
     try:
         return ours(f"{what} (later)", function)
+    except Refused as error:
+        if isinstance(error.__cause__, FloatingPointError):
+            raise
+        raise Finding(f"refused only after the change: {error}") from error
     except Finding as error:
         if any(limit in str(error) for limit in LIMITS_OF_GROUPED_MM):
             raise NoCase(str(error)) from error
