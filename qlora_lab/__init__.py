@@ -118,6 +118,7 @@ qlora_lab/
         inside/                 untrusted code, from inside: imports nothing of this package
             zygote.py           the process that forks sealed children
             sealing.py          what is taken from a child before it runs
+            system_calls.py     the calls that are left to it
             answers.py          the answers in a notebook's cells
             masking.py          finished versions that cannot be used
             running.py          a call, and what it gives

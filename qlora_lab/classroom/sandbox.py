@@ -14,7 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -24,9 +26,12 @@ from qlora_lab.machine.errors import UserFacingError
 
 ZYGOTE = Path(__file__).parent / "inside" / "zygote.py"
 SECONDS = 10.0  # of processor time, for all calls of one answer
-PATIENCE = 6  # times as long by the clock: a busy machine must not cost a student points
+PATIENCE = 6  # times as long by the clock, and longer while it computes: a busy machine must not cost a student points
+BUSIEST = 10  # times as long as that, until it is the machine that is to blame
 MEMORY = 2**30  # bytes
 LARGEST_REPLY = 2**22  # bytes of results; right ones of the largest exercise take 2**17
+# What an answer can do to itself. It can send no signals, and its limits of time end it with SIGXCPU and SIGKILL.
+CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP, signal.SIGABRT, signal.SIGSYS}
 LARGEST_FOUND = 2**26  # bytes of the answers found in a notebook: text alone
 
 
@@ -34,42 +39,57 @@ class SandboxUnavailable(UserFacingError, RuntimeError):
     """This system cannot contain untrusted code. The message says what is missing."""
 
 
+class Interrupted(SandboxUnavailable):
+    """Something outside ended a child, or left it no time. That says nothing of the answer, which may be run again."""
+
+
 class Stopped(Exception):
-    """A child ended or was stopped before it answered. The message is for the student."""
+    """A child ended or was stopped before it answered. The message is for the student.
+
+    Attributes:
+        slow: whether it ran out of time.
+    """
+
+    def __init__(self, message: str, slow: bool = False):
+        super().__init__(message)
+        self.slow = slow
+
+
+class Ended(Exception):
+    """A child's end of its socket is closed. Why, `_Task` finds out."""
 
 
 class Child:
-    """A sealed child that has one task. Made by `Sandbox.child`."""
+    """A sealed child that has one task. Made by `Sandbox.child`.
 
-    def __init__(self, connection: socket.socket, pid: int, seconds: float):
-        self.connection, self.pid, self.seconds = connection, pid, seconds
-        self.deadline = time.monotonic() + seconds
+    Args:
+        pid: its process id, where it is known.
+    """
+
+    def __init__(self, connection: socket.socket, seconds: float, pid: int | None = None):
+        self.connection, self.seconds, self.pid = connection, seconds, pid
+        self.began = time.monotonic()
+        self.deadline = self.began + seconds
 
     def ask(self, data: bytes) -> bytes:
         """Send bytes, return the reply.
 
         Raises:
-            Stopped: no reply, or one that is too large.
+            Stopped: no reply in time, or one that is too large.
+            Ended: no reply. Around a task of the sandbox's, `Stopped` or `Interrupted` becomes of it.
+            Interrupted: something outside holds it up.
         """
         self.tell(data)
         return self.reply()
 
     def tell(self, data: bytes) -> None:
         """Send bytes."""
-        try:
-            self._wait()
-            self.connection.sendall(FRAME.pack(len(data)) + data)
-        except (BrokenPipeError, ConnectionResetError):
-            raise Stopped("ended") from None
-        except TimeoutError:
-            raise Stopped(self._too_slow()) from None
+        left = memoryview(FRAME.pack(len(data)) + data)
+        while left:
+            left = left[self._in_time(self.connection.send, left) :]
 
     def reply(self, largest: int = LARGEST_REPLY) -> bytes:
-        """The next bytes that it sends.
-
-        Raises:
-            Stopped: none came, or more than `largest`.
-        """
+        """The next bytes that it sends, `largest` at most. Raises what `ask` does."""
         (size,) = FRAME.unpack(self._read(FRAME.size))
         if size > largest:
             raise Stopped(f"Its result is too large: more than {largest >> 20} MiB.")
@@ -78,27 +98,46 @@ class Child:
     def _read(self, size: int) -> bytes:
         parts, missing = [], size
         while missing:
-            try:
-                self._wait()
-                part = self.connection.recv(min(missing, 1 << 20))
-            except TimeoutError:
-                raise Stopped(self._too_slow()) from None
-            except ConnectionResetError:
-                part = b""
+            part = self._in_time(self.connection.recv, min(missing, 1 << 20))
             if not part:
-                raise Stopped("ended")
+                raise Ended
             parts.append(part)
             missing -= len(part)
         return b"".join(parts)
 
-    def _wait(self) -> None:
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self.connection.settimeout(left)
+    def _in_time(self, act: Callable[[Any], Any], argument: Any) -> Any:
+        """What an action on the connection gives, in the time that is left."""
+        while True:
+            try:
+                left = self.deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                self.connection.settimeout(left)
+                return act(argument)
+            except (BrokenPipeError, ConnectionResetError):
+                raise Ended from None
+            except TimeoutError:
+                self._extend()
 
-    def _too_slow(self) -> str:
-        return f"It did not finish within {self.seconds:g} seconds. Does it wait for something?"
+    def _extend(self) -> None:
+        """Give it another second if it would compute, were the processors not busy with others."""
+        states = _states(self.pid) if self.pid else set()
+        if "T" in states or "t" in states:
+            raise Interrupted("the answer's process was halted from outside")
+        if not states & {"R", "D"}:
+            raise Stopped(f"It did not finish within {self.seconds:g} seconds. Does it wait for something?", slow=True)
+        if time.monotonic() > self.began + BUSIEST * self.seconds:
+            raise Interrupted(f"the processors had no time for an answer in {BUSIEST * self.seconds:g} seconds")
+        self.deadline = time.monotonic() + 1
+
+
+def _states(pid: int) -> set[str]:
+    """What the threads of a process are doing, in letters of /proc: R runs, or waits for a processor; D for a disk."""
+    states = set()
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError, IndexError):  # it has ended meanwhile
+            states.add(path.read_text(errors="replace").rpartition(")")[2].split()[0])
+    return states
 
 
 class Sandbox:
@@ -109,7 +148,8 @@ class Sandbox:
         memory: bytes that a child may take beyond what torch has taken already.
 
     Attributes:
-        seals: {"network", "landlock", "nobody"}: which of the seals that depend on the system hold.
+        seals: {"network", "processes", "landlock", "signals", "nobody"}: which of the seals that depend on the system
+            hold. network, processes: a namespace of its own. landlock: for files; signals: for these, too.
 
     Raises:
         SandboxUnavailable: this system cannot contain untrusted code.
@@ -127,6 +167,7 @@ class Sandbox:
         self.control, theirs = socket.socketpair()
         paths = sorted({str(Path(module.__file__).parent.parent) for module in (torch, numpy)})
         environment = {"PATH": os.defpath, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "LANG": "C.UTF-8"}
+        environment["TORCHDYNAMO_DISABLE"] = "1"  # `torch.compile` changes nothing: a compiler is a program
         with open(Path(self.folder.name) / "errors", "wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", str(ZYGOTE), str(theirs.fileno()), json.dumps({"paths": paths})],
@@ -140,8 +181,8 @@ class Sandbox:
             )
         theirs.close()
         try:
-            self.seals = json.loads(Child(self.control, self.process.pid, 120).reply())
-        except Stopped:
+            self.seals = json.loads(Child(self.control, 120).reply())
+        except (Stopped, Ended):
             problem = (Path(self.folder.name) / "errors").read_text(errors="replace").strip().splitlines()[-1:]
             self.close()
             raise SandboxUnavailable(f"the sandbox did not start ({' '.join(problem) or 'no reason given'})") from None
@@ -205,36 +246,38 @@ class _Task:
         try:
             with theirs:
                 socket.send_fds(self.sandbox.control, [b"F"], [theirs.fileno()])
-            pid, _ = self._status()
-            if pid < 0:
-                raise SandboxUnavailable(f"the system starts no more processes ({os.strerror(-pid)})")
+            error, _ = self._status()
+            if error:
+                raise SandboxUnavailable(f"the system starts no more processes ({os.strerror(error)})")
         except BaseException:
             ours.close()
             raise
-        self.child = Child(ours, pid, self.sandbox.seconds * self.sandbox.patience)
+        self.child = Child(ours, self.sandbox.seconds * self.sandbox.patience)
         try:
-            state = self.child.ask(json.dumps(self.task).encode())
-        except Stopped:
-            raise Stopped(_how_it_ended(*self._end(), self.sandbox.seconds)) from None
+            state, _, number = self.child.ask(json.dumps(self.task).encode()).partition(b" ")
+        except BaseException as problem:
+            self._finish(problem)
+            raise
         if state != b"sealed":
-            self._end()
-            raise SandboxUnavailable(state.decode(errors="replace"))
+            self._end(b"K")
+            raise SandboxUnavailable(f"{state} {number}".decode(errors="replace"))
+        self.child.pid = int(number)
         return self.child
 
     def __exit__(self, kind, error, _traceback) -> None:
-        status, used = self._end()
-        if isinstance(error, Stopped) and str(error) == "ended":
-            raise Stopped(_how_it_ended(status, used, self.sandbox.seconds)) from None
+        self._finish(error)
 
-    def _end(self) -> tuple[int, float]:
-        """Kill the child if it still runs; how it ended, and the seconds of processor time that it took.
+    def _finish(self, error: BaseException | None) -> None:
+        """Whatever happened, the child is no more afterwards. Where it ended by itself, this says how."""
+        if not isinstance(error, Ended):
+            self._end(b"K")
+            return
+        raise _how_it_ended(*self._end(b"W"), self.sandbox.seconds) from None
 
-        Its number is its own until it is waited for.
-        """
+    def _end(self, manner: bytes) -> tuple[int, float]:
+        """End the child, see `inside.zygote`; how it ended, and the seconds of processor time that it took."""
         self.child.connection.close()
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.child.pid, signal.SIGKILL)
-        self.sandbox.control.sendall(b"R")
+        self.sandbox.control.sendall(manner)
         return self._status()
 
     def _status(self) -> tuple[int, float]:
@@ -247,18 +290,18 @@ class _Task:
         return STATUS.unpack(data)
 
 
-def _how_it_ended(status: int, used: float, seconds: float) -> str:
-    """For the student. used: seconds of processor time, by which the limit's SIGKILL is told from the system's."""
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        if number == signal.SIGKILL and used < 0.9 * math.ceil(seconds):
-            return (
-                "The system ended it before it gave a result, as it does where memory runs short. It may need too much "
-                "memory, or the machine had too little; it is tried again whenever it is graded."
-            )
-        if number in (signal.SIGXCPU, signal.SIGKILL):
-            return f"It was stopped after {seconds:g} seconds of computing. Is there a loop without an end?"
-        if number == signal.SIGSEGV:
-            return "It crashed Python. Does it call itself without an end, or use memory that is not its own?"
-        return f"It was ended by the system ({signal.Signals(number).name})."
-    return "It ended the process it ran in, so there is nothing to compare. Return the result instead."
+def _how_it_ended(status: int, used: float, seconds: float) -> Stopped | Interrupted:
+    """used: seconds of processor time, by which the limit's SIGKILL is told from that of somebody else."""
+    if not os.WIFSIGNALED(status):
+        return Stopped("It ended the process it ran in, so there is nothing to compare. Return the result instead.")
+    number = os.WTERMSIG(status)
+    if number == signal.SIGXCPU or (number == signal.SIGKILL and used >= 0.9 * math.ceil(seconds)):
+        return Stopped(
+            f"It was stopped after {seconds:g} seconds of computing. Is there a loop without an end?", slow=True
+        )
+    if number in CRASHES:
+        return Stopped("It crashed Python. Does it call itself without an end, or use memory that is not its own?")
+    name = signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
+    return Interrupted(
+        f"the answer's process was ended from outside ({name}), as the system does it where memory runs short"
+    )

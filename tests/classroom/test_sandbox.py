@@ -8,16 +8,23 @@ import time
 
 import pytest
 import torch
+from honest_answers import HONEST
 
 from qlora_lab.classroom import sandbox as sandbox_module
 from qlora_lab.classroom.inside import sealing
 from qlora_lab.classroom.inside.values import pack, unpack
-from qlora_lab.classroom.sandbox import Sandbox, SandboxUnavailable, Stopped
+from qlora_lab.classroom.sandbox import Interrupted, Sandbox, SandboxUnavailable, Stopped
 
 
 @pytest.fixture(scope="module")
 def sandbox():
     with Sandbox(seconds=2, memory=2**29, patience=10) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def patient():
+    with Sandbox(seconds=60) as made:
         yield made
 
 
@@ -139,7 +146,7 @@ def test_after_a_child_died_the_next_one_lives(sandbox):
 def test_a_kill_by_the_system_is_not_called_a_loop(sandbox):
     """As the kernel's killer of processes does it where memory runs short."""
     with (
-        pytest.raises(Stopped, match="where memory runs short"),
+        pytest.raises(Interrupted, match=r"from outside \(SIGKILL\).*where memory runs short"),
         sandbox.answer("import time\ndef f():\n    time.sleep(600)", "f") as child,
     ):
         child.tell(pack([()]))
@@ -169,8 +176,11 @@ def test_a_result_that_is_too_large_is_not_read(sandbox):
 def test_where_the_system_refuses_a_process_the_sandbox_says_so_and_lives(tmp_path, monkeypatch):
     program = tmp_path / "refused.py"
     program.write_text(f"""
-import errno, os, runpy
+import errno, os, runpy, sys
+start = os.fork
 def fork():
+    if "torch" not in sys.modules:  # the sandbox itself, on its way into a namespace
+        return start()
     raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 os.fork = fork
 runpy.run_path({str(sandbox_module.ZYGOTE)!r}, run_name="__main__")
@@ -263,16 +273,6 @@ def test_without_landlock_and_root_it_is_refused(monkeypatch):
         Sandbox()
 
 
-@pytest.mark.parametrize("machine", sealing.MACHINES)
-def test_the_filter_is_whole_on_every_machine(monkeypatch, machine):
-    monkeypatch.setattr("platform.machine", lambda: machine)
-    program = sealing.seccomp_program()
-    assert len(program) % 8 == 0 and 50 < len(program) // 8 < 4096
-    names = [row.split() for row in sealing.REFUSED.split(",")]
-    assert all(len(row) == 3 for row in names) and len({row[0] for row in names}) == len(names)
-
-
-def test_another_machine_is_refused(monkeypatch):
-    monkeypatch.setattr("platform.machine", lambda: "riscv64")
-    with pytest.raises(sealing.Unsealed, match="riscv64"):
-        sealing.seccomp_program()
+@pytest.mark.parametrize("name", HONEST)
+def test_honest_answers_work(patient, name):
+    assert call(patient, HONEST[name]) is True

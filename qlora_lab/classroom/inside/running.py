@@ -1,6 +1,7 @@
 """Call an answer and note what it gives. Only ever inside a sealed child."""
 
 import ast
+import linecache
 import math
 import traceback
 
@@ -17,6 +18,7 @@ class DefinedAnswer:
 
     def __init__(self, code: str, name: str):
         self.lines = code.split("\n")
+        linecache.cache[NAME] = (len(code), None, code.splitlines(keepends=True), NAME)  # for `inspect.getsource`
         # Every notebook has torch; math is there as it is for the workbook's own solutions.
         self.names: dict = {"__name__": "answer", "__builtins__": __builtins__, "torch": torch, "math": math}
         self.failures: list[str] = []
