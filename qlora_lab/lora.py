@@ -13,7 +13,9 @@ Sources: LoRA (Hu et al. 2021), section 4.1; rsLoRA (Kalajdzievski 2023): alpha 
 
 import contextlib
 import math
+import numbers
 import re
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -27,8 +29,14 @@ from qlora_lab.machine.arguments import is_count, is_number
 # -- the layer
 
 
+def _plain(value):
+    """A number of numpy's as Python's own; anything else as it is."""
+    return value.item() if isinstance(value, numbers.Number) and hasattr(value, "item") else value
+
+
 def check_adapter_arguments(rank, alpha, dropout) -> None:
     """Raises ValueError for a rank, alpha or dropout that makes no sense, with what would."""
+    rank, alpha, dropout = _plain(rank), _plain(alpha), _plain(dropout)
     if not is_count(rank, least=0):
         raise ValueError(f"rank {rank!r} is not allowed; give a whole number of at least 1 (usual: 8 to 64)")
     if rank and not (is_number(alpha) and alpha > 0):
@@ -55,35 +63,38 @@ class LoRALayer(nn.Module):
     def __init__(self, in_features, out_features, rank, alpha, dropout=0.0, use_rslora=False, device=None):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.switched_off = False  # inside `disabled`: forward computes the base alone
+        self.switched_off = 0  # how many uses of `disabled` are open: forward then computes the base alone
         self.reset_adapter(rank, alpha, dropout, use_rslora, device)
 
     def reset_adapter(self, rank, alpha, dropout=0.0, use_rslora=False, device=None) -> None:
         """Replace the adapter by a fresh one: B = 0, so the layer again equals its base."""
         check_adapter_arguments(rank, alpha, dropout)
+        rank, alpha = _plain(rank), _plain(alpha)
         self.rank, self.alpha, self.use_rslora, self.dropout = rank, alpha, bool(use_rslora), float(dropout)
         self.scaling = (alpha / math.sqrt(rank) if use_rslora else alpha / rank) if rank else 0.0
         if not rank:
             self.lora_A = self.lora_B = None
             return
         device = torch.device(device or torch.get_default_device())
-        bound = 1 / math.sqrt(self.in_features)
+        bound = 1 / math.sqrt(max(1, self.in_features))
         drawn_on = device if device.type == "meta" else "cpu"  # one seed gives one adapter, on whatever device
-        a = torch.empty(rank, self.in_features, dtype=torch.float32, device=drawn_on).uniform_(-bound, bound)
-        self.lora_A = nn.Parameter(a.to(device))  # (r, in)
-        self.lora_B = nn.Parameter(torch.zeros(self.out_features, rank, dtype=torch.float32, device=device))
+        with torch.inference_mode(False):  # what is made in inference mode can never be trained
+            a = torch.empty(rank, self.in_features, dtype=torch.float32, device=drawn_on).uniform_(-bound, bound)
+            self.lora_A = nn.Parameter(a.to(device))  # (r, in)
+            self.lora_B = nn.Parameter(torch.zeros(self.out_features, rank, dtype=torch.float32, device=device))
 
     def delta(self) -> torch.Tensor:
-        """scaling * B A: what the adapter adds to the weight. float32 (out, in)."""
+        """scaling * B A: what the adapter adds to the weight. float32 (out, in), under autocast too."""
         if not self.rank:
             raise ValueError("this layer has no adapter (rank 0)")
-        return self.scaling * (self.lora_B @ self.lora_A)
+        with torch.autocast(self.lora_A.device.type, enabled=False):
+            return self.scaling * (self.lora_B @ self.lora_A)
 
     @torch.no_grad()
     def merged_linear(self, dtype: torch.dtype | None = None) -> nn.Linear:
         """A plain linear layer whose weight is base + delta, computed in float32 and rounded once to `dtype`."""
         weight = self.base_weight().float()  # (out, in)
-        dtype = dtype or self.base_dtype
+        dtype = dtype or self.merged_dtype
         if self.rank and not getattr(self, "merged", False):
             weight = weight + self.delta()
         linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
@@ -117,6 +128,10 @@ class LoRALinear(LoRALayer):
     def base_dtype(self) -> torch.dtype:
         return self.base.weight.dtype
 
+    @property
+    def merged_dtype(self) -> torch.dtype:
+        return self.base_dtype
+
     def base_weight(self) -> torch.Tensor:
         """The frozen weight. (out, in)
 
@@ -128,7 +143,8 @@ class LoRALinear(LoRALayer):
             raise ValueError(f"a {kind} keeps its weight as packed {dtype}; dequantize it with its own library first")
         return self.base.weight
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (..., in) -> (..., out)
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # (..., in) -> (..., out)
+        x = input
         y = self.base(x)  # (..., in) -> (..., out)
         if self.merged or self.switched_off or not self.rank:
             return y
@@ -165,9 +181,12 @@ def output_head(model: nn.Module) -> nn.Module | None:
 
 
 def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Put `module` where `path` ("layers.0.q_proj") leads."""
-    parent, _, leaf = path.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, module)
+    """Put `module` where `path` ("layers.0.q_proj") leads, and wherever else in `model` the same module stands."""
+    old = model.get_submodule(path)
+    for parent in list(model.modules()):
+        for leaf, child in parent._modules.items():
+            if child is old and parent is not module:  # which may hold the old one as its base
+                parent._modules[leaf] = module
 
 
 def _matches(path: str, target: str, is_pattern: bool) -> bool:
@@ -195,10 +214,13 @@ def find_targets(model: nn.Module, target_modules: str | Iterable[str]) -> dict[
         if isinstance(module, nn.Linear | LoRALayer) and name not in inner
     }
     if not linears:
-        raise ValueError("this model has no linear layers to adapt")
+        raise ValueError(f"this model has no linear layers to adapt{_conv1d_share(model)}")
     if isinstance(target_modules, str) and target_modules == "all-linear":
         head = output_head(model)
-        return {name: module for name, module in linears.items() if module is not head}
+        found = {name: module for name, module in linears.items() if module is not head}
+        if not found:
+            raise ValueError(f"the only linear layer of this model is its output head{_conv1d_share(model)}")
+        return found
     targets = [target_modules] if isinstance(target_modules, str) else list(target_modules)
     if not targets:
         raise ValueError(f"target_modules is empty; give 'all-linear' or some of {_leaf_names(linears)}")
@@ -220,6 +242,18 @@ def find_targets(model: nn.Module, target_modules: str | Iterable[str]) -> dict[
             )
         found.update(matches)
     return {name: module for name, module in linears.items() if name in found}  # in the model's order
+
+
+def _conv1d_share(model: nn.Module) -> str:
+    """What to add to a message where the weights lie in transformers' Conv1D, as GPT-2's do."""
+    layers = [module for module in model.modules() if type(module).__name__ == "Conv1D"]
+    if not layers:
+        return ""
+    share = sum(layer.weight.numel() for layer in layers) / sum(p.numel() for p in model.parameters())
+    return (
+        f"; {share:.0%} of its weights lie in {len(layers)} Conv1D layers, which are not adapted or quantized here: "
+        "use PEFT for it, or a model whose layers are nn.Linear"
+    )
 
 
 def inject_lora(
@@ -262,7 +296,8 @@ def disabled(model: nn.Module) -> Iterator[nn.Module]:
     """Inside, every adapter of `model` is switched off: it computes what its base alone would, to the bit.
 
     One model in memory is then both, base and tuned. Nothing is copied or changed; also after an exception the adapters
-    are as they were. May be nested.
+    are as they were. May be nested, also by several threads at once: as long as one of them is inside, the adapters are
+    off for all of them, so let only threads that want the base alone use the model then.
 
     Raises:
         ValueError: an adapter is merged into its base, which therefore is no longer there; `unmerge` first.
@@ -270,14 +305,18 @@ def disabled(model: nn.Module) -> Iterator[nn.Module]:
     layers = [layer for _, layer in adapted_layers(model)]
     if any(getattr(layer, "merged", False) for layer in layers):
         raise ValueError("an adapter is merged into its base weight and cannot be switched off; call unmerge first")
-    before = [layer.switched_off for layer in layers]
-    try:
+    with _switching:
         for layer in layers:
-            layer.switched_off = True
+            layer.switched_off += 1
+    try:
         yield model
     finally:
-        for layer, was in zip(layers, before, strict=True):
-            layer.switched_off = was
+        with _switching:
+            for layer in layers:
+                layer.switched_off -= 1
+
+
+_switching = threading.Lock()
 
 
 # -- counting
@@ -318,7 +357,8 @@ def merge(model: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: a base is in 4 bits, where a small update would be rounded away, or its weight is tied to another
-            module's, which must not change; see `merge_and_unload`. No layer is merged then.
+            module's, which must not change, or is computed from other parameters; see `merge_and_unload`. No layer is
+            merged then.
     """
     layers = {name: layer for name, layer in adapted_layers(model) if layer.rank}
     users = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
@@ -327,6 +367,11 @@ def merge(model: nn.Module) -> nn.Module:
             raise ValueError(
                 f"{name} has a 4-bit base: rounding base + update back to 4 bits would lose nearly all of the update. "
                 "Use merge_and_unload(model, dtype), which gives 16- or 32-bit weights"
+            )
+        if "weight" not in layer.base._parameters:
+            raise ValueError(
+                f"{name} computes its weight from other parameters (weight norm, a parametrization, pruning), where "
+                "the update would be lost. Use merge_and_unload(model), which gives it a weight of its own"
             )
         if users[id(layer.base_weight())] > 1:
             raise ValueError(
@@ -350,7 +395,8 @@ def merge_and_unload(model: nn.Module, dtype: torch.dtype | None = None) -> nn.M
     """Replace every adapted layer, also one with a 4-bit base, by a plain `nn.Linear` of base + update, in place.
 
     Args:
-        dtype: of the merged weights; None keeps each base's own (for a 4-bit base: the dtype it was quantized from).
+        dtype: of the merged weights; None keeps each base's own (for a 4-bit base: the dtype it was quantized from, or
+            that the model was cast to since).
 
     Raises:
         ValueError: a base is packed by another library. Nothing is changed then.

@@ -14,6 +14,7 @@ Source: QLoRA (Dettmers et al. 2023), section 3, equation 5.
 """
 
 import contextlib
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 
@@ -169,6 +170,7 @@ class QLoRALinear(LoRALayer):
         super().__init__(weight.shape[1], weight.shape[0], rank, alpha, dropout, use_rslora, weight.device)
         self.datatype, self.block_size, self.double_quant = weight.datatype, weight.block_size, weight.double_quant
         self.base_dtype, self.compute_dtype = weight.dtype, compute_dtype
+        self.merged_dtype = weight.dtype  # of a merged weight: follows a cast of the model
         self.path = "this layer"  # its place in the model, for error messages; quantize_model fills it in
         self.kept = None  # the weight decoded already, inside `keep_decoded`
         self.codes = nn.Parameter(weight.codes, requires_grad=False)
@@ -180,8 +182,9 @@ class QLoRALinear(LoRALayer):
     @classmethod
     def from_linear(cls, linear: nn.Linear, rank, alpha, datatype="nf4", block_size=64, double_quant=True, **options):
         """Quantize a linear layer; `options` are `dropout`, `use_rslora` and `compute_dtype`."""
-        weight = quantize(linear.weight, datatype, block_size, double_quant)
-        return cls(weight, linear.bias, rank, alpha, **options).train(linear.training)
+        with torch.inference_mode(False):  # tensors made in inference mode cannot take part in training
+            weight = quantize(linear.weight.detach(), datatype, block_size, double_quant)
+            return cls(weight, linear.bias, rank, alpha, **options).train(linear.training)
 
     @property
     def quantized(self) -> QuantizedTensor:
@@ -203,13 +206,14 @@ class QLoRALinear(LoRALayer):
         """The decoded weight, in the dtype it was quantized from. (out, in)"""
         return self.quantized.dequantize()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x: (..., in) -> (..., out).
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """input: (..., in) -> (..., out).
 
         Raises:
-            ValueError: the last dimension of x is not `in_features`.
+            ValueError: its last dimension is not `in_features`.
             FloatingPointError: computing in float16, and the output has an infinity or NaN. (Not under torch.compile.)
         """
+        x = input
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"{self.path} takes (..., {self.in_features}), not {tuple(x.shape)}")
         flat = x.reshape(-1, self.in_features)  # (..., in) -> (n, in)
@@ -230,6 +234,7 @@ class QLoRALinear(LoRALayer):
         """`model.to(...)`, `.half()`, `.cuda()`: move codes and scales, but never change their dtype."""
         exact = {name: getattr(self, name).data for name in ("codes", *self.stored_names)}
         super()._apply(fn, recurse)
+        self.merged_dtype = fn(torch.empty(0, dtype=self.merged_dtype)).dtype
         for name, tensor in exact.items():
             moved = getattr(self, name)
             if moved.dtype != tensor.dtype:
@@ -255,6 +260,35 @@ def _check_weight(name, weight, datatype, block_size, double_quant) -> None:
             quantize(weight, datatype, block_size, double_quant)
     except (ValueError, TypeError) as error:
         raise type(error)(f"{name}: {error}") from error
+
+
+SHARE_TOLD = 0.2  # of the weights that neither embeddings nor the head hold
+
+
+def _warn_of_the_rest(model: nn.Module, names: list[str], head: nn.Module | None) -> None:
+    """Warn where much of a model lies in weights that are no linear layers' and so stay in full precision."""
+    linear = {id(model.get_submodule(name)) for name in names}
+    kept, quantized, largest, seen = 0, 0, ("", 0), set()
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Embedding) or module is head:
+            seen.update(map(id, module.parameters(False)))
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in seen or parameter.ndim < 2:
+                continue
+            seen.add(id(parameter))
+            if id(module) in linear:
+                quantized += parameter.numel()
+                continue
+            kept += parameter.numel()
+            if parameter.numel() > largest[1]:
+                largest = f"{path}.{name}".removeprefix("."), parameter.numel()
+    if kept > SHARE_TOLD * (kept + quantized):
+        warnings.warn(
+            f"{kept / (kept + quantized):.0%} of the weights (embeddings and head aside) are not those of nn.Linear "
+            f"layers and stay in full precision, {largest[0]} for one: 4 bits save little of this model's memory",
+            stacklevel=3,
+        )
 
 
 def _let_go_of_files(model: nn.Module) -> None:
@@ -289,7 +323,8 @@ def quantize_model(
     """Freeze `model`, store its linear layers in 4 bits and give the targeted ones LoRA adapters, in place.
 
     Every `nn.Linear` is quantized but the output head, which, like the embeddings, stays as it is unless
-    `target_modules` names it. One layer at a time is replaced, so the peak is the model plus one layer.
+    `target_modules` names it. Other weights (experts in one three-dimensional parameter, convolutions, Conv1D) stay too;
+    a warning says how much that is where it is much. One layer at a time is replaced, so the peak is the model plus one layer.
 
     Args:
         target_modules: which layers get adapters; the forms of `inject_lora`.
@@ -318,6 +353,7 @@ def quantize_model(
     for name in names:
         _check_weight(name, model.get_submodule(name).weight, datatype, block_size, double_quant)
     model.requires_grad_(False)
+    _warn_of_the_rest(model, names, head)
     for done, name in enumerate(names, 1):
         linear = model.get_submodule(name)
         layer = QLoRALinear.from_linear(

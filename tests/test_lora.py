@@ -1,9 +1,12 @@
 """LoRA layers: parity with PEFT, and the properties that make an adapter an adapter."""
 
 import copy
+import threading
 
 import pytest
 import torch
+import torch.nn.utils.prune
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_llama import (
@@ -600,3 +603,75 @@ def test_what_is_merged_cannot_be_switched_off():
         assert_close(model(token_batch()).logits, tiny_llama()(token_batch()).logits, FLOAT32)
     with disabled(tiny_llama()):  # no adapters: nothing to switch
         pass
+
+
+def test_two_threads_switch_off_and_leave_it_on():
+    model = stirred(inject_lora(nn.Sequential(nn.Linear(8, 8)), 2, 4))
+    inside, both, left = (threading.Event() for _ in range(3))
+
+    def one():
+        with disabled(model):
+            inside.set()
+            both.wait(5)
+        left.set()
+
+    def two():
+        inside.wait(5)
+        with disabled(model):
+            both.set()
+            left.wait(5)
+            assert model[0].switched_off
+
+    threads = [threading.Thread(target=work) for work in (one, two)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not model[0].switched_off
+
+
+def stirred(model):
+    for _, layer in adapted_layers(model):
+        layer.lora_B.data.normal_(0, 0.3)
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_merging_under_autocast_is_merging(dtype):
+    torch.manual_seed(0)
+    model = stirred(inject_lora(nn.Sequential(nn.Linear(32, 32)), 2, 4))
+    twin = copy.deepcopy(model)
+    with torch.autocast("cpu", dtype):
+        merge(model)
+        unloaded = merge_and_unload(copy.deepcopy(twin))
+    assert torch.equal(model[0].base.weight, merge(twin)[0].base.weight)
+    assert torch.equal(unloaded[0].weight, twin[0].base.weight)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        torch.nn.utils.parametrizations.weight_norm,
+        torch.nn.utils.parametrizations.spectral_norm,
+        lambda layer: torch.nn.utils.prune.l1_unstructured(layer, "weight", 0.5),
+    ],
+)
+def test_an_update_of_a_computed_weight_is_not_lost_without_a_word(wrap):
+    model = stirred(inject_lora(nn.Sequential(nn.Linear(8, 8), wrap(nn.Linear(8, 8))), 2, 4)).eval()
+    x = torch.randn(2, 8)
+    before, y = model[0].base.weight.clone(), model(x)
+    with pytest.raises(ValueError, match="1 computes its weight from other parameters"):
+        merge(model)
+    assert torch.equal(model[0].base.weight, before)
+    torch.testing.assert_close(merge_and_unload(model)(x), y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [lambda m: inject_lora(m, 2, 4), lambda m: quantize_model(m, rank=2)])
+def test_a_model_of_conv1d_is_refused_by_name(change):
+    model = transformers.AutoModelForCausalLM.from_config(
+        transformers.GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=4)
+    )
+    before = {name: p.requires_grad for name, p in model.named_parameters()}
+    with pytest.raises(ValueError, match=r"% of its weights lie in 4 Conv1D layers"):
+        change(model)
+    assert {name: p.requires_grad for name, p in model.named_parameters()} == before

@@ -8,6 +8,7 @@ import sys
 import weakref
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from hypothesis import given, settings
@@ -36,10 +37,12 @@ from qlora_lab import (
     QLoRALinear,
     QuantizedTensor,
     inject_lora,
+    merge_and_unload,
     quantize,
     quantize_model,
+    save_adapter,
 )
-from qlora_lab.lora import adapted_layers
+from qlora_lab.lora import LoRALayer, adapted_layers
 
 devices = pytest.mark.parametrize(
     "device", [pytest.param(name, marks=pytest.mark.cuda if name == "cuda" else ()) for name in DEVICES]
@@ -807,3 +810,84 @@ def test_models_without_values_or_without_linear_layers():
         quantize_model(quantized)
     with pytest.raises(ValueError, match="has adapters already"):
         quantize_model(inject_lora(TwoLayers(), 2, 4))
+
+
+# -- looked at before it is changed
+
+
+class Twice(nn.Module):
+    """One module at two places."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(32, 32)
+        self.second = self.first
+        self.listed = nn.ModuleList([self.first])
+
+    def forward(self, x):
+        return self.listed[0](self.second(self.first(x)))
+
+
+@pytest.mark.parametrize("change", [lambda m: inject_lora(m, 2, 4), lambda m: quantize_model(m, rank=2, alpha=4)])
+def test_a_module_at_several_places_stays_one(change):
+    torch.manual_seed(0)
+    model, x = Twice(), torch.randn(3, 32)
+    change(model)
+    assert model.first is model.second is model.listed[0] and isinstance(model.first, LoRALayer)
+    model.first.lora_B.data.normal_(0, 0.1)
+    y = model(x)
+    merged = merge_and_unload(model)
+    assert merged.first is merged.second is merged.listed[0] and type(merged.first) is nn.Linear
+    torch.testing.assert_close(merged(x), y, rtol=1e-4, atol=1e-5)
+
+
+class Experts(nn.Module):
+    def __init__(self, experts):
+        super().__init__()
+        self.router, self.experts = nn.Linear(16, 4), nn.Parameter(torch.randn(experts, 16, 16))
+
+
+@pytest.mark.parametrize(
+    "model, told",
+    [(lambda: Experts(8), "experts"), (lambda: nn.Sequential(nn.Conv1d(8, 8, 9), nn.Linear(8, 8)), "0.weight")],
+)
+def test_weights_that_stay_in_full_precision_are_told(model, told):
+    with pytest.warns(UserWarning, match=rf"% of the weights .* {told} for one"):
+        quantize_model(model(), rank=0)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("model", [lambda: nn.Sequential(nn.Linear(8, 8)), lambda: TwoLayers()])
+def test_a_model_of_linear_layers_is_no_reason_to_warn(model):
+    quantize_model(model(), rank=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_merged_layers_follow_a_cast(dtype):
+    model = quantize_model(TwoLayers(), rank=2).to(dtype)
+    kinds = {p.dtype for p in merge_and_unload(model).parameters()}
+    assert kinds == {dtype}
+
+
+@pytest.mark.parametrize("change", [lambda m: inject_lora(m, 2, 4), lambda m: quantize_model(m, rank=2, alpha=4)])
+def test_what_is_changed_in_inference_mode_can_be_trained(change):
+    model, x = TwoLayers(), torch.randn(2, 64)
+    with torch.inference_mode():
+        change(model)
+    model(x).sum().backward()
+    assert model.up.lora_B.grad is not None and model.down.lora_B.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("rank, alpha", [(numpy.int64(2), numpy.float32(4)), (numpy.uint8(2), numpy.int16(4))])
+def test_numbers_of_numpy_are_numbers(rank, alpha, tmp_path):
+    model = quantize_model(TwoLayers(), rank=rank, alpha=alpha)
+    save_adapter(model, tmp_path)
+    assert type(model.up.rank) is int and model.up.scaling == 2
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: LoRALinear(nn.Linear(4, 3), 2, 4), lambda: QLoRALinear.from_linear(nn.Linear(4, 3), 2, 4)]
+)
+def test_the_input_may_be_given_by_name(make):
+    layer, x = make(), torch.randn(2, 4)
+    assert torch.equal(layer(input=x), layer(x))

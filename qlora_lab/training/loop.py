@@ -288,6 +288,11 @@ def _check_model(model: nn.Module, parameters: dict[str, nn.Parameter], settings
         raise ValueError("several processes do not train in float16, whose gradients are scaled; load in float32")
     if not parameters:
         raise ValueError("nothing in this model is trainable; call quantize_model or inject_lora first")
+    for name, layer in adapted_layers(model):
+        if getattr(layer, "merged", False):
+            raise ValueError(f"the adapter of {name} is merged into its base weight; call unmerge(model) first")
+        if layer.switched_off and layer.rank:
+            raise ValueError(f"the adapter of {name} is switched off; train outside of `disabled`")
     half = next((name for name, p in parameters.items() if p.dtype == torch.float16), None)
     if half is not None:
         raise ValueError(f"{half} would be trained in float16, where small updates vanish; load the model in float32")
