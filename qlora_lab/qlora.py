@@ -269,7 +269,7 @@ def _warn_of_the_rest(model: nn.Module, names: list[str], head: nn.Module | None
     """Warn where much of a model lies in weights that are no linear layers' and so stay in full precision."""
     linear = {id(model.get_submodule(name)) for name in names}
     kept, quantized, largest, seen = 0, 0, ("", 0), set()
-    for path, module in model.named_modules():
+    for module in model.modules():
         if isinstance(module, nn.Embedding) or module is head:
             seen.update(map(id, module.parameters(False)))
     for path, module in model.named_modules():
@@ -323,8 +323,9 @@ def quantize_model(
     """Freeze `model`, store its linear layers in 4 bits and give the targeted ones LoRA adapters, in place.
 
     Every `nn.Linear` is quantized but the output head, which, like the embeddings, stays as it is unless
-    `target_modules` names it. Other weights (experts in one three-dimensional parameter, convolutions, Conv1D) stay too;
-    a warning says how much that is where it is much. One layer at a time is replaced, so the peak is the model plus one layer.
+    `target_modules` names it. Other weights (experts in one three-dimensional parameter, convolutions, Conv1D) stay
+    too; a warning says how much that is where it is much. One layer at a time is replaced, so the peak is the model
+    plus one layer.
 
     Args:
         target_modules: which layers get adapters; the forms of `inject_lora`.
