@@ -81,10 +81,10 @@ class _Unsuited(Exception):
 
 def _by_rows(model, input_ids, attention_mask, labels) -> torch.Tensor:
     """Logits of a few rows at a time, apart from the model: its head is a frozen product, and nothing comes after."""
-    keep, wanted = _labelled(labels)
     head = output_head(model)
     if head is None or not is_frozen_linear(head):
         raise _Unsuited("its head is more than a frozen product")
+    keep, wanted = _labelled(labels)
     with _intercept(head, keep, rows=1) as seen:  # the head computes one row, which is thrown away
         logits, out = _forward(model, input_ids, attention_mask)
     if not seen.untouched(logits):
@@ -94,10 +94,10 @@ def _by_rows(model, input_ids, attention_mask, labels) -> torch.Tensor:
 
 def _kept_logits(model, input_ids, attention_mask, labels) -> torch.Tensor:
     """All labelled rows of logits, as the model's own head and what follows it make them."""
-    keep, wanted = _labelled(labels)
     head = output_head(model)
     if head is None or _hooked(head):  # a hook would not see what it expects
         raise _Unsuited("it has no head that may compute fewer logits")
+    keep, wanted = _labelled(labels)
     with _intercept(head, keep) as seen:
         logits, out = _forward(model, input_ids, attention_mask)
     if seen.calls != 1 or logits.ndim != 3 or tuple(logits.shape[:2]) != (1, len(wanted)):
@@ -378,11 +378,14 @@ class _Seen:
 
     def untouched(self, logits) -> bool:
         """Whether `logits` are the head's, as it made them: the tensor, its values, and no gradient that is changed."""
-        if self.calls != 1 or logits is not self.logits or logits._backward_hooks:
+        if self.calls != 1 or logits is not self.logits:
+            return False
+        if not all(map(_of_fsdp, (logits._backward_hooks or {}).values())):
             return False
         if isinstance(logits, FakeTensor):
             return True
-        return _version(logits) == self.version and torch.equal(logits, self.values)
+        values, self.values = self.values, None  # not kept while the loss is computed
+        return _version(logits) == self.version and torch.equal(logits, values)
 
 
 def _version(tensor: torch.Tensor) -> int | None:
