@@ -45,6 +45,7 @@ qlora_lab/
         adapters.py             save and load what was trained, in PEFT's format
         wrappers.py             the names that things have without what stands round them
         gradient_checkpointing.py  activations computed again instead of kept: on and off
+        inputs.py               which tokens a model knows, and where they have to be
         hub.py                  from any model's name to a folder
         downloads.py            one file, there and right or not there at all
         conversion.py           from GGUF to safetensors

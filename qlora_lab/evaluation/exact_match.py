@@ -13,6 +13,7 @@ from torch import nn
 from qlora_lab.loss import supervised_loss_sum
 from qlora_lab.machine import processes
 from qlora_lab.machine.free_memory import free_memory
+from qlora_lab.models.inputs import input_device, padding_token
 from qlora_lab.qlora import QLoRALinear
 from qlora_lab.tasks.function_calls import CORRECT, classify_answer
 
@@ -90,9 +91,17 @@ def generate(
 
     Weights in 4 bits are decoded once, where memory allows (`keep_decoded`). The model is left in the mode (train or
     eval) it was in.
+
+    Raises:
+        ValueError: a prompt without a token.
     """
-    device = next(model.parameters()).device
+    device = input_device(model) or next(model.parameters()).device
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    encoded = {i: tokenizer(prompts[i], add_special_tokens=False)["input_ids"] for i in order}
+    empty = next((i for i in range(len(prompts)) if not encoded[i]), None)
+    if empty is not None:
+        raise ValueError(f"prompt {empty} has no token, so there is nothing to go on from: {prompts[empty]!r}")
+    pad = padding_token(tokenizer, model)
     texts = [""] * len(prompts)
     ends = _end_tokens(model, tokenizer)
     training = model.training
@@ -101,15 +110,12 @@ def generate(
         with keep_decoded(model):
             for start in range(0, len(order), batch_size):
                 part = order[start : start + batch_size]
-                ids = tokenizer(
-                    [prompts[i] for i in part],
-                    return_tensors="pt",
-                    padding=True,
-                    padding_side="left",
-                    add_special_tokens=False,
-                    return_token_type_ids=False,
-                ).to(device)
-                answers = _greedy(model, ids["input_ids"], ids["attention_mask"], max_new_tokens, ends)
+                length = max(len(encoded[i]) for i in part)
+                ids = torch.full((len(part), length), pad)
+                for row, i in zip(ids, part, strict=True):
+                    row[length - len(encoded[i]) :] = torch.tensor(encoded[i])
+                mask = torch.tensor([[0] * (length - len(encoded[i])) + [1] * len(encoded[i]) for i in part])
+                answers = _greedy(model, ids.to(device), mask.to(device), max_new_tokens, ends)
                 for i, answer in zip(part, answers, strict=True):
                     texts[i] = tokenizer.decode(answer, skip_special_tokens=True)
                 if progress is not None:

@@ -5,6 +5,18 @@ from torch import nn
 CHECKPOINTING = ("none", "reentrant", "non-reentrant")
 
 
+def check_checkpointing(model: nn.Module, kind: str) -> None:
+    """Raise ValueError for a kind that the model does not offer."""
+    if kind == "none":
+        return
+    offered = any(hasattr(model, f"{name}_checkpointing_enable") for name in ("activation", "gradient"))
+    lacking = "" if kind != "reentrant" or hasattr(model, "enable_input_require_grads") else " of the reentrant kind"
+    if lacking or not offered or not getattr(model, "supports_gradient_checkpointing", True):
+        raise ValueError(
+            f'a {type(model).__name__} offers no gradient checkpointing{lacking}; choose another kind or "none"'
+        )
+
+
 def enable_checkpointing(model: nn.Module, kind: str) -> None:
     """Switch on one of the kinds in `CHECKPOINTING`; "none" does nothing.
 

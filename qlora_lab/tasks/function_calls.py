@@ -7,7 +7,7 @@ generated. The functions themselves stand in `function_schema`.
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,20 +113,33 @@ def encode(example: Example, tokenizer: Any, max_length: int | None = None) -> t
     Prompt and target are tokenized apart, so that training sees exactly the prompt tokens that generation will see.
     Labels are -100 over the prompt, which cross-entropy ignores.
 
+    Args:
+        example: has the texts `.prompt` and `.target`, or is a mapping with these keys.
+
     Raises:
-        ValueError: the example has more than `max_length` tokens (cutting a target would teach broken JSON).
+        ValueError: it lacks one of them, or has more than `max_length` tokens (cutting a target would teach broken
+            JSON).
     """
-    prompt = tokenizer(example.prompt, add_special_tokens=False)["input_ids"]
-    target = tokenizer(example.target, add_special_tokens=False)["input_ids"]
+    texts = {name: _text(example, name) for name in ("prompt", "target")}
+    prompt, target = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts.values())
     length = len(prompt) + len(target)
     if max_length is not None and length > max_length:
-        raise ValueError(
-            f"{length} tokens, but max_length is {max_length}: {example.command!r}; leave it out or allow more"
-        )
+        command = getattr(example, "command", texts["prompt"])
+        raise ValueError(f"{length} tokens, but max_length is {max_length}: {command!r}; leave it out or allow more")
     input_ids = torch.tensor([*prompt, *target], dtype=torch.int64)
     labels = input_ids.clone()
     labels[: len(prompt)] = -100
     return input_ids, labels
+
+
+def _text(example: Any, name: str) -> str:
+    found = example.get(name) if isinstance(example, Mapping) else getattr(example, name, None)
+    if not isinstance(found, str):
+        shown = repr(example)
+        raise ValueError(
+            f"an example needs a `{name}` that is a text, and has {found!r}: {shown[:120]}{'…' * (len(shown) > 120)}"
+        )
+    return found
 
 
 def evaluation_text() -> str:

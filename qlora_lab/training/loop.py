@@ -15,7 +15,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -29,7 +29,8 @@ from qlora_lab.machine import processes
 from qlora_lab.machine.arguments import check_count
 from qlora_lab.memory.fit import StepMemory, check_fits
 from qlora_lab.models.adapters import save_adapter
-from qlora_lab.models.gradient_checkpointing import disable_checkpointing, enable_checkpointing
+from qlora_lab.models.gradient_checkpointing import check_checkpointing, disable_checkpointing, enable_checkpointing
+from qlora_lab.models.inputs import input_device, known_tokens, padding_token
 from qlora_lab.models.wrappers import plain_parameters
 from qlora_lab.tasks.batches import Batch, Batches
 from qlora_lab.tasks.function_calls import encode
@@ -75,7 +76,7 @@ class FinetuneResult:
 def finetune(
     model: nn.Module,
     tokenizer,
-    examples: Sequence,
+    examples: Iterable,
     *,
     out: str | os.PathLike | None = None,
     resume: bool = False,
@@ -87,7 +88,8 @@ def finetune(
     """Train what is trainable in `model` (its adapters; everything, for a full fine-tune) on `examples`.
 
     Args:
-        examples: objects with `.prompt` and `.target` (see `tasks.Example`); only targets are learned.
+        examples: objects with `.prompt` and `.target` (see `tasks.Example`), or dicts with these keys; only targets are
+            learned.
         out: the run's folder, made if missing. None keeps the run in memory: no metrics, checkpoints or adapter.
         resume: go on from the newest checkpoint in `out`; begin anew if there is none yet.
         checkpoint_every: steps between checkpoints; the last step always makes one.
@@ -104,24 +106,32 @@ def finetune(
     processes may be resumed by any other.
 
     Bitwise equality of a resumed run with one never interrupted holds on a CPU with the same number of threads and the
-    same versions. torch's global random state is as before afterwards.
+    same versions. torch's global random state is as before afterwards. Inside of `torch.no_grad` or
+    `torch.inference_mode` it trains all the same; under autocast in float16 the loss is scaled.
 
     Raises:
-        ValueError: a setting that is unknown or makes no sense, nothing trainable, nothing to learn from, trained
-            weights in float16, a folder that holds another run (give resume=True, or another folder) or that another
-            process is training in, or a resume with other settings, examples, adapters or base. Nothing is written
-            then.
+        ValueError: a setting that is unknown or makes no sense, nothing trainable, nothing to learn from, tokens that
+            the model does not know, trained weights in float16, adapters that are merged or switched off, a folder that
+            holds another run (give resume=True, or another folder) or that another process is training in, or a resume
+            with other settings, examples, adapters or base, or from a damaged checkpoint. Nothing is written then.
         DoesNotFit: a step would need more memory than is free; says what to change. Nothing is written then.
         NonFiniteLoss: the loss or gradient is NaN or infinite; names the step and the last good checkpoint.
     """
+    with torch.inference_mode(False), torch.enable_grad():
+        return _finetune(model, tokenizer, examples, out, resume, checkpoint_every, on_step, paging, settings)
+
+
+def _finetune(
+    model, tokenizer, examples, out, resume: bool, checkpoint_every: int, on_step, paging, settings: dict
+) -> FinetuneResult:
     chosen = Settings.of(**settings)
     check_count("checkpoint_every", checkpoint_every)
     out = Path(out) if out is not None else None
     parameters = {name: p for name, p in plain_parameters(model) if p.requires_grad}
     _check_model(model, parameters, chosen, paging)
     encoded = [encode(example, tokenizer) for example in examples]
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0  # padding is masked: any token will do
-    batches = Batches(encoded, chosen.batch_size, pad, chosen.seed)
+    _check_tokens(encoded, known_tokens(model))
+    batches = Batches(encoded, chosen.batch_size, padding_token(tokenizer, model), chosen.seed)
     rows = len(distributed.share_of_batch(batches[0], number=0).input_ids)  # the most that a process computes
     identity = checkpoints.identity(asdict(chosen), encoded, model, parameters)
     processes.from_main(lambda: check_folder(out, resume))
@@ -154,9 +164,12 @@ class _Run:
         self.model, self.parameters, self.batches, self.chosen = model, parameters, batches, chosen
         self.out, self.identity = out, identity
         self.device = next(iter(parameters.values())).device
+        self.entrance = input_device(model) or self.device
         self.optimizer = make_optimizer(parameters.values(), chosen, paging)
         # float16 gradients underflow unless the loss is scaled up first; other dtypes pass through unscaled
-        half = any(p.dtype == torch.float16 for p in model.parameters())
+        kind = self.device.type
+        cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        half = cast == torch.float16 or any(p.dtype == torch.float16 for p in model.parameters())
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
 
     def train(self, resume: bool, checkpoint_every: int, on_step) -> tuple[list[StepRecord], int]:
@@ -196,7 +209,7 @@ class _Run:
             checkpoints.seed_step(chosen.seed, step, processes.rank())
         try:
             for part in parts:
-                total += self._backward(distributed.share_of_batch(part).to(self.device), supervised)
+                total += self._backward(distributed.share_of_batch(part).to(self.entrance), supervised)
         except FloatingPointError as error:  # a layer that computes in float16 left its range
             raise self._non_finite(step, str(error)) from error
         self.scaler.unscale_(self.optimizer)
@@ -219,8 +232,13 @@ class _Run:
     def _backward(self, batch: Batch, supervised: int) -> torch.Tensor:
         # divided by the tokens of the whole step: accumulation then equals one large batch
         loss = supervised_loss_sum(self.model, batch.input_ids, batch.attention_mask, batch.labels) / supervised
+        if not loss.requires_grad:
+            raise ValueError(
+                "nothing that is trained takes part in the loss; are the layers with trained parameters used by the "
+                "model, and its adapters neither merged nor switched off?"
+            )
         self.scaler.scale(loss).backward()
-        return loss.detach()
+        return loss.detach().to(self.device)
 
     def _non_finite(self, step: int, what: str) -> NonFiniteLoss:
         good = checkpoints.newest(self.out / "checkpoints") if self.out is not None else None
@@ -288,14 +306,46 @@ def _check_model(model: nn.Module, parameters: dict[str, nn.Parameter], settings
         raise ValueError("several processes do not train in float16, whose gradients are scaled; load in float32")
     if not parameters:
         raise ValueError("nothing in this model is trainable; call quantize_model or inject_lora first")
-    for name, layer in adapted_layers(model):
-        if getattr(layer, "merged", False):
-            raise ValueError(f"the adapter of {name} is merged into its base weight; call unmerge(model) first")
-        if layer.switched_off and layer.rank:
-            raise ValueError(f"the adapter of {name} is switched off; train outside of `disabled`")
     half = next((name for name, p in parameters.items() if p.dtype == torch.float16), None)
     if half is not None:
         raise ValueError(f"{half} would be trained in float16, where small updates vanish; load the model in float32")
+    for name, p in (*model.named_parameters(), *model.named_buffers()):
+        if p.is_inference():
+            raise ValueError(
+                f"{name} was made under torch.inference_mode, and nothing can be trained through it; load or build the "
+                "model outside of it"
+            )
+        if p.is_meta:
+            raise ValueError(f"{name} has no values (it is on the meta device); load the model before it is trained")
+        if p.is_nested or (p.requires_grad and (p.is_sparse or p.is_complex())):
+            raise ValueError(f"{name} is nested, sparse or complex, which AdamW here does not train; freeze it")
+    for name, layer in adapted_layers(model):
+        if not any(p.requires_grad for p in layer.parameters(recurse=False)):
+            continue
+        if getattr(layer, "merged", False):
+            raise ValueError(f"the adapter of {name} is merged into its base weight; call unmerge(model) first")
+        if layer.switched_off:
+            raise ValueError(f"the adapter of {name} is switched off; train outside of `disabled`")
+    for name, module in model.named_modules():
+        sparse = isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse
+        if sparse and any(p.requires_grad for p in module.parameters(recurse=False)):
+            raise ValueError(f"{name} makes sparse gradients, which AdamW does not take; give it sparse=False")
+    check_checkpointing(model, settings.checkpointing)
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise ValueError(
+            f"a {type(model).__name__} reads a prompt with its encoder; finetune trains models that go on writing it"
+        )
+
+
+def _check_tokens(encoded: list, known: int | None) -> None:
+    """Raise ValueError where an example holds a token that the model has no embedding for."""
+    for number, (ids, _) in enumerate(encoded):
+        wrong = None if known is None or not len(ids) else next((i for i in ids.tolist() if not 0 <= i < known), None)
+        if wrong is not None:
+            raise ValueError(
+                f"example {number} has token {wrong}, and the model knows 0 to {known - 1}; is the tokenizer another "
+                "model's?"
+            )
 
 
 def _has_adapters(model: nn.Module) -> bool:
