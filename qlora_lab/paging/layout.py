@@ -5,17 +5,19 @@ parameter's part of a page is a segment. Segments begin at multiples of 64 eleme
 codes belongs to one parameter): what vector instructions do in one go is then the same as in a parameter of its own.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 
+from qlora_lab.machine.arguments import is_number
 from qlora_lab.paging.adamw import Coefficients, update
 from qlora_lab.paging.eight_bit_state import STATE_BLOCK, decode_state, encode_state
 from qlora_lab.paging.store import Page, PageStore
 from qlora_lab.paging.tiers.copier import NEW
 
+LARGEST_GRADIENT = torch.finfo(torch.float32).max ** 0.5
 SMALLEST_8BIT = 4096  # elements; smaller parameters keep their dtype, as in bitsandbytes
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -339,15 +341,44 @@ class StateView(Mapping):
         return 1 + len(MOMENTS)
 
 
-def check_state(index: int, p: torch.Tensor, state: Mapping | None) -> None:
-    """Whether `state` is one of AdamW for parameter number `index`; None is none yet."""
+def check_state(index: int, p: torch.Tensor, state: Mapping | None, state_bits: int) -> None:
+    """Raise ValueError where `state` is none of AdamW for parameter number `index`; None is none yet."""
     if state is None:
         return
     missing = [name for name in ("step", *MOMENTS) if name not in state]
-    if missing:
-        raise ValueError(f"the state of parameter {index} lacks {', '.join(missing)}; it is no state of AdamW")
+    more = [name for name in state if name not in ("step", *MOMENTS)]
+    if missing or more:
+        fault = f"lacks {', '.join(missing)}" if missing else f"holds {', '.join(more)}"
+        raise ValueError(f"the state of parameter {index} {fault}; it is no state of AdamW")
+    step = state["step"].item() if isinstance(state["step"], torch.Tensor) else state["step"]
+    if not is_number(step) or step != int(step) or step < 0:
+        raise ValueError(f"the state of parameter {index} is of step {step}, which is no number of steps")
     for name in MOMENTS:
-        if state[name].shape != p.shape:
+        values = state[name]
+        if not isinstance(values, torch.Tensor) or not values.is_floating_point():
+            raise ValueError(f"{name} of parameter {index} is no tensor of floats")
+        if values.shape != p.shape:
             raise ValueError(
-                f"{name} of parameter {index} has the shape {tuple(state[name].shape)}, the parameter {tuple(p.shape)}"
+                f"{name} of parameter {index} has the shape {tuple(values.shape)}, the parameter {tuple(p.shape)}"
+            )
+        coded = segment_class(p, state_bits) is CodeSegment
+        if coded and not bool(torch.isfinite(values).all()):
+            raise ValueError(f"{name} of parameter {index} holds NaN or infinity, which 8 bits cannot keep apart")
+
+
+def check_gradients(parameters: Iterable[PagedParameter], state_bits: int) -> None:
+    """Raise FloatingPointError where a gradient would make a moment NaN or infinite that is kept in a block of codes.
+
+    A block's scale is its largest number: one NaN, and the other 255 would be lost with it.
+    """
+    coded = [p for p in parameters if p.tensor.grad is not None and segment_class(p.tensor, state_bits) is CodeSegment]
+    if not coded:
+        return
+    largest = torch.stack([p.tensor.grad.abs().amax().float() for p in coded])
+    fine = (largest < LARGEST_GRADIENT).tolist()  # false for NaN too
+    for p, good in zip(coded, fine, strict=True):
+        if not good:
+            raise FloatingPointError(
+                f"the gradient of parameter {p.label} holds NaN, infinity or a number whose square is, which in 8 bits "
+                "would spoil a block of 256; leave this step out (as a GradScaler does), or take state_bits=32"
             )

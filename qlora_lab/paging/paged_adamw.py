@@ -12,14 +12,14 @@ in and 1 - r go out in a step. On a machine without a GPU the "device" is RAM, u
 
 import itertools
 import weakref
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import torch
 
 from qlora_lab.machine.arguments import is_count
 from qlora_lab.machine.free_memory import free_memory
 from qlora_lab.paging.adamw import Coefficients
-from qlora_lab.paging.layout import Layout, PagedParameter, StateView, check_state, moment_bytes
+from qlora_lab.paging.layout import Layout, PagedParameter, StateView, check_gradients, check_state, moment_bytes
 from qlora_lab.paging.store import PageStore
 
 GPU_BATCH = 32  # pages updated by one set of kernels on a GPU; a CPU takes one at a time, which fits its cache
@@ -32,6 +32,8 @@ class PagedAdamW(torch.optim.Optimizer):
     Args:
         params, lr, betas, eps, weight_decay, maximize: as for `torch.optim.AdamW`. Parameters are float32, float64,
             bfloat16 or float16, all on one device; those that require no gradient get no state until they have one.
+        amsgrad, capturable, differentiable, fused: as for `torch.optim.AdamW`, of which only what leaves the arithmetic
+            as it is: False or None. foreach: any; the bits are the same.
         device_budget: bytes of pages on the device. None: all of them. 0: none between steps, and four pages while one
             computes. "auto": what is free, less 5 % of the memory, measured before each step. On a GPU less what is
             held at the peak beside what is held now, too; that is the highest since
@@ -42,7 +44,8 @@ class PagedAdamW(torch.optim.Optimizer):
         directory: an existing folder for the file that holds the rest, reserved before the first step.
         page_size: bytes, a multiple of 4096. None: 4 MB, less where the state or the budget is small.
         state_bits: 32 keeps the moments in each parameter's dtype, as torch does. 8 keeps them in `eight_bit_state` for
-            parameters of at least 4096 elements: no longer AdamW's bits, a quarter of its bytes.
+            parameters of at least 4096 elements: no longer AdamW's bits, a quarter of its bytes. Codes could not keep
+            NaN or infinity to one number: such a gradient is refused, FloatingPointError, before anything is changed.
         event_limit: how many `events` are kept.
 
     Attributes:
@@ -50,9 +53,9 @@ class PagedAdamW(torch.optim.Optimizer):
         bytes_moved: bytes moved in the last step by (source, target).
 
     Raises:
-        ValueError: settings that make no sense, state that fits nowhere, parameters on several devices or of another
-            dtype. PageFileError: the disk has no room. FileNotFoundError, NotADirectoryError, PermissionError: the
-            folder.
+        ValueError: settings that make no sense, state that fits nowhere, parameters on several devices, of another
+            dtype, or given twice. PageFileError: the disk has no room. FileNotFoundError, NotADirectoryError,
+            PermissionError: the folder.
 
     In use, a `PageFileError` names what is lost when the file is damaged, cut short, deleted or cannot be written.
     """
@@ -66,6 +69,11 @@ class PagedAdamW(torch.optim.Optimizer):
         weight_decay: float = 1e-2,
         *,
         maximize: bool = False,
+        amsgrad: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
         device_budget: int | str | None = None,
         host_budget: int | None = None,
         directory=None,
@@ -80,29 +88,43 @@ class PagedAdamW(torch.optim.Optimizer):
                 raise ValueError(f"{name} {budget!r} is not a number of bytes; give a whole number of 0 or more")
         if page_size is not None and (not is_count(page_size) or page_size % 4096):
             raise ValueError(f"page_size {page_size!r} is not allowed; give a multiple of 4096 bytes")
+        _check_arithmetic(
+            {"amsgrad": amsgrad, "capturable": capturable, "differentiable": differentiable, "fused": fused}
+        )
         # torch's constructor checks the settings shared with AdamW and gives the groups the keys its state_dict has
-        reference = torch.optim.AdamW([torch.empty(0)], lr, betas, eps, weight_decay, maximize=maximize)
+        reference = torch.optim.AdamW(
+            [torch.empty(0)], lr, betas, eps, weight_decay, maximize=maximize, foreach=foreach, fused=fused
+        )
         self._layout: Layout | None = None
         super().__init__(params, reference.defaults)
+        self._check_groups(self.param_groups)
+        self._auto = device_budget == "auto"
+        self._sweeps = 0
+        fixed = device_budget if isinstance(device_budget, int) else None
+        self._options = page_size, fixed, host_budget, directory, event_limit, state_bits
         tensors = [p for group in self.param_groups for p in group["params"]]
         trained = [p for p in tensors if p.requires_grad]
-        device = tensors[0].device
-        fixed = device_budget if isinstance(device_budget, int) else None
-        page_size = page_size or page_size_for(moment_bytes(trained, state_bits), fixed)
-        if host_budget is None and device.type != "cuda":
-            host_budget = 0
-        self._auto = device_budget == "auto"
-        if self._auto and directory is None and host_budget == 0:
-            raise ValueError('device_budget="auto" needs somewhere to put pages: give directory= or host_budget=')
-        self._store = PageStore(page_size, device, fixed, host_budget, directory, event_limit)
-        self._closer = weakref.finalize(self, self._store.close)
-        self._layout = Layout(self._store, state_bits)
+        self._empty = not trained
+        self._set_up(tensors[0].device if tensors else torch.get_default_device(), trained)
         try:
             self._add(trained)
         except BaseException:
             self._closer()
             raise
-        self._sweeps = 0
+
+    def _set_up(self, device: torch.device, trained: list[torch.Tensor]) -> None:
+        """Make a store for pages of `trained` parameters' moments on `device`, in place of one that is empty."""
+        page_size, fixed, host_budget, directory, event_limit, state_bits = self._options
+        page_size = page_size or page_size_for(moment_bytes(trained, state_bits), fixed)
+        if host_budget is None and device.type != "cuda":
+            host_budget = 0
+        if self._auto and directory is None and host_budget == 0:
+            raise ValueError('device_budget="auto" needs somewhere to put pages: give directory= or host_budget=')
+        if self._layout is not None:
+            self._closer()
+        self._store = PageStore(page_size, device, fixed, host_budget, directory, event_limit)
+        self._closer = weakref.finalize(self, self._store.close)
+        self._layout = Layout(self._store, state_bits)
 
     # What torch.optim.Optimizer offers
 
@@ -145,6 +167,7 @@ class PagedAdamW(torch.optim.Optimizer):
         super().add_param_group(param_group)
         if self._layout is not None:  # torch's constructor comes here before there is one
             try:
+                self._check_groups(self.param_groups[-1:])
                 self._add([p for p in self.param_groups[-1]["params"] if p.requires_grad])
             except BaseException:
                 self.param_groups.pop()
@@ -162,16 +185,20 @@ class PagedAdamW(torch.optim.Optimizer):
         """Take over the state of a `PagedAdamW` with any budgets, or of a `torch.optim.AdamW`.
 
         Raises:
-            ValueError: other parameters or shapes, or amsgrad. Nothing is changed then.
+            ValueError: other parameters or shapes, the same names in another order, no state of AdamW, or amsgrad.
+                Nothing is changed then.
         """
         self._store.check()
+        _check_names(self.param_groups, state_dict["param_groups"])
         tensors = [p for group in self.param_groups for p in group["params"]]
         saved = itertools.chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         given = {
             p: state_dict["state"][key] for p, key in zip(tensors, saved, strict=False) if key in state_dict["state"]
         }
+        if len(given) < len(state_dict["state"]):
+            raise ValueError("this state is of other parameters: it has more than there are here")
         for index, p in enumerate(tensors):
-            check_state(index, p, given.get(p))
+            check_state(index, p, given.get(p), self._layout.state_bits)
         if any(group.get("amsgrad") for group in state_dict["param_groups"]):
             raise ValueError("PagedAdamW knows no amsgrad; this state was made with it")
         super().load_state_dict({**state_dict, "state": {}})
@@ -267,18 +294,28 @@ class PagedAdamW(torch.optim.Optimizer):
 
     def _with_gradients(self) -> list[tuple[PagedParameter, dict]]:
         """Parameters that have a gradient, with their groups; checked before anything is changed."""
+        for group in self.param_groups:
+            _check_arithmetic(group)
+            if any(p.grad is not None and p.grad.is_sparse for p in group["params"]):
+                raise RuntimeError("PagedAdamW does not support sparse gradients; torch.optim.SparseAdam does")
+        self._add(
+            [
+                p
+                for group in self.param_groups
+                for p in group["params"]
+                if p.grad is not None and p not in self._layout.parameters
+            ]
+        )
         paged = self._layout.parameters
-        self._add([p for g in self.param_groups for p in g["params"] if p.grad is not None and p not in paged])
+        for parameter in paged.values():
+            if parameter.tensor.grad is not None:
+                parameter.check()
+        check_gradients(paged.values(), self._layout.state_bits)
         found = []
         for group in self.param_groups:
-            if group["amsgrad"] or group["capturable"] or group["differentiable"]:
-                raise ValueError("PagedAdamW knows no amsgrad, capturable or differentiable; set them to False")
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                if p.grad.is_sparse:
-                    raise RuntimeError("PagedAdamW does not support sparse gradients; torch.optim.SparseAdam does")
-                paged[p].check()
                 if p not in self.state:
                     self.state[p] = StateView(self._layout, paged[p])
                 found.append((paged[p], group))
@@ -288,6 +325,9 @@ class PagedAdamW(torch.optim.Optimizer):
         """Give parameters room in pages; all or none."""
         if not tensors:
             return
+        if self._empty:
+            self._set_up(tensors[0].device, tensors)  # the first ones say where, and how large a page is worth while
+            self._empty = False
         device = self._store.device
         for p in tensors:
             if p.device != device:
@@ -300,6 +340,17 @@ class PagedAdamW(torch.optim.Optimizer):
         order = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
         self._layout.add([(p, str(names.get(p, order[p]))) for p in tensors])
 
+    def _check_groups(self, groups: list[dict]) -> None:
+        """Raise ValueError for arithmetic that is not here, and for a parameter given twice: torch updates it twice."""
+        for group in groups:
+            _check_arithmetic(group)
+            given = group["params"]
+            twice = next((p for p, count in Counter(given).items() if count > 1), None)
+            if twice is not None:
+                place = next(i for i, p in enumerate(given) if p is twice)
+                name = group["param_names"][place] if "param_names" in group else place
+                raise ValueError(f"parameter {name} is given twice; give each once")
+
     def _follow_free_memory(self) -> None:
         store, device = self._store, self._store.device
         spare = spare_bytes(device)
@@ -307,6 +358,22 @@ class PagedAdamW(torch.optim.Optimizer):
             spare -= torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
         budget = max(2 * store.page_size, store.device_bytes + spare)
         store.resize(budget if budget // store.page_size < len(store.pages) else None)
+
+
+def _check_arithmetic(group: dict) -> None:
+    """Raise ValueError where a group asks for what `adamw.update` does not compute."""
+    for name in ("amsgrad", "capturable", "differentiable", "fused"):
+        if group.get(name):
+            raise ValueError(f"PagedAdamW knows no {name}; leave it out, or take torch.optim.AdamW")
+
+
+def _check_names(here: list[dict], there: list[dict]) -> None:
+    """Raise ValueError where the same named parameters come in another order: states would change owners."""
+    for one, other in zip(here, there, strict=False):
+        ours, theirs = one.get("param_names"), other.get("param_names")
+        if ours and theirs and ours != theirs and sorted(ours) == sorted(theirs):
+            name = next(a for a, b in zip(ours, theirs, strict=True) if a != b)
+            raise ValueError(f"this state has the parameters in another order, {name} first; give them in that order")
 
 
 def page_size_for(state_bytes: int, device_budget: int | None) -> int:

@@ -610,3 +610,194 @@ def test_auto_gives_way_to_activations_on_a_gpu(tmp_path):
         paged.step()
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+# -- what torch.optim.AdamW takes, in the same bits or refused in a sentence
+
+
+def two(shapes, seed=0, dtype=torch.float32):
+    """The same parameters twice."""
+    generator = torch.Generator().manual_seed(seed)
+    values = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+    return [[torch.nn.Parameter(v.clone()) for v in values] for _ in range(2)]
+
+
+def step_alike(ours, theirs, paged, plain, steps=3, skip=()):
+    for step in range(steps):
+        for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            generator = torch.Generator().manual_seed(100 * step + index)
+            grad = torch.randn(a.shape, generator=generator).to(a.dtype)
+            a.grad, b.grad = (None, None) if (step, index) in skip else (grad.clone(), grad.clone())
+        paged.step(), plain.step()
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+SHAPES = [(), (1,), (0,), (3, 0), (5, 7), (300,), (2, 3, 4)]
+GIVEN = {
+    "a list": lambda ps: ps,
+    "a generator": lambda ps: (p for p in ps),
+    "a tuple": tuple,
+    "named": lambda ps: [(f"p{i}", p) for i, p in enumerate(ps)],
+    "a generator of names": lambda ps: ((f"p{i}", p) for i, p in enumerate(ps)),
+    "groups": lambda ps: [{"params": ps[:2], "lr": 0.3}, {"params": ps[2:], "weight_decay": 0.5}],
+    "groups of names": lambda ps: [{"params": [(f"p{i}", p)]} for i, p in enumerate(ps)],
+    "an empty group first": lambda ps: [{"params": []}, {"params": ps}],
+    "an empty group last": lambda ps: [{"params": ps}, {"params": []}],
+    "a group of one tensor": lambda ps: [{"params": ps[0]}, {"params": ps[1:]}],
+    "a group of a generator": lambda ps: [{"params": (p for p in ps)}],
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"maximize": True}, {"foreach": True}, {"foreach": False, "amsgrad": False},
+                                     {"fused": False, "capturable": False, "differentiable": False},
+                                     {"lr": 0.1, "betas": (0.5, 0.7), "eps": 1e-3}, {"weight_decay": 0.0}])  # fmt: skip
+@pytest.mark.parametrize("form", GIVEN)
+def test_parameters_may_be_given_as_to_adamw(form, options):
+    ours, theirs = two(SHAPES)
+    paged, plain = PagedAdamW(GIVEN[form](ours), **options), torch.optim.AdamW(GIVEN[form](theirs), **options)
+    step_alike(ours, theirs, paged, plain, skip={(0, 4), (1, 5)})
+    assert [g.get("param_names") for g in paged.param_groups] == [g.get("param_names") for g in plain.param_groups]
+    assert paged.state_dict()["state"].keys() == plain.state_dict()["state"].keys()
+
+
+@pytest.mark.parametrize("budget", [None, 0, 2 * PAGE])
+def test_groups_added_to_one_that_is_empty(tmp_path, budget):
+    ours, theirs = two([(512 * 3,), (), (0,), (700,)])
+    options = {} if budget is None else {"device_budget": budget, "directory": tmp_path, "page_size": PAGE}
+    paged, plain = PagedAdamW([{"params": []}], **options), torch.optim.AdamW([{"params": []}])
+    paged.step(), plain.step()
+    assert paged.state_dict()["state"] == {} and paged.residency() == {"device": 0, "host": 0, "disk": 0}
+    for a, b in zip(ours, theirs, strict=True):
+        paged.add_param_group({"params": [a], "lr": 0.1}), plain.add_param_group({"params": [b], "lr": 0.1})
+        step_alike(ours, theirs, paged, plain, skip={(s, i) for s in range(3) for i in range(4) if b is not theirs[i]})
+    other = PagedAdamW([{"params": []}])
+    for a in ours:
+        other.add_param_group({"params": [a]})
+    other.load_state_dict(plain.state_dict())
+    step_alike(ours, theirs, other, plain)
+
+
+def test_frozen_at_first_and_without_a_gradient_for_long():
+    ours, theirs = two([(5,), (6,)])
+    ours[0].requires_grad_(False), theirs[0].requires_grad_(False)
+    paged, plain = PagedAdamW(ours), torch.optim.AdamW(theirs)
+    step_alike(ours[1:], theirs[1:], paged, plain)
+    ours[0].requires_grad_(True), theirs[0].requires_grad_(True)
+    step_alike(ours, theirs, paged, plain)
+
+
+@pytest.mark.parametrize("name", ["amsgrad", "capturable", "differentiable", "fused"])
+@pytest.mark.parametrize("where", ["constructor", "group", "added group", "later"])
+def test_other_arithmetic_is_refused_by_name(name, where):
+    ours = parameters([(5,), (6,)])
+    with pytest.raises(ValueError, match=f"PagedAdamW knows no {name}"):
+        if where == "constructor":
+            PagedAdamW(ours, **{name: True})
+        if where == "group":
+            PagedAdamW([{"params": ours, name: True}])
+        paged = PagedAdamW(ours[:1])
+        if where == "added group":
+            paged.add_param_group({"params": ours[1:], name: True})
+        paged.param_groups[0][name] = True
+        give_gradients(0, ours)
+        paged.step()
+    assert len(paged.param_groups) == 1 if where == "added group" else True
+
+
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate parameters")
+def test_a_parameter_given_twice_is_named():
+    ours = parameters([(5,), (6,)])
+    with pytest.raises(ValueError, match="parameter 1 is given twice"):
+        PagedAdamW([*ours, ours[1]])
+    with pytest.raises(ValueError, match="parameter b is given twice"):
+        PagedAdamW([("a", ours[0]), ("b", ours[1]), ("c", ours[1])])
+    paged = PagedAdamW(ours[:1])
+    with pytest.raises(ValueError, match="given twice"):
+        paged.add_param_group({"params": [ours[1], ours[1]]})
+    assert len(paged.param_groups) == 1
+    with pytest.raises(ValueError, match="more than one parameter group"):
+        paged.add_param_group({"params": ours[:1]})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e25])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gradient_that_8_bits_cannot_hold_is_refused_and_nothing_is_changed(value, dtype):
+    ours, theirs = two([(5000,), (4096, 2), (7,)], dtype=dtype)
+    paged, other = PagedAdamW(ours, state_bits=8), PagedAdamW(theirs, state_bits=8)
+    step_alike(ours, theirs, paged, other)
+    before, state = [p.detach().clone() for p in ours], paged.state_dict()
+    for p in ours:
+        p.grad = torch.ones_like(p)
+    ours[1].grad[77, 1] = value
+    with pytest.raises(FloatingPointError, match="the gradient of parameter 1 holds NaN"):
+        paged.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, ours, strict=True))
+    for index, values in paged.state_dict()["state"].items():
+        assert all(torch.equal(values[name], state["state"][index][name]) for name in values)
+    step_alike(ours, theirs, paged, other)  # and it goes on as if that step had not been asked for
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_in_32_bits_it_stays_where_it_is_as_in_adamw(value):
+    ours, theirs = two([(5000,)])
+    paged, plain = PagedAdamW(ours), torch.optim.AdamW(theirs)
+    for a in (ours[0], theirs[0]):
+        a.grad = torch.ones_like(a)
+        a.grad[77] = value
+    paged.step(), plain.step()
+    assert torch.equal(ours[0].nan_to_num(7.0), theirs[0].nan_to_num(7.0)) and ours[0].isnan().sum() <= 1
+
+
+def a_state():
+    ours = parameters([(5,), (6, 2)])
+    plain = torch.optim.AdamW([("a", ours[0]), ("b", ours[1])])
+    give_gradients(0, ours)
+    plain.step()
+    return ours, plain.state_dict()
+
+
+def swapped(state):
+    state["param_groups"][0]["param_names"] = ["b", "a"]
+
+
+FAULTS = {
+    "another shape": (lambda s: s["state"][0].update(exp_avg=torch.zeros(6)), "exp_avg of parameter 0 has the shape"),
+    "a shape that would be broadcast": (lambda s: s["state"][1].update(exp_avg=torch.zeros(1, 1)), "has the shape"),
+    "integers": (lambda s: s["state"][0].update(exp_avg=torch.zeros(5, dtype=torch.int64)), "no tensor of floats"),
+    "complex": (lambda s: s["state"][0].update(exp_avg=torch.zeros(5, dtype=torch.complex64)), "no tensor of floats"),
+    "no tensor": (lambda s: s["state"][0].update(exp_avg=[0.0] * 5), "no tensor of floats"),
+    "a missing moment": (lambda s: s["state"][0].pop("exp_avg_sq"), "lacks exp_avg_sq"),
+    "another optimizer": (lambda s: s["state"].update({0: {"momentum_buffer": torch.zeros(5)}}), "no state of AdamW"),
+    "amsgrad": (lambda s: s["state"][0].update(max_exp_avg_sq=torch.zeros(5)), "holds max_exp_avg_sq"),
+    "step NaN": (lambda s: s["state"][0].update(step=torch.tensor(float("nan"))), "which is no number of steps"),
+    "step below zero": (lambda s: s["state"][0].update(step=torch.tensor(-1.0)), "which is no number of steps"),
+    "step and a half": (lambda s: s["state"][0].update(step=torch.tensor(1.5)), "which is no number of steps"),
+    "another order": (swapped, "in another order, a first"),
+    "more parameters": (lambda s: s["state"].update({5: s["state"][0]}), "more than there are here"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_state_that_is_another_is_refused_and_nothing_is_changed(fault):
+    ours, state = a_state()
+    paged = PagedAdamW([("a", ours[0]), ("b", ours[1])])
+    paged.load_state_dict(state)
+    before = paged.state_dict()
+    change, words = FAULTS[fault]
+    change(state)
+    with pytest.raises(ValueError, match=words):
+        paged.load_state_dict(state)
+    for index, values in paged.state_dict()["state"].items():
+        assert all(torch.equal(values[name], before["state"][index][name]) for name in values)
+
+
+def test_a_state_with_nan_is_not_spread_over_a_block():
+    ours = parameters([(5000,)])
+    plain = torch.optim.AdamW(ours)
+    give_gradients(0, ours)
+    plain.step()
+    state = plain.state_dict()
+    state["state"][0]["exp_avg"][3] = float("nan")
+    PagedAdamW(ours).load_state_dict(state)
+    with pytest.raises(ValueError, match="exp_avg of parameter 0 holds NaN or infinity, which 8 bits"):
+        PagedAdamW(ours, state_bits=8).load_state_dict(state)
