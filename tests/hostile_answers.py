@@ -520,6 +520,6 @@ def decode(code, low, high):
         return low + (high - low) * code / 15
     raise type(f'given_{code}', (Exception,), {})(f'given {low}')
 """,
-        "it stops with an error",
+        "it stops with an error, changes",
     ),
 }

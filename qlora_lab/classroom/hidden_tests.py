@@ -1,11 +1,11 @@
 """The hidden tests: an exercise's check again, on many more inputs, drawn with a seed that only the teacher has.
 
 First come the notebook's own inputs. A mistake there is told in full, as `check` tells it to the student. Only an
-answer that is right on these is given the hidden inputs, and about them only is said what gives none of them away: the
-misconception that it looks like, or in what way it differs.
+answer that is right on these is given the hidden inputs. It may act on what it sees there, and what is said of it
+reaches its author: so one of a few sentences is said, which are the same for all inputs: the misconception that it
+looks like, or one of those below.
 """
 
-import builtins
 import functools
 import hashlib
 import json
@@ -21,7 +21,7 @@ from qlora_lab.checks import EXERCISES
 from qlora_lab.checks.differences import describe_arguments, is_same
 from qlora_lab.checks.exercise import Exercise, Verdict, diagnose
 from qlora_lab.classroom.inside import values
-from qlora_lab.classroom.sandbox import Sandbox
+from qlora_lab.classroom.sandbox import Sandbox, Stopped
 from qlora_lab.machine.environment import versions
 
 # Code that a verdict depends on, below the package. What exercises take from elsewhere in it shows in the results that
@@ -29,6 +29,13 @@ from qlora_lab.machine.environment import versions
 DECIDING = ("checks/*.py", "classroom/inside/*.py", "classroom/hidden_tests.py")
 CHANGED = "Your function changes its arguments in place; compute with copies of them."
 MOST_VALUES = 50_000  # in a reply; the largest that an honest answer gives, with lists for tensors, has half as many
+# All that is ever said of hidden inputs, besides the exercise's misconceptions. Each sentence more is something that an
+# answer could tell its author of them: no numbers, no names, and nothing of what was returned but these kinds.
+OTHERWISE = "Right on the notebook's inputs, but on others "
+VALUE, KIND = OTHERWISE + "it returns another value.", OTHERWISE + "it returns another type of result."
+SHAPE, NUMBERS = OTHERWISE + "the result has another shape or dtype.", OTHERWISE + "the result has other numbers."
+NOTHING = OTHERWISE + "it stops with an error, changes its arguments, or returns what cannot be compared."
+SLOW = OTHERWISE + "it takes too long."
 ROUNDS = 5  # of the notebook's kinds of inputs, each with other numbers
 
 
@@ -121,15 +128,20 @@ class HiddenTests:
         Raises:
             Stopped: it gave no result. Its message says why, for the student.
         """
-        with sandbox.answer(code, function_name(self.exercise.id)) as child:
-            try:
+        hidden = False
+        try:
+            with sandbox.answer(code, function_name(self.exercise.id)) as child:
                 verdict = self._judge_shown(Reply.read(child.ask(self._packed[0])))
                 if verdict.status == "right":
+                    hidden = True
                     verdict = self._judge_hidden(Reply.read(child.ask(self._packed[1])))
-            except values.TooMany as error:
-                verdict = self._wrong(f"Its result is too large: {error}.")
-            except ValueError:  # the answer wrote this, not the sandbox
-                verdict = self._wrong("What it gave could not be read.")
+        except Stopped as stopped:
+            if hidden:
+                raise Stopped(SLOW if stopped.slow else NOTHING, stopped.slow) from None
+            raise
+        except ValueError as error:  # the answer wrote this, not the sandbox
+            large = f"Its result is too large: {error}." if isinstance(error, values.TooMany) else ""
+            verdict = self._wrong(NOTHING if hidden else large or "What it gave could not be read.")
         return verdict
 
     def judge_function(self, function: Callable) -> Verdict:
@@ -180,30 +192,19 @@ class HiddenTests:
         return Verdict(verdict.exercise, verdict.status, _short(verdict.message, 1000))
 
     def _judge_hidden(self, reply: "Reply") -> Verdict:
-        """Nothing that the answer wrote goes into these messages: it has seen the inputs."""
-        total = len(self.hidden)
-        start = "Right on the notebook's inputs, but"
+        """Nothing that the answer wrote goes into these messages, no count, and no name: it has seen the inputs."""
         try:
             cases = self._compared(self.hidden, reply.results)
             off = [case for case in cases if not is_same(case[1], case[2], self.exercise.tolerance)]
             if off:
                 found = diagnose(self.exercise, cases, None).message
-                if any(found == misconception.message for misconception in self.exercise.misconceptions):
-                    return self._wrong(found)
+                known = any(found == misconception.message for misconception in self.exercise.misconceptions)
+                return self._wrong(found if known else _manner(off[0][1], off[0][2]))
         except Exception:
-            return self._wrong(f"{start} it returned what cannot be compared on another.")
-        if off:
-            return self._wrong(f"{start} wrong on {len(off)} of {total} others: {_manner(off[0][1], off[0][2])}.")
-        if reply.kind is None and len(cases) == total:
-            return Verdict(self.exercise.id, "right", f"Compared on {total} more inputs of different shapes.")
-        if reply.kind == "masked":
-            return self._wrong(f"{start} on another it uses what is masked while answers are graded.")
-        if reply.kind == "changed":
-            return self._wrong(f"{start} on another it changes its arguments in place.")
-        if reply.kind == "unsendable":
-            return self._wrong(f"{start} on another it returns what cannot be sent to be compared.")
-        known = isinstance(getattr(builtins, reply.type, None), type)
-        return self._wrong(f"{start} on another it stops with {reply.type if known else 'an error'}.")
+            return self._wrong(NOTHING)
+        if reply.kind is None and len(cases) == len(self.hidden):
+            return Verdict(self.exercise.id, "right", f"Compared on {len(cases)} more inputs of different shapes.")
+        return self._wrong(NOTHING)
 
 
 @dataclass(frozen=True)
@@ -247,13 +248,10 @@ def _short(text: Any, limit: int = 300) -> str:
 def _manner(result: Any, expected: Any) -> str:
     """In what way two results differ, without a number from either."""
     if not isinstance(expected, torch.Tensor):
-        kind = type(expected).__name__
-        return "another value" if isinstance(result, type(expected)) else f"the result is no {kind}"
+        return VALUE if isinstance(result, type(expected)) else KIND
     if not isinstance(result, torch.Tensor):
-        return "the result is no tensor"
-    if result.shape != expected.shape:
-        return "another shape"
-    return "another dtype" if result.dtype != expected.dtype else "other numbers"
+        return KIND
+    return NUMBERS if result.shape == expected.shape and result.dtype == expected.dtype else SHAPE
 
 
 def hidden_test(exercise: str, function: Callable) -> None:
