@@ -36,7 +36,7 @@ from traitlets.config.loader import PyFileConfigLoader
 
 from qlora_lab.checks.exercise import Verdict
 from qlora_lab.classroom.course import Course
-from qlora_lab.classroom.judging import Judge
+from qlora_lab.classroom.judging import NOT_JUDGED, Judge
 from qlora_lab.classroom.sandbox import Stopped
 from qlora_lab.machine.files import write_text
 
@@ -249,6 +249,8 @@ def _enter_points(book: nbformat.NotebookNode, notebook: SubmittedNotebook, unch
         if is_grade(cell):
             grade = grades[name]
             grade.auto_score, _ = determine_grade(cell)
+            if cell.cell_type == "code" and cell.outputs and cell.outputs[0].get("ename") == NOT_JUDGED:
+                grade.auto_score = None  # not 0: nobody knows yet
             if grade.manual_score is None or name not in unchanged:
                 grade.needs_manual_grade = grade.manual_score is not None or grade.auto_score is None
         if is_solution(cell):

@@ -13,7 +13,7 @@ from pathlib import Path
 from qlora_lab.checks.exercise import Verdict
 from qlora_lab.classroom import submissions
 from qlora_lab.classroom.course import Course, require_nbgrader
-from qlora_lab.classroom.judging import Judge, Unjudged
+from qlora_lab.classroom.judging import NOT_JUDGED, Judge, Unjudged
 from qlora_lab.classroom.open_answers import find_open_answers
 from qlora_lab.classroom.results import ItemStatistics, statistics, write_csv, write_feedback, write_items
 from qlora_lab.classroom.sandbox import Stopped
@@ -110,7 +110,7 @@ def grade(
         "unreadable": out.parent / "unreadable.csv",
         "feedback": out.parent / "feedback",
     }
-    _write_grades(out, works, columns, points)  # first: whatever happens to the rest, the points are there
+    _write_grades(out, course, works, columns, points)  # first: whatever happens to the rest, the points are there
     rows = [[one.path, "yes" if isinstance(one, Doubtful) else "no", one.reason] for one in problems]
     write_csv(files["unreadable"], ["file", "used", "reason"], rows)
     write_items(files["items"], items)
@@ -119,6 +119,7 @@ def grade(
         count = f"{len(failed)} of {len(course.names) * len(works)} submissions"
         raise ValueError(f"nbgrader failed on {count}, which have no points yet: {'; '.join(failed[:3])}")
     waiting = sum(value is None for value in points.values())
+    waiting -= sum(verdict.status == NOT_JUDGED for work in works for verdict in work.verdicts.values())
     doubtful = [one for one in problems if isinstance(one, Doubtful)]
     unreadable = [one for one in problems if not isinstance(one, Doubtful)]
     return Grades(works, points, columns, items, unreadable, doubtful, waiting, files)
@@ -170,7 +171,7 @@ def _find(handed: list[HandedInNotebook], judge: Judge, pool, tell) -> tuple[lis
 
 
 def _judge(works: list[StudentWork], judge: Judge, pool, tell) -> list[Unreadable]:
-    """Give each work its verdicts. One that could not be judged gets no points, and is told to the teacher."""
+    """Give each work its verdicts. One that could not be judged waits for the next run, and the teacher is told."""
     problems = []
 
     def look(task) -> Verdict:
@@ -179,7 +180,7 @@ def _judge(works: list[StudentWork], judge: Judge, pool, tell) -> list[Unreadabl
             return judge.verdict(exercise, work.found[exercise])
         except Unjudged as problem:
             problems.append(Unreadable(", ".join(work.files), f"{exercise}: {problem}"))
-            return Verdict(exercise, "wrong", str(problem))
+            return Verdict(exercise, NOT_JUDGED, str(problem))
 
     tasks = [(work, item.exercise) for work in works for item in judge.course.items]
     for number, ((work, exercise), verdict) in enumerate(zip(tasks, pool.map(look, tasks), strict=True)):
@@ -210,12 +211,17 @@ def _points(course: Course, works: list[StudentWork], recorded: dict) -> tuple[d
     return columns, points
 
 
-def _write_grades(out: Path, works: list[StudentWork], columns: dict[str, float], points: dict) -> None:
+def _write_grades(out: Path, course: Course, works: list[StudentWork], columns: dict[str, float], points: dict) -> None:
     rows = []
+    exercises = {item.column: item.exercise for item in course.items}
     for work in works:
         own = [points.get((work.student, column)) for column in columns]
         recorded = all((work.student, column) in points for column in columns)
         total = f"{sum(value for value in own if value is not None):g}" if recorded else ""
         given = ["" if value is None else f"{value:g}" for value in own]
+        for place, column in enumerate(columns):
+            verdict = work.verdicts.get(exercises.get(column))
+            if own[place] is None and verdict is not None and verdict.status == NOT_JUDGED:
+                given[place] = "not judged, see unreadable.csv"
         rows.append([work.student, *given, total, f"{sum(columns.values()):g}"])
     write_csv(out, ["student", *columns, "total", "max"], rows)

@@ -24,6 +24,9 @@ create table if not exists verdicts (hash text primary key, exercise text, statu
 """
 
 
+NOT_JUDGED = "not judged"  # a verdict's status where there is none
+
+
 class Unjudged(RuntimeError):
     """The machine failed, not the answer: two sandboxes ended one after the other. Nothing is kept of it."""
 

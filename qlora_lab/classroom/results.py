@@ -19,6 +19,7 @@ import numpy
 
 from qlora_lab.checks import EXERCISES
 from qlora_lab.classroom.course import Course, Item
+from qlora_lab.classroom.judging import NOT_JUDGED
 from qlora_lab.machine.files import write_text
 
 ITEM_COLUMNS = ["notebook", "exercise", "points", "students", "attempted", "right", "difficulty", "discrimination"]
@@ -117,6 +118,7 @@ def write_feedback(folder: Path, course: Course, works: list, points: dict) -> N
     )
     with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
         for work in works:
+            unjudged = {i.column for i in course.items if work.verdicts[i.exercise].status == NOT_JUDGED}
             columns = {column: value for (student, column), value in points.items() if student == work.student}
             page = template.render(
                 work=work,
@@ -127,7 +129,7 @@ def write_feedback(folder: Path, course: Course, works: list, points: dict) -> N
                 ],
                 code={e: f["code"] for e, f in work.found.items() if f["status"] in ("answer", "broken")},
                 total=sum(value for value in columns.values() if value is not None),
-                waiting=[column for column, value in columns.items() if value is None],
+                waiting=[column for column, value in columns.items() if value is None and column not in unjudged],
             )
             file = Path(part) / f"{work.student}.html"
             file.write_text(page, encoding="utf-8")

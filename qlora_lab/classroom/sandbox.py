@@ -120,8 +120,8 @@ class Child:
                 self._extend()
 
     def _extend(self) -> None:
-        """Give it another second if it would compute, were the processors not busy with others."""
-        states = _states(self.pid) if self.pid else set()
+        """Give it another second if it is not sealed yet, or would compute if others left it a processor."""
+        states = _states(self.pid) if self.pid else {"R"}
         if "T" in states or "t" in states:
             raise Interrupted("the answer's process was halted from outside")
         if not states & {"R", "D"}:
@@ -301,7 +301,7 @@ def _how_it_ended(status: int, used: float, seconds: float) -> Stopped | Interru
         )
     if number in CRASHES:
         return Stopped("It crashed Python. Does it call itself without an end, or use memory that is not its own?")
-    name = signal.Signals(number).name if number in signal.valid_signals() else f"signal {number}"
+    name = {known.value: known.name for known in signal.Signals}.get(number, f"signal {number}")
     return Interrupted(
         f"the answer's process was ended from outside ({name}), as the system does it where memory runs short"
     )

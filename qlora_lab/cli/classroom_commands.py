@@ -131,4 +131,6 @@ def containment(seals: dict[str, bool]) -> str:
     """In a line, how students' code is kept away from the rest of the machine."""
     files = "files: only Python's own can be read (Landlock)" if seals["landlock"] else "files: read as user nobody"
     network = "no sockets (seccomp)" + (", in an empty network namespace" if seals["network"] else "")
-    return f"Sandbox: {files}; {network}; no new processes; limits of time and memory."
+    alone = ["in a namespace of processes"] * seals["processes"] + ["in Landlock's scope"] * seals["signals"]
+    signals = "no signals (seccomp)" + "".join(f", {seal}" for seal in alone)
+    return f"Sandbox: {files}; {network}; no new processes; {signals}; limits of time and memory."

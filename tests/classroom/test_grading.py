@@ -551,10 +551,22 @@ def test_an_answer_that_could_not_be_judged_is_listed_and_the_class_goes_on(fres
             raise Unjudged("the sandbox failed twice")
         return verdict(self, exercise, found)
 
-    monkeypatch.setattr(Judge, "verdict", fails)
-    handed, _ = submissions.read(hand_in(fresh), fresh.names)
-    with Judge(fresh) as judge:
-        (work,), (problem,) = judge_all(handed, judge)
-    assert problem.path == f"ada/{BOOK}.ipynb" and problem.reason == "decode: the sandbox failed twice"
-    states = {exercise: verdict.status for exercise, verdict in work.verdicts.items()}
-    assert states.pop("decode") == "wrong" and set(states.values()) == {"right"}
+    folder = hand_in(fresh)
+    with monkeypatch.context() as patch:
+        patch.setattr(Judge, "verdict", fails)
+        handed, _ = submissions.read(folder, fresh.names)
+        with Judge(fresh) as judge:
+            (work,), (problem,) = judge_all(handed, judge)
+        assert problem.path == f"ada/{BOOK}.ipynb" and problem.reason == "decode: the sandbox failed twice"
+        states = {exercise: verdict.status for exercise, verdict in work.verdicts.items()}
+        assert states.pop("decode") == "not judged" and set(states.values()) == {"right"}
+        result = run(*command(fresh, folder))
+        (row,) = table(fresh.folder.parent / "grades.csv")
+    assert result.exit_code == 0 and row["01 decode"] == "not judged, see unreadable.csv"
+    assert "1 open answers wait" in result.output and in_gradebook(fresh, "ada") is not None
+    page = (fresh.folder.parent / "feedback" / "ada.html").read_text()
+    assert "the sandbox failed twice" in page and "1 open\nanswer waits" in page
+    without = float(row["total"])
+    result = run(*command(fresh, folder))
+    (row,) = table(fresh.folder.parent / "grades.csv")
+    assert result.exit_code == 0 and float(row["total"]) == without + float(row["01 decode"]) == 18

@@ -11,7 +11,7 @@ import pytest
 from qlora_lab.classroom import hidden_tests
 from qlora_lab.classroom.course import Course
 from qlora_lab.classroom.judging import Judge, Unjudged
-from qlora_lab.classroom.sandbox import Sandbox, SandboxUnavailable
+from qlora_lab.classroom.sandbox import Child, Sandbox, SandboxUnavailable
 
 RIGHT = "def decode(code, low, high):\n    return low + (high - low) * code / 15"
 LARGE = "def decode(code, low, high):\n    x = bytes(3 * 10**8)\n    return low + (high - low) * code / 15"
@@ -130,6 +130,30 @@ def test_an_answer_that_ends_its_process_is_not_tried_twice(own_course, monkeypa
     with Judge(own_course) as judge:
         assert "ended the process" in verdict(judge, "import os\nos._exit(0)\ndef decode(*a): pass").message
         assert asked == [judge.sandbox]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1], ids=lambda s: s.name)
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_answer_that_was_killed_from_outside_is_run_again_and_never_wrong(own_course, monkeypatch, number, times):
+    """As by somebody else's answer, or by the system where memory runs short."""
+    tell, kills = Child.tell, []
+
+    def killed(self, data):
+        tell(self, data)
+        if self.pid and len(kills) < times:
+            kills.append(self.pid)
+            os.kill(self.pid, number)
+
+    monkeypatch.setattr(Child, "tell", killed)
+    waits = "import time\ntime.sleep(1)\n" + RIGHT
+    with Judge(own_course) as judge:
+        if times == 1:
+            assert verdict(judge, waits).status == "right"
+        else:
+            with pytest.raises(Unjudged, match=rf"ended from outside \({number.name}\)"):
+                verdict(judge, waits)
+        assert len(kills) == times
+        assert verdict(judge, waits).status == "right"
 
 
 def test_a_system_that_cannot_judge_says_so(own_course, monkeypatch):

@@ -1,14 +1,18 @@
 """What an answer can and cannot do in the sandbox. (What hostile ones get for it: `test_classroom_grading.py`.)"""
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from honest_answers import HONEST
+from hostile_answers import HOSTILE
 
 from qlora_lab.classroom import sandbox as sandbox_module
 from qlora_lab.classroom.inside import sealing
@@ -152,6 +156,162 @@ def test_a_kill_by_the_system_is_not_called_a_loop(sandbox):
         child.tell(pack([()]))
         os.kill(child.pid, signal.SIGKILL)
         child.reply()
+
+
+def test_an_answer_that_was_halted_from_outside_is_no_mistake():
+    with (
+        Sandbox(seconds=1, patience=1) as fresh,
+        pytest.raises(Interrupted, match="halted from outside"),
+        fresh.answer("import time\ndef f():\n    time.sleep(600)", "f") as child,
+    ):
+        child.tell(pack([()]))
+        os.kill(child.pid, signal.SIGSTOP)
+        child.reply()
+
+
+def test_on_a_busy_machine_what_computes_has_its_time_and_an_endless_loop_is_told_as_one(monkeypatch):
+    """A clock that is up at once stands for processors that others have."""
+    monkeypatch.setattr(sandbox_module, "BUSIEST", 1000)
+    computes = "import time\ndef f():\n    while time.process_time() < {}:\n        pass\n    return 1"
+    with Sandbox(seconds=2, patience=0.1) as busy:
+        assert call(busy, computes.format(1)) == 1
+        with pytest.raises(Stopped, match="stopped after 2 seconds of computing") as stopped:
+            call(busy, computes.format(600))
+        assert stopped.value.slow
+        with pytest.raises(Stopped, match=r"did not finish within 0\.2 seconds") as stopped:
+            call(busy, "import time\ndef f():\n    time.sleep(600)")
+        assert stopped.value.slow
+
+
+def test_a_machine_without_any_time_is_not_the_answers_fault(monkeypatch):
+    monkeypatch.setattr(sandbox_module, "BUSIEST", 0)
+    with Sandbox(seconds=9, patience=0.01) as busy, pytest.raises(Interrupted, match="had no time for an answer"):
+        call(busy, "def f():\n    while True: pass")
+
+
+@pytest.mark.parametrize(
+    ("status", "used", "kind", "words"),
+    [
+        (signal.SIGXCPU, 1.1, Stopped, "stopped after 1.5 seconds of computing"),  # a tick counts for whole
+        (signal.SIGKILL, 2.0, Stopped, "stopped after 1.5 seconds of computing"),
+        (signal.SIGKILL, 1.1, Interrupted, "ended from outside .SIGKILL."),
+        (signal.SIGTERM, 0.1, Interrupted, "ended from outside .SIGTERM."),
+        (signal.SIGUSR1, 0.1, Interrupted, "ended from outside .SIGUSR1."),
+        (signal.SIGRTMIN + 1, 0.1, Interrupted, "ended from outside"),
+        (signal.SIGSEGV, 0.1, Stopped, "crashed Python"),
+        (signal.SIGSYS, 0.1, Stopped, "crashed Python"),
+        (0, 0.1, Stopped, "ended the process"),
+        (3 << 8, 0.1, Stopped, "ended the process"),
+    ],
+)
+def test_how_a_child_ended_is_told_by_who_can_have_done_it(status, used, kind, words):
+    told = sandbox_module._how_it_ended(int(status), used, 1.5)
+    assert type(told) is kind and re.search(words, str(told))
+
+
+def with_another_zygote(monkeypatch, tmp_path, code: str) -> Sandbox:
+    """A sandbox whose process has run this code before its own."""
+    program = tmp_path / "another.py"
+    program.write_text(f"""
+import os, runpy, sys
+sys.path.append({str(sandbox_module.ZYGOTE.parent.parent)!r})
+from inside import sealing, system_calls
+{code}
+runpy.run_path({str(sandbox_module.ZYGOTE)!r}, run_name="__main__")
+""")
+    monkeypatch.setattr(sandbox_module, "ZYGOTE", program)
+    return Sandbox(seconds=5)
+
+
+ATTACK = """
+import fcntl, os, signal, struct
+def f(*numbers):
+    for number in numbers:
+        for signal_number in (signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1):
+            try:
+                os.kill(number, signal_number)
+            except OSError:
+                pass
+            try:
+                read, write = os.pipe()
+            except OSError:
+                read = write = 3
+            for set_owner in (
+                lambda: fcntl.fcntl(read, fcntl.F_SETOWN, number),
+                lambda: fcntl.fcntl(read, 15, struct.pack('ii', 1, number)),
+            ):
+                try:
+                    set_owner()
+                    fcntl.fcntl(read, 10, int(signal_number))
+                    fcntl.fcntl(read, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
+                    os.write(write, b'x')
+                except OSError:
+                    pass
+            if read != write:
+                os.close(read), os.close(write)
+    return 'done'
+"""
+
+
+@pytest.mark.parametrize("without", ["filters", "namespace", "landlock"])
+def test_signals_reach_nobody_else_also_where_one_seal_fails(monkeypatch, tmp_path, without):
+    """Nor do they with two of the three alone: filters of system calls, a namespace of processes, Landlock's scope."""
+    code = {
+        "filters": "system_calls.programs = lambda: []",
+        "namespace": "sealing.LIBC.unshare = lambda flags: -1",
+        "landlock": "sealing.SCOPES_SIGNALS = 10**6",
+    }[without]
+    with Sandbox(seconds=60) as other, with_another_zygote(monkeypatch, tmp_path, code) as fresh:
+        assert fresh.seals["processes"] in (without != "namespace", False)
+        if without == "filters" and not (fresh.seals["processes"] and fresh.seals["signals"]):
+            pytest.skip("this kernel has the filters alone")
+        with other.answer("def f():\n    return 1", "f") as victim:
+            zygotes = [other.process.pid, fresh.process.pid]
+            assert call(fresh, ATTACK, victim.pid, *zygotes, os.getpid(), 1, -1, os.getppid()) == "done"
+            assert unpack(victim.ask(pack([()])))["results"] == [1]
+        assert call(fresh, "def f():\n    return 1") == call(other, "def f():\n    return 1") == 1
+
+
+def test_a_kernel_without_namespaces_is_told_and_held_by_the_rest(monkeypatch, tmp_path):
+    with with_another_zygote(monkeypatch, tmp_path, "sealing.LIBC.unshare = lambda flags: -1") as fresh:
+        assert not fresh.seals["network"] and not fresh.seals["processes"]
+        assert call(fresh, "def f():\n    return 1") == 1
+        assert call(fresh, "import os\ndef f():\n    os.kill(os.getppid(), 9)") == "PermissionError"
+        with pytest.raises(Stopped, match="ended the process"):
+            call(fresh, "import os\ndef f():\n    os._exit(3)")
+        assert call(fresh, "def f():\n    return 1") == 1
+
+
+def test_a_child_sees_its_parent_and_itself(sandbox):
+    if not sandbox.seals["processes"]:
+        pytest.skip("this kernel gives no namespace of processes")
+    found = call(sandbox, "import os\ndef f():\n    return [os.getpid(), os.getppid()]")
+    assert found[1] == 1 and found[0] < 1000
+
+
+def test_a_child_leaves_nothing_to_the_next(sandbox):
+    """It is forked from a process in which no answer ever ran, and shares no memory, file or handler with it."""
+    look = """
+import builtins, gc, json, os, signal, sys, threading, torch
+def f():
+    state = [sorted(vars(module)) for module in (builtins, json, os, torch)]
+    handlers = [repr(signal.getsignal(n)) for n in sorted(signal.valid_signals())]
+    counts = [gc.isenabled(), sys.getrecursionlimit(), threading.active_count(), torch.get_num_threads()]
+    values = [torch.randn(3).tolist(), str(torch.get_default_dtype()), len(sys.path), len(os.environ)]
+    return [state, handlers, counts, values, json.dumps([1]), torch.equal(torch.ones(1), torch.ones(1))]
+"""
+    before = call(sandbox, look)
+    leave = HOSTILE["leaves-something-for-the-next"][1].replace("def decode(code, low, high)", "def f()")
+    with contextlib.suppress(Stopped):
+        call(sandbox, leave)
+    assert call(sandbox, look) == before
+    with sandbox.answer("def f():\n    return 1", "f") as child:
+        maps = Path(f"/proc/{child.pid}/maps").read_text().splitlines()
+        assert len(maps) > 100 and not [
+            line for line in maps if line.split()[1][1] == "w" and line.split()[1][3] == "s"
+        ]
+        files = {os.readlink(path) for path in Path(f"/proc/{child.pid}/fd").iterdir()}
+        assert {name.partition(":")[0] for name in files} == {"/dev/null", "socket"} and len(files) == 2
 
 
 @pytest.mark.parametrize(
