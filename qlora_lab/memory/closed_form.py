@@ -15,10 +15,12 @@ change, so the peak is at one of a few moments, and the budget is the largest of
 Sizes are in bytes; GB means 10^9 bytes. `simulation` counts the same step operation by operation.
 """
 
+import contextlib
 from dataclasses import dataclass
 from math import prod
 
 from qlora_lab.loss import CHUNK_BYTES
+from qlora_lab.machine.arguments import is_count
 from qlora_lab.memory.plan import TrainingPlan
 from qlora_lab.memory.records import CATEGORIES
 from qlora_lab.quantization.blockwise import SCALE_BLOCK
@@ -41,11 +43,21 @@ class ModelShape:
 
     @classmethod
     def of(cls, config) -> "ModelShape":
-        """From a transformers configuration; 0 for what it does not say."""
-        config = config.get_text_config() if hasattr(config, "get_text_config") else config
+        """From a transformers configuration; 0 for what it does not say.
+
+        Where layers differ (a list of sizes), the largest counts: what a step needs is then said rather too high.
+        """
+        with contextlib.suppress(Exception):  # several texts, or none: then what stands at the top counts
+            config = config.get_text_config()
 
         def get(name, otherwise=0):
-            return getattr(config, name, None) or otherwise
+            try:
+                value = getattr(config, name, None)
+            except Exception:  # computed from what is not there
+                value = None
+            if isinstance(value, list | tuple):
+                value = max((v for v in value if is_count(v)), default=None)
+            return value if is_count(value) else otherwise
 
         hidden, heads = get("hidden_size"), get("num_attention_heads", 1)
         return cls(
@@ -56,7 +68,7 @@ class ModelShape:
             get("head_dim", hidden // heads),
             get("intermediate_size", 4 * hidden),
             get("vocab_size"),
-            bool(get("tie_word_embeddings")),
+            getattr(config, "tie_word_embeddings", False) is True,
         )
 
     @property

@@ -32,6 +32,7 @@ from qlora_lab.memory.closed_form import (
     predict_plan,
 )
 from qlora_lab.memory.plan import METHODS, TrainingPlan
+from qlora_lab.models.inputs import embedding_weight
 
 SMALLEST_RANK = 8  # below these no advice goes
 SHORTEST = 128
@@ -104,8 +105,7 @@ def _nbytes(tensor: torch.Tensor) -> int:
 
 def _compute_size(model: nn.Module) -> int:
     """Bytes of an element of the hidden states, which have the embeddings' dtype (4-bit layers do not tell)."""
-    get = getattr(model, "get_input_embeddings", None)
-    weight = getattr(get() if callable(get) else None, "weight", None)
+    weight = embedding_weight(model)
     return weight.element_size() if weight is not None and weight.is_floating_point() else 4
 
 

@@ -6,11 +6,10 @@ from torch import nn
 
 def known_tokens(model: nn.Module) -> int | None:
     """How many tokens the model has embeddings for; None if it does not say."""
-    embedding = _input_embedding(model)
-    for count in (getattr(embedding, "num_embeddings", None), *getattr(_weight(embedding), "shape", ())[:1]):
-        if isinstance(count, int):
-            return count
-    return None
+    count, weight = getattr(_input_embedding(model), "num_embeddings", None), embedding_weight(model)
+    if isinstance(count, int):
+        return count
+    return weight.shape[0] if weight is not None and weight.ndim == 2 else None
 
 
 def padding_token(tokenizer, model: nn.Module) -> int:
@@ -21,8 +20,14 @@ def padding_token(tokenizer, model: nn.Module) -> int:
 
 def input_device(model: nn.Module) -> torch.device | None:
     """Where a batch has to be, of a model whose parts may be on several devices; None if it does not say."""
-    weight = _weight(_input_embedding(model))
-    return weight.device if isinstance(weight, torch.Tensor) and not weight.is_meta else None
+    weight = embedding_weight(model)
+    return weight.device if weight is not None and not weight.is_meta else None
+
+
+def embedding_weight(model: nn.Module) -> torch.Tensor | None:
+    """The weight of the model's input embedding, if it says which."""
+    weight = getattr(_input_embedding(model), "weight", None)
+    return weight if isinstance(weight, torch.Tensor) else None
 
 
 def _input_embedding(model: nn.Module):
@@ -31,7 +36,3 @@ def _input_embedding(model: nn.Module):
         return get() if callable(get) else None
     except (NotImplementedError, AttributeError):  # transformers' answers of a model that has none
         return None
-
-
-def _weight(embedding):
-    return getattr(embedding, "weight", None)

@@ -1,7 +1,9 @@
 """The closed form against the simulation, against counts made by hand, and what it refuses."""
 
+import contextlib
 import itertools
-from dataclasses import replace
+from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -160,3 +162,82 @@ def test_predict_step_uses_the_same_formulas():
 def test_nonsense_is_answered_with_what_makes_sense(arguments, message):
     with pytest.raises(ValueError, match=message):
         predict_training(**{"config": SMALL, "method": "lora"} | arguments)
+
+
+# -- whatever a configuration says
+
+
+def configurations():
+    """One of every family, with its own values: lists, None, several models in one."""
+    from transformers import CONFIG_MAPPING
+
+    for family, kind in CONFIG_MAPPING.items():
+        with contextlib.suppress(Exception):  # some want a library that is not here
+            yield family, kind()
+
+
+@pytest.mark.slow
+def test_every_configuration_of_transformers_has_a_shape():
+    count = 0
+    for family, config in configurations():
+        shape = ModelShape.of(config)
+        values = [getattr(shape, f.name) for f in fields(shape)]
+        assert all(isinstance(value, int) and value >= 0 for value in values), family
+        assert layer_activations(shape, 2) >= 0 and shape.parameters >= 0, family
+        count += 1
+    assert count > 300
+
+
+@pytest.mark.slow
+def test_a_step_of_a_model_with_any_configuration_is_predicted():
+    from qlora_lab.memory.fit import check_fits
+
+    class Model(torch.nn.Linear):
+        config = None
+
+    model = Model(3, 3)
+    for family, config in configurations():
+        model.config = config
+        step = check_fits(model, 1, 2, 1, True)
+        assert all(isinstance(value, int) for value in vars(step).values()), family
+
+
+ODD = [None, {}, 7, [], [32, 48], (32, None), [None], "32", 1.5, True, -3, 0, float("nan"), {"hidden_size": 32}, object]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=map(str, ODD))
+def test_odd_values_are_set_aside(odd):
+    for field in (*ModelShape.__dataclass_fields__, "hidden_size", "num_attention_heads", "intermediate_size"):
+        config = SimpleNamespace(hidden_size=32, num_attention_heads=4, num_hidden_layers=2, vocab_size=64)
+        setattr(config, field, odd)
+        shape = ModelShape.of(config)
+        assert all(isinstance(getattr(shape, f.name), int) and getattr(shape, f.name) >= 0 for f in fields(shape))
+    assert ModelShape.of(odd).hidden == 0
+
+
+def test_the_largest_of_several_layers_counts():
+    config = SimpleNamespace(hidden_size=32, intermediate_size=[48, 96, 64], num_attention_heads=[4, 8])
+    shape = ModelShape.of(config)
+    assert (shape.mlp, shape.heads) == (96, 8)
+
+
+def test_a_configuration_that_cannot_say_which_text_it_is_of():
+    class Two:
+        hidden_size = 32
+
+        def get_text_config(self):
+            raise ValueError("Multiple valid text configs were found")
+
+        @property
+        def vocab_size(self):
+            raise AttributeError("none here")
+
+    assert ModelShape.of(Two()).hidden == 32
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "gemma3n_text", "mixtral", "t5", "bert", "mamba"])
+def test_what_the_closed_form_is_not_about_is_said(model_type):
+    from transformers import CONFIG_MAPPING
+
+    with pytest.raises(ValueError, match="use simulate_training instead"):
+        predict_training(CONFIG_MAPPING[model_type]())
