@@ -324,3 +324,18 @@ def test_weights_that_an_update_makes_infinite_are_never_kept(tmp_path, monkeypa
     if out:
         assert [path.name for path in (folder / "checkpoints").iterdir()] == ["checkpoint-000002"]
         assert not (folder / "adapter").exists()
+
+
+def test_a_model_whose_layers_have_sizes_of_their_own_trains():
+    import transformers
+
+    config = transformers.Gemma3nTextConfig(
+        vocab_size=259, vocab_size_per_layer_input=259, hidden_size=32, hidden_size_per_layer_input=8,
+        intermediate_size=[64, 48], num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        sliding_window=8, laurel_rank=4, num_kv_shared_layers=0, activation_sparsity_pattern=None,
+        layer_types=["sliding_attention", "full_attention"], pad_token_id=0,
+    )  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model = adapted(model, "lora", target_modules=["q_proj", "down_proj"])
+    result = finetune(model, tiny_tokenizer(), pairs(), **{**FAST, "steps": 20})
+    assert result.records[-1].loss < result.records[0].loss and result.predicted.total > 0
