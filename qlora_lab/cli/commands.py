@@ -2,15 +2,17 @@
 
 import contextlib
 import time
+from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from qlora_lab.cli import classroom_commands
-from qlora_lab.cli.terminal import Bars, console, print_result, told_errors
+from qlora_lab.cli.terminal import Bars, console, escape_unencodable, print_result, say, told_errors
 from qlora_lab.training.settings import Settings
 
 app = typer.Typer(
@@ -23,6 +25,7 @@ app = typer.Typer(
 app.add_typer(classroom_commands.app, name="classroom")
 RUNS = Path("runs")
 DEFAULTS = Settings()
+RENAMED = {"rslora": "use_rslora"}  # options whose value has another name in a plan
 
 Runs = Annotated[Path, typer.Option(help="Folder that holds the runs.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: the GPU where there is one.")]
@@ -30,6 +33,7 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: 
 
 @app.command()
 def finetune(
+    ctx: typer.Context,
     name: Annotated[str | None, typer.Option(help="Name of the run and of its folder. Default: date and time.")] = None,
     runs: Runs = RUNS,
     resume: Annotated[
@@ -79,6 +83,7 @@ def finetune(
     """
     from qlora_lab.cli.run import Listener, RunPlan, begin, check, execute, unfinished
     from qlora_lab.machine import processes
+    from qlora_lab.machine.arguments import is_number
 
     began = time.perf_counter()
     settings = {
@@ -90,7 +95,8 @@ def finetune(
         "checkpointing": checkpointing,
         "state_bits": state_bits,
     }
-    paging = None if page_budget is None else {"device_budget": round(1e6 * page_budget)}
+    decisive = {*settings, *RENAMED, *(f.name for f in fields(RunPlan))}
+    given = {name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"}
 
     def start(plan: RunPlan) -> tuple[Path, RunPlan]:
         if resume:
@@ -98,14 +104,17 @@ def finetune(
         else:
             folder = runs / (name or datetime.now().strftime("%Y-%m-%d-%H%M%S"))
         check(plan)
-        return folder, begin(folder, plan, resume)
+        return folder, begin(folder, plan, resume, [RENAMED.get(n, n) for n in ctx.params if n in given & decisive])
 
     with told_errors(), processes.connected(device) as device:
+        if page_budget is not None and not (is_number(page_budget) and page_budget >= 0):
+            raise ValueError(f"page_budget {page_budget} is not allowed; give a number of MB, 0 or more")
+        paging = None if page_budget is None else {"device_budget": round(1e6 * page_budget)}
         plan = RunPlan(
             model=model,
             datatype=datatype,
             block_size=block_size,
-            double_quant=double_quant and datatype != "int4_affine",
+            double_quant=double_quant and (datatype != "int4_affine" or "double_quant" in given),
             rank=rank,
             alpha=alpha if alpha is not None else 2 * rank,
             dropout=dropout,
@@ -145,7 +154,7 @@ def ask(
     with told_errors():
         prompt = prompt_text(command)
         if adapter is None:
-            found = sorted(runs.glob("*/adapter"), key=lambda path: path.stat().st_mtime)
+            found = sorted(runs.rglob("adapter"), key=lambda path: path.stat().st_mtime)
             if not found:
                 raise ValueError(f"no adapter in {runs}; run `qlora-lab finetune` first, or give --adapter")
             adapter = found[-1]
@@ -155,7 +164,7 @@ def ask(
             tuned = load_adapter(quantize_model(base, rank=0), adapter)
             answers[f"with {adapter}"] = generate(tuned, tokenizer, [prompt])[0]
     for who, text in answers.items():
-        console.print(who, style="bold", markup=False, soft_wrap=True)
+        say(who, style="bold")
         console.print(text.strip(), markup=False)
 
 
@@ -205,10 +214,10 @@ def memory(
         table.add_row(*row, *([f"{traced.by_category.get(name, 0) / 1e9:,.2f} GB"] if traced else []))
     table.add_section()
     table.add_row("peak", f"{predicted.peak / 1e9:,.2f} GB", *([f"{traced.peak / 1e9:,.2f} GB"] if traced else []))
-    console.print(f"{model}, {method}, batch {batch_size} × {sequence_length} tokens", markup=False, soft_wrap=True)
+    say(f"{model}, {method}, batch {batch_size} × {sequence_length} tokens")
     console.print(table)
     if said is not None:
-        console.print(str(said), soft_wrap=True)
+        say(str(said))
 
 
 @app.command()
@@ -221,7 +230,7 @@ def fetch(
     from qlora_lab.models.base_model import ensure_default_model
 
     with told_errors():
-        console.print(f"ready: {ensure_default_model(gguf)}", soft_wrap=True)
+        say(f"ready: {ensure_default_model(gguf)}")
 
 
 @app.command()
@@ -238,8 +247,8 @@ def bundle(
     from qlora_lab.cli.bundle import write_bundle
 
     with told_errors(), console.status("") as status:
-        size = write_bundle(out, checkout, notice=console.print, progress=status.update)
-    console.print(f"{out}: {size / 1e6:,.0f} MB", soft_wrap=True)
+        size = write_bundle(out, checkout, notice=say, progress=lambda text: status.update(escape(text)))
+    say(f"{out}: {size / 1e6:,.0f} MB")
 
 
 @app.command()
@@ -250,12 +259,12 @@ def doctor() -> None:
 
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in {**versions(), **describe()}.items():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     with told_errors():
         status = default_model_status(full=False)
     state = f"in the cache, {status.nbytes / 1e6:.0f} MB" if status.ready else f"not ready: {status.problem}"
-    table.add_row(DEFAULT, state)
-    table.add_row("cache", str(status.folder.parent.parent))
+    table.add_row(DEFAULT, escape(state))
+    table.add_row("cache", escape(str(status.folder.parent.parent)))
     console.print(table)
     missing = [
         name for name, version in versions().items() if version == "missing" and name in ("bitsandbytes", "peft")
@@ -270,4 +279,5 @@ def doctor() -> None:
 
 def main() -> None:
     """Entry point of the `qlora-lab` command."""
+    escape_unencodable()
     app()

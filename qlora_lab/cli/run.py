@@ -5,8 +5,8 @@ writes, and at the end the adapter, `loss.png` and `report.html`. With these a k
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from qlora_lab.cli.report import write_report
 from qlora_lab.evaluation.exact_match import Answer, Evaluation, evaluate
 from qlora_lab.lora import ParameterCount, check_adapter_arguments, count_parameters
 from qlora_lab.machine import processes
-from qlora_lab.machine.arguments import check_choice, check_count
+from qlora_lab.machine.arguments import check_choice, check_count, is_number
 from qlora_lab.machine.dtypes import FLOAT_DTYPES, default_compute_dtype, default_dtype
 from qlora_lab.machine.environment import device_name
-from qlora_lab.machine.files import write_json
+from qlora_lab.machine.files import told_writing, write_json
 from qlora_lab.models.base_model import DEFAULT, load_model, load_tokenizer
 from qlora_lab.qlora import quantize_model
 from qlora_lab.quantization.tensor import quantize
@@ -77,7 +77,7 @@ class Listener:
 
 def check(plan: RunPlan) -> None:
     """Raise ValueError for a plan that makes no sense, before a folder is made or a model fetched."""
-    Settings(**plan.settings)
+    Settings.of(**plan.settings)
     check_adapter_arguments(plan.rank, plan.alpha, plan.dropout)
     quantize(torch.zeros(1), plan.datatype, plan.block_size, plan.double_quant)
     if plan.rank == 0:
@@ -87,23 +87,73 @@ def check(plan: RunPlan) -> None:
         check_count(name, getattr(plan, name), least=0)
 
 
-def begin(folder: Path, plan: RunPlan, resume: bool) -> RunPlan:
+def begin(folder: Path, plan: RunPlan, resume: bool, given: Collection[str] = ()) -> RunPlan:
     """Make the run's folder, or find it for a resume; returns the plan to follow. Of several processes the main one's.
 
+    Args:
+        given: which values of `plan`, by name, somebody asked for; a resume must have been begun with the same.
+
     Raises:
-        ValueError: the folder holds a run already, or there is none to resume.
+        ValueError: the folder holds a run already, or there is none to resume, or it was begun otherwise.
     """
     path = folder / "run.json"
     if resume:
         if not path.exists():
             raise ValueError(f"{folder} holds no run to resume")
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        return RunPlan(**saved["plan"])
-    if folder.exists() and any(folder.iterdir()):
+        begun = _read_plan(path)
+        _check_given(folder, begun, plan, given)
+        return begun
+    there = [file for file in folder.iterdir() if not _is_leftover(file)] if folder.exists() else []
+    if there:
         raise ValueError(f"{folder} already holds something; continue it with --resume or choose another --name")
-    folder.mkdir(parents=True, exist_ok=True)
+    with told_writing(path, "nothing was begun"):
+        folder.mkdir(parents=True, exist_ok=True)
     write_json(path, {"plan": asdict(plan), "begun": datetime.now().astimezone().isoformat(timespec="seconds")})
     return plan
+
+
+def _is_leftover(file: Path) -> bool:
+    """A file that a kill left while it was written, before there was a run."""
+    return file.name.startswith(".run.json.") and file.name.endswith(".part")
+
+
+def _read_plan(path: Path) -> RunPlan:
+    """The plan that a run was begun with.
+
+    Raises:
+        ValueError: the file is damaged, or of a version that knows more.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is no file, so the run cannot go on; it says how it was begun")
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8-sig"))["plan"]
+        known = {f.name for f in fields(RunPlan)}
+        if more := [name for name in saved if name not in known]:
+            raise ValueError(f"{more[0]!r} is unknown to this version")
+        plan = RunPlan(**saved)
+        check(plan)
+        if plan.dtype not in ("auto", *FLOAT_DTYPES) or not isinstance(plan.model, str):
+            raise ValueError(f"a model {plan.model!r} in {plan.dtype!r} cannot be loaded")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise ValueError(
+            f"{path} does not say how the run was begun ({what}); restore the file, or begin anew with another --name"
+        ) from error
+    return plan
+
+
+def _check_given(folder: Path, begun: RunPlan, plan: RunPlan, given: Collection[str]) -> None:
+    """Raise ValueError where somebody asks a run to go on otherwise than it was begun: it would not."""
+    before, now = ({**asdict(p), **asdict(Settings(**p.settings))} for p in (begun, plan))
+    for name in given:
+        same = now[name] == before[name]
+        if name == "model" and not same:
+            same = Path(now[name]).exists() and Path(now[name]).resolve() == Path(before[name]).resolve()
+        if not same:
+            raise ValueError(
+                f"{folder} was begun with {name} {before[name]} and goes on with it, not with {now[name]}; leave the "
+                "option out, or begin another run"
+            )
 
 
 def unfinished(runs: Path) -> Path:
@@ -112,7 +162,7 @@ def unfinished(runs: Path) -> Path:
     Raises:
         ValueError: there is none.
     """
-    found = [path.parent for path in runs.glob("*/run.json") if not (path.parent / "report.html").exists()]
+    found = [path.parent for path in runs.rglob("run.json") if not (path.parent / "report.html").exists()]
     if not found:
         raise ValueError(f"no unfinished run in {runs}; start one without --resume")
     return max(found, key=lambda folder: (folder / "run.json").stat().st_mtime)
@@ -254,15 +304,30 @@ def _before(folder: Path, model, tokenizer, examples: list[Example], say: Listen
     if not examples:
         return None
     path = folder / "before.json"
-    kept = processes.from_main(lambda: json.loads(path.read_text(encoding="utf-8")) if path.exists() else None)
-    if kept is not None and [k["command"] for k in kept["answers"]] == [e.command for e in examples]:
-        pairs = zip(examples, kept["answers"], strict=True)
-        return Evaluation([Answer(e, k["text"], classify_answer(k["text"], e)) for e, k in pairs], kept["seconds"])
+    kept = processes.from_main(lambda: _kept_answers(path, examples))
+    if kept is not None:
+        texts, seconds = kept
+        pairs = zip(examples, texts, strict=True)
+        return Evaluation([Answer(e, text, classify_answer(text, e)) for e, text in pairs], seconds)
     say.stage("asking the base model")
     result = _evaluate(model, tokenizer, examples, say)
     answers = [{"command": a.example.command, "text": a.text} for a in result.answers]
     processes.from_main(lambda: write_json(path, {"answers": answers, "seconds": result.seconds}))
     return result
+
+
+def _kept_answers(path: Path, examples: list[Example]) -> tuple[list[str], float] | None:
+    """The texts of the base model's answers and how long they took; None where they have to be asked for (again)."""
+    if not path.is_file():
+        return None
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8-sig"))
+        texts = [answer["text"] for answer in kept["answers"]]
+        same = [answer["command"] for answer in kept["answers"]] == [e.command for e in examples]
+        whole = same and all(isinstance(text, str) for text in texts) and is_number(kept["seconds"])
+    except (ValueError, KeyError, TypeError):
+        return None
+    return (texts, kept["seconds"]) if whole else None
 
 
 def _samples(before: Evaluation | None, after: Evaluation, count: int = 3) -> list[tuple[str, str, str, str]]:

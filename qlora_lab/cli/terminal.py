@@ -1,5 +1,6 @@
 """What the command line shows: progress while a run goes on, its result at the end, errors in one line."""
 
+import sys
 from collections import deque
 from pathlib import Path
 
@@ -14,9 +15,20 @@ from qlora_lab.machine import processes
 from qlora_lab.machine.errors import UserFacingError
 from qlora_lab.machine.other_work import OtherWork
 
-console = Console(highlight=False)
-TOLD = (UserFacingError, ValueError, TypeError, FloatingPointError)
-TOLD += (FileNotFoundError, NotADirectoryError, PermissionError)
+console = Console(highlight=False, emoji=False)
+TOLD = (UserFacingError, ValueError, TypeError, FloatingPointError, OSError)
+
+
+def say(text: str, **options) -> None:
+    """Print a line as it is: a name may hold what is markup elsewhere, such as [/b]."""
+    console.print(text, markup=False, soft_wrap=True, **options)
+
+
+def escape_unencodable() -> None:
+    """Let streams that cannot encode a character (not UTF-8, or a lone surrogate) get it escaped, and go on."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def print_result(folder: Path, result, seconds: float) -> None:
@@ -26,7 +38,7 @@ def print_result(folder: Path, result, seconds: float) -> None:
     for name, evaluation in result.evaluations.items():
         low, high = evaluation.interval
         table.add_row(
-            name,
+            Text(name),
             f"{evaluation.correct} of {len(evaluation.answers)} = {100 * evaluation.exact_match:.1f} %",
             f"{100 * low:.0f} to {100 * high:.0f} %",
         )
@@ -43,8 +55,8 @@ def print_result(folder: Path, result, seconds: float) -> None:
         f"trained {result.parameters.trainable:,} of {result.parameters.total:,} parameters "
         f"in {training.seconds:.0f} s ({training.tokens_per_second:,.0f} tokens/s); everything took {minutes(seconds)}"
     )
-    console.print(f"adapter  {folder / 'adapter'}", soft_wrap=True)
-    console.print(f"report   {result.report}", soft_wrap=True)
+    say(f"adapter  {folder / 'adapter'}")
+    say(f"report   {result.report}")
 
 
 def minutes(seconds: float) -> str:
@@ -65,11 +77,13 @@ class told_errors:
         return self
 
     def __exit__(self, kind, error, traceback):
-        if isinstance(error, TOLD):
+        if isinstance(error, TOLD) and not isinstance(error, BrokenPipeError):  # of which nobody can be told
             if not getattr(error, "told_by_main", False):
                 who = "" if processes.is_main() else f"process {processes.rank()}: "
                 text = escape(f"{who}{error}")
-                Console(stderr=True, highlight=False).print(f"[bold red]error[/bold red] {text}", soft_wrap=True)
+                Console(stderr=True, highlight=False, emoji=False).print(
+                    f"[bold red]error[/bold red] {text}", soft_wrap=True
+                )
             raise typer.Exit(1) from error
         if isinstance(error, KeyboardInterrupt):
             console.print(f"interrupted; {self.interrupted}")
@@ -102,7 +116,7 @@ class Bars:
 
     def stage(self, text: str) -> None:
         self.tasks.clear()
-        self.progress.console.print(text)
+        self.progress.console.print(text, markup=False)
 
     def done(self, part: str, done: int, of: int) -> None:
         self._update(part, done, of, "")

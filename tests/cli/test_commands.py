@@ -1,6 +1,8 @@
 """The command line, as a person uses it: help worth reading, mistakes told in a line, a killed run that goes on."""
 
+import contextlib
 import inspect
+import io
 import os
 import signal
 import subprocess
@@ -11,7 +13,7 @@ from dataclasses import asdict
 import pytest
 from typer.testing import CliRunner
 
-from qlora_lab.cli.commands import app, finetune
+from qlora_lab.cli.commands import app, finetune, main
 from qlora_lab.cli.run import RunPlan
 from qlora_lab.training.settings import Settings
 
@@ -107,3 +109,131 @@ def test_a_paged_run_ends_with_the_same_adapter(tiny_folder, tmp_path):
     assert run(*arguments, "--name", "paged", "--page-budget", "0").exit_code == 0
     plain, paged = (tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("plain", "paged"))
     assert plain.read_bytes() == paged.read_bytes()
+
+
+# -- streams that cannot take what is said, and names that are markup elsewhere
+
+
+def in_a_process(*arguments, **environment):
+    command = [sys.executable, "-m", "qlora_lab.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, env=os.environ | environment, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def a_run(tiny_folder, tmp_path_factory):
+    """A run whose name is markup and whose letters no ASCII stream has."""
+    runs = tmp_path_factory.mktemp("runs")
+    arguments = ["finetune", "--model", tiny_folder, "--runs", runs, "--name", NAME, "--steps", "2", *SMALL]
+    return runs, in_a_process(*arguments, PYTHONIOENCODING="ascii")
+
+
+NAME = "m[/b] :pill: käse"
+
+
+@pytest.mark.slow
+def test_a_run_with_any_name_to_a_stream_of_ascii(a_run):
+    runs, done = a_run
+    assert done.returncode == 0, done.stderr
+    assert b"m[/b] :pill: k\\xe4se" in done.stdout and b"Traceback" not in done.stderr
+    assert (runs / NAME / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_ask_finds_it_and_answers_to_such_a_stream(a_run, tiny_folder):
+    runs, _ = a_run
+    done = in_a_process(
+        "ask", "Remind Jörg to buy Käse 🧀 at 5 pm", "--runs", runs, "--model", tiny_folder, PYTHONIOENCODING="ascii"
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"m[/b] :pill: k\\xe4se" in done.stdout
+
+
+ENCODINGS = pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8", "utf-16-le"])
+
+
+@contextlib.contextmanager
+def streams(encoding: str):
+    """Standard output and errors of some encoding; yields a list that holds, afterwards, what was written to them."""
+    from qlora_lab.cli import terminal
+
+    written, opened = [], [io.TextIOWrapper(io.BytesIO(), encoding, write_through=True) for _ in range(2)]
+    before = sys.stdout, sys.stderr, terminal.console._file
+    sys.stdout, sys.stderr, terminal.console._file = *opened, None
+    try:
+        yield written
+    finally:
+        sys.stdout, sys.stderr, terminal.console._file = before
+        written += [stream.buffer.getvalue().decode(encoding) for stream in opened]
+
+
+def called(monkeypatch, encoding, *arguments):
+    """Exit code, output and errors of the command in a process whose streams have this encoding."""
+    monkeypatch.setattr(sys, "argv", ["qlora-lab", *map(str, arguments)])
+    with streams(encoding) as written, pytest.raises(SystemExit) as left:
+        main()
+    return left.value.code, *written
+
+
+@ENCODINGS
+@pytest.mark.parametrize(
+    "arguments", [["doctor"], ["memory"], ["--help"], ["finetune", "--help"], ["classroom", "--help"]], ids=" ".join
+)
+def test_every_command_to_any_stream(monkeypatch, encoding, arguments):
+    code, out, err = called(monkeypatch, encoding, *arguments)
+    assert code == 0 and len(out) > 200 and not err
+
+
+@ENCODINGS
+def test_what_a_run_says_to_any_stream(encoding):
+    from qlora_lab.cli import terminal
+
+    with streams(encoding) as written:
+        terminal.escape_unencodable()
+        terminal.Bars().stage("answering [/b] :pill: Käse 🧀 \udcff")
+        terminal.say("Käse 🧀 [/b]", style="bold")
+    assert "[/b] :pill: K" in written[0] and written[0].count("\n") == 2
+
+
+@ENCODINGS
+def test_an_error_with_any_letters_is_one_line(monkeypatch, encoding, tmp_path):
+    code, out, err = called(monkeypatch, encoding, "ask", "wake me", "--runs", tmp_path / "Jörg [/b] :pill: 🧀")
+    assert code == 1 and not out
+    assert err.startswith("error no adapter in ") and "[/b] :pill:" in err and err.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="needs bytes in arguments")
+def test_a_command_that_is_no_text_is_told(a_run, tiny_folder):
+    runs, _ = a_run
+    done = in_a_process("ask", "wake \udcff me", "--runs", runs, "--model", tiny_folder)
+    assert b"Traceback" not in done.stderr and done.returncode in (0, 1), done.stderr
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away():
+    command = [sys.executable, "-m", "qlora_lab.cli", "memory"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    error = process.stderr.read()
+    process.wait(timeout=60)
+    assert b"Traceback" not in error, error.decode()
+
+
+@pytest.mark.parametrize("budget", ["nan", "inf", "-1"])
+def test_a_budget_that_is_no_number_of_megabytes(tmp_path, budget):
+    result = run("finetune", "--page-budget", budget, "--runs", tmp_path)
+    assert result.exit_code == 1 and "page_budget" in result.output and not list(tmp_path.iterdir())
+
+
+def test_an_option_that_cannot_be_had_is_not_left_out_silently(tmp_path):
+    result = run("finetune", "--datatype", "int4_affine", "--double-quant", "--runs", tmp_path)
+    assert result.exit_code == 1 and "double" in result.output and not list(tmp_path.iterdir())
+
+
+def test_options_beside_resume_are_not_ignored(tiny_folder, tmp_path):
+    from qlora_lab.cli.run import begin
+
+    begin(tmp_path / "run", RunPlan(model=str(tiny_folder), rank=4, alpha=8), resume=False)
+    for option in (["--rank", "8"], ["--rslora"], ["--steps", "7"], ["--no-double-quant"], ["--learning-rate", "0.5"]):
+        result = run("finetune", "--resume", "--runs", tmp_path, *option)
+        assert result.exit_code == 1 and "was begun with" in result.output, result.output

@@ -1,6 +1,8 @@
 """A run from plan to report, on a model of a hundred thousand weights, and what a killed one leaves to go on with."""
 
+import errno
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -151,3 +153,119 @@ def test_samples_are_of_different_kinds():
     rows = run._samples(None, after)
     kinds = [tuple(call["name"] for call in json.loads(expected)) for _, expected, _, _ in rows]
     assert len(rows) == 3 == len(set(kinds)) and len(kinds[0]) == 2
+
+
+# -- what a run's folder may hold
+
+
+BROKEN = [
+    "{}",
+    "[]",
+    "null",
+    "7",
+    "",
+    "\x00\x00",
+    "{",
+    '{"plan": {}, "x": ',
+    '{"plan": []}',
+    '{"plan": 7}',
+    '{"plan": {"rank": "8"}}',
+    '{"plan": {"rank": 0}}',
+    '{"plan": {"rank": null}}',
+    '{"plan": {"settings": {"steps": -1}}}',
+    '{"plan": {"settings": {"stepps": 1}}}',
+    '{"plan": {"settings": 3}}',
+    '{"plan": {"settings": null}}',
+    '{"plan": {"datatype": ["nf4"]}}',
+    '{"plan": {"block_size": "64"}}',
+    '{"plan": {"model": 3}}',
+    '{"plan": {"dtype": "int8"}}',
+    '{"plan": {"compute_dtype": {}}}',
+    '{"plan": {"train_examples": -1}}',
+    '{"plan": {"of_a_later_version": 1}}',
+]
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_a_run_json_that_says_nothing_is_told_in_a_sentence(tmp_path, text):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text(text)
+    with pytest.raises(ValueError, match=r"run.json does not say how the run was begun \(.*begin anew with another"):
+        begin(tmp_path / "run", RunPlan(), resume=True)
+    assert (tmp_path / "run" / "run.json").read_text() == text
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_a_run_json_that_is_no_file(tmp_path, kind):
+    path = tmp_path / "run" / "run.json"
+    path.parent.mkdir()
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    with pytest.raises(ValueError, match="is no file, so the run cannot go on"):
+        begin(tmp_path / "run", RunPlan(), resume=True)
+
+
+def test_what_an_editor_does_to_run_json_is_read(tmp_path):
+    folder, plan = tmp_path / "run", RunPlan(rank=3, settings=SHORT)
+    begin(folder, plan, resume=False)
+    content = (folder / "run.json").read_bytes()
+    (folder / "run.json").write_bytes(b"\xef\xbb\xbf" + content.replace(b"\n", b"\r\n"))
+    assert begin(folder, RunPlan(), resume=True) == plan
+
+
+def test_a_run_killed_while_it_was_begun_can_be_begun(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".run.json.0123456789abcdef.part").write_text('{"plan": ')
+    with pytest.raises(ValueError, match="no run to resume"):
+        begin(folder, RunPlan(), resume=True)
+    assert begin(folder, RunPlan(rank=2), resume=False).rank == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "given", "words"),
+    [
+        ({"rank": 8, "alpha": 16}, ["rank"], "was begun with rank 4 and goes on with it, not with 8"),
+        ({"alpha": 3}, ["alpha"], "with alpha 8"),
+        ({"settings": {**SHORT, "steps": 9}}, ["steps"], "with steps 3"),
+        ({"settings": {**SHORT, "seed": 1}}, ["seed"], "with seed 0"),
+        ({"double_quant": False}, ["double_quant"], "with double_quant True"),
+        ({"model": "elsewhere"}, ["model"], "with model"),
+        ({"test_examples": 0}, ["test_examples"], "with test_examples 5"),
+    ],
+)
+def test_a_resume_with_other_options_is_refused_and_with_the_same_is_not(tmp_path, asked, given, words):
+    folder, plan = tmp_path / "run", plan_for("somewhere")
+    begin(folder, plan, resume=False)
+    with pytest.raises(ValueError, match=words):
+        begin(folder, replace(plan, **asked), True, given)
+    assert begin(folder, replace(plan, **asked), True, []) == plan
+    assert begin(folder, plan, True, given) == plan
+
+
+def test_the_same_model_under_another_path_is_the_same(tiny_folder, tmp_path, monkeypatch):
+    begin(tmp_path / "run", plan_for(tiny_folder), resume=False)
+    monkeypatch.chdir(tiny_folder.parent)
+    assert begin(tmp_path / "run", plan_for(tiny_folder.name), True, ["model"]).model == str(tiny_folder)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "{", '{"answers": [{}], "seconds": 1}', '{"answers": null}', ""])
+def test_answers_of_the_base_that_are_damaged_are_asked_for_again(tmp_path, text):
+    from qlora_lab.tasks.function_calls import load_examples
+
+    (tmp_path / "before.json").write_text(text)
+    assert run._kept_answers(tmp_path / "before.json", load_examples("test")[:2]) is None
+
+
+def test_a_disk_that_is_full_leaves_no_half_run(tmp_path, monkeypatch):
+    from qlora_lab.machine.files import CannotWrite
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for call in ("mkdir", "fsync", "replace"):
+        folder = tmp_path / call
+        monkeypatch.setattr(os, call, full)
+        with pytest.raises(CannotWrite, match=r"cannot write .*run.json .No space left on device"):
+            begin(folder, RunPlan(), resume=False)
+        monkeypatch.undo()
+        assert begin(folder, RunPlan(), resume=False) == RunPlan()
