@@ -103,7 +103,8 @@ class UndecodedTensor(torch.Tensor):
         first = args[0] if args else None
         if isinstance(first, UndecodedTensor) and _stays_undecoded(function, args, kwargs):
             return first._after(function, args[1:], kwargs)
-        for argument, value in zip(function._schema.arguments, args, strict=False):
+        for number, argument in enumerate(function._schema.arguments):
+            value = args[number] if number < len(args) else kwargs.get(argument.name)
             if isinstance(value, UndecodedTensor) and argument.alias_info is not None and argument.alias_info.is_write:
                 raise RuntimeError(
                     f"{function} would change a weight that is stored in 4 bits; change a decoded copy, weight.clone()"
@@ -129,7 +130,8 @@ class UndecodedTensor(torch.Tensor):
             if function.is_view and not self._then:
                 place, then = (tuple(result.shape), result.stride(), result.storage_offset()), ()
             else:
-                step = (_numbered(function, number), args, kwargs) if several else (function, args, kwargs)
+                own = tree_map_only(torch.Tensor, torch.clone, args)  # indices, which may be changed later
+                step = (_numbered(function, number) if several else function, own, kwargs)
                 place, then = self._place, (*self._then, step)
             parts.append(UndecodedTensor._of(self.weight, self._decoded_dtype, place, then, seen))
         return parts if several else parts[0]

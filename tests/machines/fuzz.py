@@ -43,6 +43,7 @@ from random_models import Drawn, call, draw_model, quiet  # noqa: E402
 
 import qlora_lab  # noqa: E402
 from qlora_lab.lora import LoRALayer, adapted_layers, disabled, output_head  # noqa: E402
+from qlora_lab.qlora import QLoRALinear  # noqa: E402
 from qlora_lab.quantization.parameters import KEPT_IN, QuantizedParameter  # noqa: E402
 
 PACKAGE = str(Path(qlora_lab.__file__).parent)
