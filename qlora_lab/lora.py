@@ -25,6 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from qlora_lab.machine.arguments import is_count, is_number
+from qlora_lab.quantization.parameters import dequantize_parameters
 
 # -- the layer
 
@@ -90,6 +91,7 @@ class LoRALayer(nn.Module):
         with torch.autocast(self.lora_A.device.type, enabled=False):
             return self.scaling * (self.lora_B @ self.lora_A)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def merged_linear(self, dtype: torch.dtype | None = None) -> nn.Linear:
         """A plain linear layer whose weight is base + delta, computed in float32 and rounded once to `dtype`."""
@@ -143,6 +145,15 @@ class LoRALinear(LoRALayer):
             raise ValueError(f"a {kind} keeps its weight as packed {dtype}; dequantize it with its own library first")
         return self.base.weight
 
+    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
+        if f"{prefix}codes" in state_dict:  # with strict=False the adapter would be taken, and the base it is for not
+            errors.append(
+                f"{prefix.rstrip('.')} is in full precision, but the state holds its weight in 4 bits: load it into a "
+                "model that was quantized as that one, or load only what belongs to adapters"
+            )
+            return
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # (..., in) -> (..., out)
         x = input
         y = self.base(x)  # (..., in) -> (..., out)
@@ -172,6 +183,26 @@ class LoRALinear(LoRALayer):
 def adapted_layers(model: nn.Module) -> Iterator[tuple[str, LoRALayer]]:
     """(path, layer) of every layer that can carry an adapter."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, LoRALayer))
+
+
+def ordinary_tensors(model: nn.Module) -> None:
+    """Replace what was made under `torch.inference_mode`, in place: the backward pass takes no such tensors.
+
+    What is tied stays tied.
+    """
+    ordinary = {}
+    with torch.inference_mode(False):
+        for module in model.modules():
+            for tensors in (module._parameters, module._buffers):
+                for name, tensor in tensors.items():
+                    if tensor is None or not tensor.is_inference():
+                        continue
+                    if id(tensor) not in ordinary:
+                        copy = tensor.detach().clone()
+                        if tensors is module._parameters:
+                            copy = nn.Parameter(copy, tensor.requires_grad)
+                        ordinary[id(tensor)] = (tensor, copy)  # the old one too: its id must not be given away
+                    tensors[name] = ordinary[id(tensor)][1]
 
 
 def output_head(model: nn.Module) -> nn.Module | None:
@@ -285,6 +316,7 @@ def inject_lora(
     check_adapter_arguments(rank, alpha, dropout)
     targets = find_targets(model, target_modules)
     model.requires_grad_(False)
+    ordinary_tensors(model)
     for name, layer in targets.items():
         if isinstance(layer, LoRALayer):
             layer.reset_adapter(rank, alpha, dropout, use_rslora, next(layer.parameters()).device)
@@ -396,6 +428,8 @@ def unmerge(model: nn.Module) -> nn.Module:
 def merge_and_unload(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     """Replace every adapted layer, also one with a 4-bit base, by a plain `nn.Linear` of base + update, in place.
 
+    Experts that were stored in 4 bits become plain parameters again, decoded.
+
     Args:
         dtype: of the merged weights; None keeps each base's own (for a 4-bit base: the dtype it was quantized from, or
             that the model was cast to since).
@@ -409,4 +443,5 @@ def merge_and_unload(model: nn.Module, dtype: torch.dtype | None = None) -> nn.M
             layer.base_weight()
     for name, layer in layers.items():
         replace_module(model, name, layer.merged_linear(dtype).train(layer.training))
+    dequantize_parameters(model, dtype)
     return model

@@ -22,6 +22,7 @@ from qlora_lab.models.base_model import with_sdpa
 from qlora_lab.models.gradient_checkpointing import enable_checkpointing
 from qlora_lab.paging.adamw import Coefficients, update_moments, update_parameter
 from qlora_lab.qlora import QLoRALinear
+from qlora_lab.quantization.parameters import find_stacks, keep_parameter
 from qlora_lab.quantization.tensor import QuantizedTensor
 
 _aten = torch.ops.aten
@@ -192,6 +193,12 @@ def _replace_linears(plan: TrainingPlan, model: nn.Module, adapted: set[str]) ->
         )
         rank = plan.rank if name in adapted else 0
         replace_module(model, name, QLoRALinear(weight, linear.bias, rank, plan.alpha, plan.dropout))
+    for path, name in find_stacks(model):
+        module = model.get_submodule(path)
+        shape = getattr(module, name).shape
+        keep_parameter(
+            module, name, QuantizedTensor.empty(shape, plan.dtype, plan.datatype, plan.block_size, plan.double_quant)
+        )
 
 
 def _make_state(optimizer: torch.optim.Optimizer) -> None:

@@ -44,6 +44,7 @@ from random_models import Drawn, call, draw_model, quiet  # noqa: E402
 import qlora_lab  # noqa: E402
 from qlora_lab.lora import LoRALayer, adapted_layers, disabled, output_head  # noqa: E402
 from qlora_lab.qlora import QLoRALinear  # noqa: E402
+from qlora_lab.quantization.parameters import KEPT_IN, QuantizedParameter  # noqa: E402
 
 PACKAGE = str(Path(qlora_lab.__file__).parent)
 ROUNDING = {torch.float64: 1e-5, torch.float32: 3e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -308,13 +309,13 @@ def decoded(case: Case, model: nn.Module) -> nn.Module:
     for name, layer in model.named_modules(remove_duplicate=False):
         if not encoded(layer):
             continue
+        if isinstance(layer, QuantizedParameter):
+            _decode_parameter(case, plain, name)
+            continue
         module = plain.get_submodule(name)
         if id(module) in done:
             continue
         done.add(id(module))
-        if not isinstance(layer, QLoRALinear):
-            _decode_others(case, module)
-            continue
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight")
         weight = module.weight.detach()
@@ -326,10 +327,11 @@ def decoded(case: Case, model: nn.Module) -> nn.Module:
     return plain
 
 
-def _decode_others(case: Case, module: nn.Module) -> None:
-    for name, p in list(module.named_parameters(recurse=False)):
-        if p.ndim == 3:
-            setattr(module, name, nn.Parameter(qlora_lab.quantize(p.detach(), **case.options).dequantize()))
+def _decode_parameter(case: Case, plain: nn.Module, place: str) -> None:
+    path, _, name = place.replace(f"{KEPT_IN}.", "").rpartition(".")
+    module = plain.get_submodule(path)
+    weight = getattr(module, name).detach()
+    setattr(module, name, nn.Parameter(qlora_lab.quantize(weight, **case.options).dequantize()))
 
 
 def stir(model: nn.Module, seed: int) -> nn.Module:

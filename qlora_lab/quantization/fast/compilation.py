@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 
 from qlora_lab.machine.arguments import check_choice
+from qlora_lab.quantization.datatypes import is_watched
 
 TRITON = "triton"  # the fast path of `triton_decoder`; that of torch.compile has the name of the kind of device
 SMALLEST = 2**16  # weights; below this a look-up in plain PyTorch takes microseconds and compiling seconds
@@ -56,7 +57,7 @@ def wanted(tensor: torch.Tensor, weights: int, way: str | None = None) -> bool:
     mode, kind = _state["mode"], tensor.device.type
     if mode == "never" or weights == 0 or kind not in ("cpu", "cuda") or (way or kind) in _state["broken"]:
         return False
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+    if is_watched():
         return False  # someone compiles the caller, or watches every operation (a FLOP counter, fake tensors)
     return mode == "always" or weights >= SMALLEST
 
