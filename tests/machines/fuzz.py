@@ -281,7 +281,8 @@ def is_ours(warning) -> bool:
 
 
 def encoded(module: nn.Module) -> int:
-    return getattr(module, "encoded_elements", None) or 0
+    wrapper = hasattr(module, "_orig_mod") or hasattr(module, "_checkpoint_wrapped_module")  # has what it wraps has
+    return 0 if wrapper else getattr(module, "encoded_elements", None) or 0
 
 
 def _check_share(case: Case, model: nn.Module) -> None:
@@ -320,8 +321,10 @@ def decoded(case: Case, model: nn.Module) -> nn.Module:
         weight = module.weight.detach()
         transposed = isinstance(module, transformers.pytorch_utils.Conv1D)
         new = qlora_lab.quantize(weight.t() if transposed else weight, **case.options).dequantize()
-        if not isinstance(module.weight, nn.Parameter):
-            raise Finding(f"{name} has a weight that is computed, and was replaced")
+        for key, hook in list(module._forward_pre_hooks.items()):  # older norms and pruning compute a weight there
+            if "weight" in (getattr(hook, "name", None), getattr(hook, "_tensor_name", None)):
+                del module._forward_pre_hooks[key]
+                del module.weight
         module.weight = nn.Parameter(new.t() if transposed else new)
     return plain
 
@@ -417,7 +420,10 @@ def compare_gradients(case: Case, model, plain, expected_parameters) -> None:
         (float(p.grad.abs().max()) for p in expected_parameters.values() if p.grad is not None and p.numel()), default=0
     )
     for name, p in expected_parameters.items():
-        if p.grad is None or (p.numel() and float(p.grad.abs().max()) > 1e-3 * largest):
+        if case.drawn.dtype == torch.float16 and largest < 1e-4:
+            break  # below float16's smallest numbers
+        least = largest * (1e-3 if case.tolerance < 1e-3 else 0.1)  # smaller ones are roundings of the others
+        if p.grad is None or (p.numel() and float(p.grad.abs().max()) > least):
             same(f"gradient of {name.rpartition('.')[2]}", gradients[name], p.grad, 8 * case.tolerance)
 
 
@@ -560,9 +566,16 @@ def do_merge(case: Case) -> None:
 
     ours("merge", do, model)
     same("merged output", use(case, "forward", lambda: case.out(model)), want, 2 * case.tolerance)
+    merged = {name: p.detach().clone() for name, p in model.state_dict().items() if isinstance(p, torch.Tensor)}
     ours("unmerge", lambda: qlora_lab.unmerge(model), model)
-    for name, p in model.state_dict().items():
-        same(f"{name.rpartition('.')[2]} after unmerge", p, before[name], case.tolerance / 2)
+    for name, p in model.state_dict().items():  # one rounding of the sum, which may be larger than the weight
+        share = (
+            min(1.0, float(before[name].abs().max() / merged[name].abs().max()))
+            if p.numel() and merged[name].any()
+            else 1
+        )
+        if share > 0.1:
+            same(f"{name.rpartition('.')[2]} after unmerge", p, before[name], case.tolerance / 2 / share)
     same("unmerged output", use(case, "forward", lambda: case.out(model)), want, case.tolerance)
 
 
@@ -580,11 +593,12 @@ def do_merge_and_unload(case: Case) -> None:
     same("output after merge_and_unload", use(case, "forward", lambda: case.out(merged)), want, 2 * case.tolerance)
 
 
+@torch.no_grad()  # PyTorch computes some products otherwise where a gradient is needed, which a base alone does not
 def do_disabled(case: Case) -> None:
     model = change(case)
-    want = use(case, "forward", lambda: case.out(model)).detach()
+    want = use(case, "forward", lambda: case.out(model))
     stir(model, case.seed)
-    tuned = use(case, "forward", lambda: case.out(model)).detach()
+    tuned = use(case, "forward", lambda: case.out(model))
     with disabled(model):
         same("output while disabled", use(case, "forward", lambda: case.out(model)), want, 1e-6)
     same("output afterwards", use(case, "forward", lambda: case.out(model)), tuned, 0)
