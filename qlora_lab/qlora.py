@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from qlora_lab.lora import LoRALayer, check_adapter_arguments, find_targets, output_head, replace_module
+from qlora_lab.lora import LoRALayer, check_adapter_arguments, computes, find_targets, output_head, replace_module
 from qlora_lab.machine.dtypes import FLOAT_DTYPES
 from qlora_lab.machine.matmul import matmul, prefers_onednn
 from qlora_lab.quantization.tensor import QuantizedTensor, quantize
@@ -216,7 +216,7 @@ class QLoRALinear(LoRALayer):
         x = input
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"{self.path} takes (..., {self.in_features}), not {tuple(x.shape)}")
-        flat = x.reshape(-1, self.in_features)  # (..., in) -> (n, in)
+        flat = x.reshape(x.shape[:-1].numel(), self.in_features)  # (..., in) -> (n, in)
         if self.compute_dtype is None and (autocast := _autocast_dtype(x.device.type)):
             flat = flat.to(autocast)
         dtype = self.compute_dtype or flat.dtype
@@ -240,6 +240,27 @@ class QLoRALinear(LoRALayer):
             if moved.dtype != tensor.dtype:
                 moved.data = tensor.to(moved.device)
         return self
+
+    # The state says what the codes mean: NF4 read as FP4 would be another weight of the same shape.
+
+    def _encoding(self) -> torch.Tensor:
+        """uint8: data type, block size, double quantization and shape, as text."""
+        text = f"{self.datatype} {self.block_size} {self.double_quant} {self.out_features}x{self.in_features}"
+        return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "encoding"] = self._encoding()
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, errors):
+        """Adds an error for codes of another kind, strict or not; states of earlier versions do not say theirs."""
+        said, own = state_dict.get(prefix + "encoding"), self._encoding()
+        if said is not None and not torch.equal(said.cpu(), own):
+            theirs, mine = (bytes(t.tolist()).decode(errors="replace") for t in (said, own))
+            errors.append(f"{prefix.removesuffix('.')} holds 4-bit codes of another kind: {theirs}; here: {mine}")
+            return
+        state_dict = {name: tensor for name, tensor in state_dict.items() if name != prefix + "encoding"}
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, errors)
 
     def extra_repr(self) -> str:
         double = ", double_quant" if self.double_quant else ""
@@ -287,7 +308,7 @@ def _warn_of_the_rest(model: nn.Module, names: list[str], head: nn.Module | None
         warnings.warn(
             f"{kept / (kept + quantized):.0%} of the weights (embeddings and head aside) are not those of nn.Linear "
             f"layers and stay in full precision, {largest[0]} for one: 4 bits save little of this model's memory",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -306,6 +327,7 @@ def _let_go_of_files(model: nn.Module) -> None:
             tensor.data = tensor.data.clone()
 
 
+@torch.inference_mode(False)  # tensors made in inference mode cannot take part in training
 def quantize_model(
     model: nn.Module,
     datatype: str = "nf4",
@@ -349,12 +371,28 @@ def quantize_model(
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and (module is not head or name in adapted)
     ]
+    others = [name for name in names if computes(model.get_submodule(name)) != "linear"]
+    if isinstance(target_modules, str) and target_modules == "all-linear":
+        adapted.difference_update(others)  # they stay as they are, and a warning names them
+    elif adapted.intersection(others):
+        name = next(name for name in others if name in adapted)
+        raise ValueError(
+            f"{name} is a {type(model.get_submodule(name)).__name__} that computes something else than nn.Linear and "
+            "cannot be stored in 4 bits; leave it out of target_modules, or use inject_lora"
+        )
+    names = [name for name in names if name not in others]
     if not names:
         raise ValueError("this model has no nn.Linear layers to quantize; is it quantized already?")
     for name in names:
         _check_weight(name, model.get_submodule(name).weight, datatype, block_size, double_quant)
     model.requires_grad_(False)
     _warn_of_the_rest(model, names, head)
+    if others:
+        warnings.warn(
+            f"{len(others)} linear layers compute something else than nn.Linear and stay as they are: "
+            f"{', '.join(others[:3])}{', ...' if len(others) > 3 else ''}",
+            stacklevel=3,
+        )
     for done, name in enumerate(names, 1):
         linear = model.get_submodule(name)
         layer = QLoRALinear.from_linear(

@@ -347,17 +347,44 @@ def stir(model: nn.Module, seed: int) -> nn.Module:
     return model
 
 
+READ_WEIGHTS = ("Reading", "MultiheadAttention", "TransformerEncoderLayer", "TinyLM", "MambaMixer", "FalconMambaMixer")
+
+
+def reads_weights(model: nn.Module) -> bool:
+    """Whether it computes with a linear layer's weight itself: then PEFT's adapter on that layer does nothing."""
+    return any(type(module).__name__ in READ_WEIGHTS for module in model.modules())
+
+
+class _Updated(nn.Module):
+    """W -> W + scaling B A, as a parametrization."""
+
+    def __init__(self, a, b, scaling):
+        super().__init__()
+        self.a, self.b, self.scaling = a, b, scaling
+
+    def forward(self, weight):
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        with torch.autocast("cpu", enabled=False):
+            return (weight.to(wide) + self.scaling * (self.b.to(wide) @ self.a.to(wide))).to(weight.dtype)
+
+
 def with_hooks(plain: nn.Module, model: nn.Module) -> tuple[nn.Module, dict[str, nn.Parameter]]:
     """`plain` with the adapters of `model` added by forward hooks, which are the definition; and its As and Bs."""
     parameters = {}
+    if any(layer.rank for _, layer in adapted_layers(model)):
+        plain.requires_grad_(False)
     for name, layer in adapted_layers(model):
         if not layer.rank:
             continue
         a, b = (nn.Parameter(p.detach().clone()) for p in (layer.lora_A, layer.lora_B))
         parameters[f"{name}.lora_A"], parameters[f"{name}.lora_B"] = a, b
 
+        module = plain.get_submodule(name)
+        if reads_weights(plain) and not parametrize.is_parametrized(module):
+            parametrize.register_parametrization(module, "weight", _Updated(a, b, float(layer.scaling)))
+            continue
         # hooks of the layer itself see the adapter's share; hooks that stayed on its base do not
-        module, outer, seen = plain.get_submodule(name), bool(layer._forward_hooks or layer._forward_pre_hooks), []
+        outer, seen = bool(layer._forward_hooks or layer._forward_pre_hooks), []
 
         def look(module, inputs, options, seen=seen):
             seen[:] = [inputs[0] if inputs else options["input"]]
@@ -368,7 +395,6 @@ def with_hooks(plain: nn.Module, model: nn.Module) -> tuple[nn.Module, dict[str,
             with torch.autocast("cpu", enabled=False):
                 return y + (scaling * (x.to(wide) @ a.to(wide).t() @ b.to(wide).t())).to(y.dtype)
 
-        plain.requires_grad_(False)
         module.register_forward_pre_hook(look, with_kwargs=True, prepend=True)
         module.register_forward_hook(add, with_kwargs=True, prepend=outer)
     return plain, parameters
@@ -488,6 +514,7 @@ def do_save(case: Case) -> None:
         )
         ours("load_adapter", lambda: qlora_lab.load_adapter(again, place), again)
         same("output after load_adapter", use(case, "forward", lambda: case.out(again)), want, 1e-6)
+        _same_meaning_in_peft(case, model)
         plain_model = decoded(case, model)
         plain_model = strip(plain_model)
         with quiet(), warnings.catch_warnings(record=True) as caught:
@@ -502,6 +529,13 @@ def do_save(case: Case) -> None:
         if difference(got, want) > case.tolerance and not _peft_loads_its_own(case, model):
             raise NoCase("PEFT does not load what it saved of this model")
         same(f"output of PEFT's model from our adapter {missing}", got, want, case.tolerance)
+
+
+def _same_meaning_in_peft(case: Case, model: nn.Module) -> None:
+    if case.drawn.wrapper.startswith("hook that changes"):
+        raise NoCase("in PEFT, hooks of a layer stay with its base and do not see the adapter's share")
+    if reads_weights(model):
+        raise NoCase("PEFT's adapter does nothing where a weight is read")
 
 
 def _peft_loads_its_own(case: Case, model: nn.Module) -> bool:
@@ -533,6 +567,7 @@ def strip(model: nn.Module) -> nn.Module:
 
 def do_load_peft(case: Case) -> None:
     first = change(case)
+    _same_meaning_in_peft(case, first)
     names = _exact(case, first)
     if case.method == "inject" and not names:
         raise NoCase("no targets")
