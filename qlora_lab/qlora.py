@@ -25,6 +25,7 @@ from torch.autograd.function import once_differentiable
 from qlora_lab.lora import (
     LoRALayer,
     check_adapter_arguments,
+    computes,
     find_targets,
     ordinary_tensors,
     output_head,
@@ -211,7 +212,7 @@ class QLoRALinear(Quantized, LoRALayer):
         x = input
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"{self.path} takes (..., {self.in_features}), not {tuple(x.shape)}")
-        flat = x.reshape(-1, self.in_features)  # (..., in) -> (n, in)
+        flat = x.reshape(x.shape[:-1].numel(), self.in_features)  # (..., in) -> (n, in)
         if self.compute_dtype is None and (autocast := _autocast_dtype(x.device.type)):
             flat = flat.to(autocast)
         dtype = self.compute_dtype or flat.dtype
@@ -273,7 +274,7 @@ def _warn_of_the_rest(model: nn.Module, names: list[str], stacks: list, head: nn
             f"{kept / (kept + quantized):.0%} of the weights (embeddings and head aside) belong to neither nn.Linear "
             f"layers nor stacks of experts, and stay in full precision ({len(stayed)} parameters, the largest are "
             f"{largest}): 4 bits save little of this model's memory",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -292,6 +293,7 @@ def _let_go_of_files(model: nn.Module) -> None:
             tensor.data = tensor.data.clone()
 
 
+@torch.inference_mode(False)  # tensors made in inference mode cannot take part in training
 def quantize_model(
     model: nn.Module,
     datatype: str = "nf4",
@@ -344,6 +346,16 @@ def quantize_model(
         if isinstance(module, nn.Linear) and (module is not head or name in adapted)
     ]
     stacks = find_stacks(model)
+    others = [name for name in names if computes(model.get_submodule(name)) != "linear"]
+    if isinstance(target_modules, str) and target_modules == "all-linear":
+        adapted.difference_update(others)  # they stay as they are, and a warning names them
+    elif adapted.intersection(others):
+        name = next(name for name in others if name in adapted)
+        raise ValueError(
+            f"{name} is a {type(model.get_submodule(name)).__name__} that computes something else than nn.Linear and "
+            "cannot be stored in 4 bits; leave it out of target_modules, or use inject_lora"
+        )
+    names = [name for name in names if name not in others]
     if not names and not stacks:
         raise ValueError("this model has no nn.Linear layers to quantize; is it quantized already?")
     for name in names:
@@ -354,6 +366,12 @@ def quantize_model(
     model.requires_grad_(False)
     _warn_of_the_rest(model, names, stacks, head)
     ordinary_tensors(model)
+    if others:
+        warnings.warn(
+            f"{len(others)} linear layers compute something else than nn.Linear and stay as they are: "
+            f"{', '.join(others[:3])}{', ...' if len(others) > 3 else ''}",
+            stacklevel=3,
+        )
     for done, name in enumerate(names, 1):
         linear = model.get_submodule(name)
         layer = QLoRALinear.from_linear(

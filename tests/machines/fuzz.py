@@ -282,7 +282,8 @@ def is_ours(warning) -> bool:
 
 
 def encoded(module: nn.Module) -> int:
-    return getattr(module, "encoded_elements", None) or 0
+    wrapper = hasattr(module, "_orig_mod") or hasattr(module, "_checkpoint_wrapped_module")  # has what it wraps has
+    return 0 if wrapper else getattr(module, "encoded_elements", None) or 0
 
 
 def _check_share(case: Case, model: nn.Module) -> None:
@@ -321,8 +322,10 @@ def decoded(case: Case, model: nn.Module) -> nn.Module:
         weight = module.weight.detach()
         transposed = isinstance(module, transformers.pytorch_utils.Conv1D)
         new = qlora_lab.quantize(weight.t() if transposed else weight, **case.options).dequantize()
-        if not isinstance(module.weight, nn.Parameter):
-            raise Finding(f"{name} has a weight that is computed, and was replaced")
+        for key, hook in list(module._forward_pre_hooks.items()):  # older norms and pruning compute a weight there
+            if "weight" in (getattr(hook, "name", None), getattr(hook, "_tensor_name", None)):
+                del module._forward_pre_hooks[key]
+                del module.weight
         module.weight = nn.Parameter(new.t() if transposed else new)
     return plain
 
@@ -346,17 +349,44 @@ def stir(model: nn.Module, seed: int) -> nn.Module:
     return model
 
 
+READ_WEIGHTS = ("Reading", "MultiheadAttention", "TransformerEncoderLayer", "TinyLM", "MambaMixer", "FalconMambaMixer")
+
+
+def reads_weights(model: nn.Module) -> bool:
+    """Whether it computes with a linear layer's weight itself: then PEFT's adapter on that layer does nothing."""
+    return any(type(module).__name__ in READ_WEIGHTS for module in model.modules())
+
+
+class _Updated(nn.Module):
+    """W -> W + scaling B A, as a parametrization."""
+
+    def __init__(self, a, b, scaling):
+        super().__init__()
+        self.a, self.b, self.scaling = a, b, scaling
+
+    def forward(self, weight):
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        with torch.autocast("cpu", enabled=False):
+            return (weight.to(wide) + self.scaling * (self.b.to(wide) @ self.a.to(wide))).to(weight.dtype)
+
+
 def with_hooks(plain: nn.Module, model: nn.Module) -> tuple[nn.Module, dict[str, nn.Parameter]]:
     """`plain` with the adapters of `model` added by forward hooks, which are the definition; and its As and Bs."""
     parameters = {}
+    if any(layer.rank for _, layer in adapted_layers(model)):
+        plain.requires_grad_(False)
     for name, layer in adapted_layers(model):
         if not layer.rank:
             continue
         a, b = (nn.Parameter(p.detach().clone()) for p in (layer.lora_A, layer.lora_B))
         parameters[f"{name}.lora_A"], parameters[f"{name}.lora_B"] = a, b
 
+        module = plain.get_submodule(name)
+        if reads_weights(plain) and not parametrize.is_parametrized(module):
+            parametrize.register_parametrization(module, "weight", _Updated(a, b, float(layer.scaling)))
+            continue
         # hooks of the layer itself see the adapter's share; hooks that stayed on its base do not
-        module, outer, seen = plain.get_submodule(name), bool(layer._forward_hooks or layer._forward_pre_hooks), []
+        outer, seen = bool(layer._forward_hooks or layer._forward_pre_hooks), []
 
         def look(module, inputs, options, seen=seen):
             seen[:] = [inputs[0] if inputs else options["input"]]
@@ -367,7 +397,6 @@ def with_hooks(plain: nn.Module, model: nn.Module) -> tuple[nn.Module, dict[str,
             with torch.autocast("cpu", enabled=False):
                 return y + (scaling * (x.to(wide) @ a.to(wide).t() @ b.to(wide).t())).to(y.dtype)
 
-        plain.requires_grad_(False)
         module.register_forward_pre_hook(look, with_kwargs=True, prepend=True)
         module.register_forward_hook(add, with_kwargs=True, prepend=outer)
     return plain, parameters
@@ -419,7 +448,10 @@ def compare_gradients(case: Case, model, plain, expected_parameters) -> None:
         (float(p.grad.abs().max()) for p in expected_parameters.values() if p.grad is not None and p.numel()), default=0
     )
     for name, p in expected_parameters.items():
-        if p.grad is None or (p.numel() and float(p.grad.abs().max()) > 1e-3 * largest):
+        if case.drawn.dtype == torch.float16 and largest < 1e-4:
+            break  # below float16's smallest numbers
+        least = largest * (1e-3 if case.tolerance < 1e-3 else 0.1)  # smaller ones are roundings of the others
+        if p.grad is None or (p.numel() and float(p.grad.abs().max()) > least):
             same(f"gradient of {name.rpartition('.')[2]}", gradients[name], p.grad, 8 * case.tolerance)
 
 
@@ -484,6 +516,7 @@ def do_save(case: Case) -> None:
         )
         ours("load_adapter", lambda: qlora_lab.load_adapter(again, place), again)
         same("output after load_adapter", use(case, "forward", lambda: case.out(again)), want, 1e-6)
+        _same_meaning_in_peft(case, model)
         plain_model = decoded(case, model)
         plain_model = strip(plain_model)
         with quiet(), warnings.catch_warnings(record=True) as caught:
@@ -498,6 +531,13 @@ def do_save(case: Case) -> None:
         if difference(got, want) > case.tolerance and not _peft_loads_its_own(case, model):
             raise NoCase("PEFT does not load what it saved of this model")
         same(f"output of PEFT's model from our adapter {missing}", got, want, case.tolerance)
+
+
+def _same_meaning_in_peft(case: Case, model: nn.Module) -> None:
+    if case.drawn.wrapper.startswith("hook that changes"):
+        raise NoCase("in PEFT, hooks of a layer stay with its base and do not see the adapter's share")
+    if reads_weights(model):
+        raise NoCase("PEFT's adapter does nothing where a weight is read")
 
 
 def _peft_loads_its_own(case: Case, model: nn.Module) -> bool:
@@ -529,6 +569,7 @@ def strip(model: nn.Module) -> nn.Module:
 
 def do_load_peft(case: Case) -> None:
     first = change(case)
+    _same_meaning_in_peft(case, first)
     names = _exact(case, first)
     if case.method == "inject" and not names:
         raise NoCase("no targets")
@@ -562,9 +603,16 @@ def do_merge(case: Case) -> None:
 
     ours("merge", do, model)
     same("merged output", use(case, "forward", lambda: case.out(model)), want, 2 * case.tolerance)
+    merged = {name: p.detach().clone() for name, p in model.state_dict().items() if isinstance(p, torch.Tensor)}
     ours("unmerge", lambda: qlora_lab.unmerge(model), model)
-    for name, p in model.state_dict().items():
-        same(f"{name.rpartition('.')[2]} after unmerge", p, before[name], case.tolerance / 2)
+    for name, p in model.state_dict().items():  # one rounding of the sum, which may be larger than the weight
+        share = (
+            min(1.0, float(before[name].abs().max() / merged[name].abs().max()))
+            if p.numel() and merged[name].any()
+            else 1
+        )
+        if share > 0.1:
+            same(f"{name.rpartition('.')[2]} after unmerge", p, before[name], case.tolerance / 2 / share)
     same("unmerged output", use(case, "forward", lambda: case.out(model)), want, case.tolerance)
 
 
@@ -582,11 +630,12 @@ def do_merge_and_unload(case: Case) -> None:
     same("output after merge_and_unload", use(case, "forward", lambda: case.out(merged)), want, 2 * case.tolerance)
 
 
+@torch.no_grad()  # PyTorch computes some products otherwise where a gradient is needed, which a base alone does not
 def do_disabled(case: Case) -> None:
     model = change(case)
-    want = use(case, "forward", lambda: case.out(model)).detach()
+    want = use(case, "forward", lambda: case.out(model))
     stir(model, case.seed)
-    tuned = use(case, "forward", lambda: case.out(model)).detach()
+    tuned = use(case, "forward", lambda: case.out(model))
     with disabled(model):
         same("output while disabled", use(case, "forward", lambda: case.out(model)), want, 1e-6)
     same("output afterwards", use(case, "forward", lambda: case.out(model)), tuned, 0)
@@ -691,6 +740,18 @@ def _loss(case: Case, model: nn.Module) -> torch.Tensor:
     return total / count
 
 
+def _own_loss_is_shifted(case: Case) -> None:
+    """Some decoders of transformers (Whisper, TrOCR) compare logits with labels at one place; that is trained."""
+    tokens = torch.tensor([[5, 6, 7, 8]])
+    try:
+        out = case.base()(input_ids=tokens, labels=tokens)
+    except Exception:
+        return  # it computes no loss
+    shifted = nn.functional.cross_entropy(out.logits[0, :-1].float(), tokens[0, 1:])
+    if out.loss is not None and difference(out.loss, shifted) > case.tolerance:
+        raise NoCase("the model's own loss is another")
+
+
 def do_finetune(case: Case) -> None:
     if not case.drawn.causal:
         return do_adapters(case)
@@ -698,6 +759,7 @@ def do_finetune(case: Case) -> None:
     model = stir(change(case), case.seed)
     plain, parameters = with_hooks(decoded(case, model), model)
     before = {name: p.detach().clone() for name, p in parameters.items()}
+    _own_loss_is_shifted(case)
     loss = reference(lambda: _loss(case, plain))
     reference(lambda: loss.backward() if parameters and loss.requires_grad else None)
     norm = torch.stack([p.grad.norm() for p in parameters.values() if p.grad is not None] or [torch.zeros(())]).norm()
