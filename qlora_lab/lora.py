@@ -25,6 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from qlora_lab.machine.arguments import is_count, is_number
+from qlora_lab.machine.dtypes import without_autocast
 
 # -- the layer
 
@@ -87,7 +88,7 @@ class LoRALayer(nn.Module):
         """scaling * B A: what the adapter adds to the weight. float32 (out, in), under autocast too."""
         if not self.rank:
             raise ValueError("this layer has no adapter (rank 0)")
-        with torch.autocast(self.lora_A.device.type, enabled=False):
+        with without_autocast(self.lora_A.device.type):
             return self.scaling * (self.lora_B @ self.lora_A)
 
     @torch.no_grad()
