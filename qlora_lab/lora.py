@@ -28,6 +28,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from qlora_lab.machine.arguments import is_count, is_number
+from qlora_lab.machine.dtypes import without_autocast
 from qlora_lab.quantization.parameters import dequantize_parameters
 
 # -- the layer
@@ -96,7 +97,7 @@ class LoRALayer(nn.Module):
         """scaling * B A: what the adapter adds to the weight. float32 (out, in), under autocast too."""
         if not self.rank:
             raise ValueError("this layer has no adapter (rank 0)")
-        with torch.autocast(self.lora_A.device.type, enabled=False):
+        with without_autocast(self.lora_A.device.type):
             return self.scaling * (self.lora_B @ self.lora_A)
 
     @torch.inference_mode(False)

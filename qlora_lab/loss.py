@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from qlora_lab.lora import output_head
 from qlora_lab.machine import processes
+from qlora_lab.machine.dtypes import autocast_dtype, without_autocast
 from qlora_lab.machine.matmul import matmul
 from qlora_lab.tasks.batches import IGNORED
 
@@ -255,7 +256,7 @@ def _compared(ways: tuple[Callable, ...], model: nn.Module, batch: dict[str, tor
                 problems[way] = error
     found = [losses.get(way) for way in ways]
     everyones = processes.gathered(found) if any(map(processes.is_part, model.parameters())) else [found]
-    coarse = torch.is_autocast_enabled(parameter.device.type) or parameter.dtype != torch.float32
+    coarse = autocast_dtype(parameter.device.type) is not None or parameter.dtype != torch.float32
     agreed = [_agreed(dict(zip(ways, values, strict=True)), 5e-3 if coarse else 2e-5) for values in everyones]
     common = tuple(way for way in ways if all(way in one for one in agreed))
     if not common:
@@ -338,8 +339,8 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, labels):
         kind = hidden.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-        with torch.autocast(kind, enabled=False):  # which would cast in a product, and not what it writes to
+        dtype = autocast_dtype(kind) or hidden.dtype
+        with without_autocast(kind):  # which would cast in a product, and not what it writes to
             part, weight = hidden.to(dtype), weight.to(dtype)
             total, gradient = _HeadLoss.in_rows(part, weight, labels, hidden.requires_grad)
         ctx.save_for_backward(gradient)
@@ -382,9 +383,9 @@ class _Seen:
             return False
         if not all(map(_of_fsdp, (logits._backward_hooks or {}).values())):
             return False
+        values, self.values = self.values, None  # not kept while the loss is computed
         if isinstance(logits, FakeTensor):
             return True
-        values, self.values = self.values, None  # not kept while the loss is computed
         return _version(logits) == self.version and torch.equal(logits, values)
 
 
@@ -423,8 +424,8 @@ def is_frozen_linear(head: nn.Module) -> bool:
     if type(head) is not nn.Linear or head.bias is not None or _hooked(head):
         return False
     weight = head.weight
-    half = torch.is_autocast_enabled(weight.device.type) and torch.get_autocast_dtype(weight.device.type)
-    return not weight.requires_grad and torch.float16 not in (weight.dtype, half) and weight.element_size() > 1
+    computed_in = autocast_dtype(weight.device.type) or weight.dtype
+    return not weight.requires_grad and torch.float16 not in (weight.dtype, computed_in) and weight.element_size() > 1
 
 
 def _hooked(module: nn.Module) -> bool:

@@ -13,7 +13,6 @@ is; `QLoRAFunction` says how.
 Source: QLoRA (Dettmers et al. 2023), section 3, equation 5.
 """
 
-import contextlib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -31,24 +30,12 @@ from qlora_lab.lora import (
     output_head,
     replace_module,
 )
-from qlora_lab.machine.dtypes import FLOAT_DTYPES
+from qlora_lab.machine.dtypes import FLOAT_DTYPES, autocast_dtype, without_autocast
 from qlora_lab.machine.matmul import matmul, prefers_onednn
 from qlora_lab.quantization.parameters import Quantized, find_stacks, quantize_parameter, refuse_wrong_state
 from qlora_lab.quantization.tensor import QuantizedTensor, quantize
 
 # -- the arithmetic
-
-
-def _autocast_dtype(device: str) -> torch.dtype | None:
-    """Of a kind of device ("cpu", "cuda"); None where autocast is off."""
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return None
-
-
-def _no_autocast(device: str):
-    """Inside, products are computed in the dtypes given."""
-    return torch.autocast(device, enabled=False) if _autocast_dtype(device) else contextlib.nullcontext()
 
 
 def _narrow(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
@@ -89,7 +76,7 @@ class QLoRAFunction(torch.autograd.Function):
         wide = torch.promote_types(x.dtype, dtype)
         inputs = h = share = None
         ctx.merge = merge and a is not None and wide == dtype == torch.float32 and 2 * len(x) >= x.shape[1]
-        with _no_autocast(x.device.type):
+        with without_autocast(x.device.type):
             if a is not None:
                 inputs = (x if dropped is None else dropped).to(wide)
                 h = _narrow(inputs, a.to(wide).t())  # (n, in) -> (n, r)
@@ -109,7 +96,7 @@ class QLoRAFunction(torch.autograd.Function):
         need_x, need_dropped, need_a, need_b = ctx.needs_input_grad[:4]
         dx = d_dropped = da = db = share = None
         wide = torch.promote_types(g.dtype, ctx.dtype)
-        with _no_autocast(g.device.type):
+        with without_autocast(g.device.type):
             if a is not None:
                 gw = g.to(wide)
                 gb = _narrow(gw, b.to(wide))  # (n, out) -> (n, r)
@@ -213,7 +200,7 @@ class QLoRALinear(Quantized, LoRALayer):
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"{self.path} takes (..., {self.in_features}), not {tuple(x.shape)}")
         flat = x.reshape(x.shape[:-1].numel(), self.in_features)  # (..., in) -> (n, in)
-        if self.compute_dtype is None and (autocast := _autocast_dtype(x.device.type)):
+        if self.compute_dtype is None and (autocast := autocast_dtype(x.device.type)):
             flat = flat.to(autocast)
         dtype = self.compute_dtype or flat.dtype
         a, b = (None, None) if self.switched_off else (self.lora_A, self.lora_B)

@@ -675,3 +675,9 @@ def test_a_model_of_conv1d_is_refused_by_name(change):
     with pytest.raises(ValueError, match=r"% of its weights lie in 4 Conv1D layers"):
         change(model)
     assert {name: p.requires_grad for name, p in model.named_parameters()} == before
+
+
+def test_an_update_without_memory_has_a_shape():
+    with torch.device("meta"):
+        model = inject_lora(nn.Sequential(nn.Linear(4, 3)), 2, 4)
+    assert model[0].delta().shape == (3, 4) and model[0].delta().is_meta

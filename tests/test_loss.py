@@ -522,3 +522,10 @@ def test_a_model_without_logits_is_named():
 
     with pytest.raises(ValueError, match="the loss of a Silent cannot be computed: its result has no `logits`"):
         supervised_loss_sum(Silent(), *small_batch())
+
+
+def test_a_head_without_memory_is_looked_at_too():
+    """The meta device knows no autocast, and PyTorch raises where it is asked."""
+    with torch.device("meta"):
+        head = nn.Linear(4, 8, bias=False).requires_grad_(False)
+    assert loss.is_frozen_linear(head) and not loss.is_frozen_linear(head.half())

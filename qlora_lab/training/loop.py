@@ -27,6 +27,7 @@ from qlora_lab.lora import adapted_layers
 from qlora_lab.loss import supervised_loss_sum
 from qlora_lab.machine import processes
 from qlora_lab.machine.arguments import check_count
+from qlora_lab.machine.dtypes import autocast_dtype
 from qlora_lab.memory.fit import StepMemory, check_fits
 from qlora_lab.models.adapters import save_adapter
 from qlora_lab.models.gradient_checkpointing import check_checkpointing, disable_checkpointing, enable_checkpointing
@@ -167,9 +168,9 @@ class _Run:
         self.entrance = input_device(model) or self.device
         self.optimizer = make_optimizer(parameters.values(), chosen, paging)
         # float16 gradients underflow unless the loss is scaled up first; other dtypes pass through unscaled
-        kind = self.device.type
-        cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        half = cast == torch.float16 or any(p.dtype == torch.float16 for p in model.parameters())
+        half = autocast_dtype(self.device.type) == torch.float16 or any(
+            p.dtype == torch.float16 for p in model.parameters()
+        )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=half)
 
     def train(self, resume: bool, checkpoint_every: int, on_step) -> tuple[list[StepRecord], int]:
