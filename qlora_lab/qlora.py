@@ -325,14 +325,18 @@ def quantize_model(
     """
     check_adapter_arguments(rank, alpha, dropout)
     _check_compute_dtype(compute_dtype)
-    adapted = set(find_targets(model, target_modules))
+    stacks = find_stacks(model)
+    kinds = {type(module) for module in model.modules()}
+    only_experts = not any(issubclass(kind, nn.Linear | LoRALayer) for kind in kinds) and (
+        stacks or any(issubclass(kind, Quantized) for kind in kinds)
+    )
+    adapted = set() if only_experts and not rank else set(find_targets(model, target_modules))
     head = output_head(model)
     names = [  # names only: a layer referred to here would keep its memory until the last one is done
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and (module is not head or name in adapted)
     ]
-    stacks = find_stacks(model)
     others = [name for name in names if computes(model.get_submodule(name)) != "linear"]
     if isinstance(target_modules, str) and target_modules == "all-linear":
         adapted.difference_update(others)  # they stay as they are, and a warning names them

@@ -55,6 +55,9 @@ def simulate_training(
 
     Raises:
         ValueError, TypeError: a plan that makes no sense; the message says what would.
+        RuntimeError: of torch, for a mixture of experts whose shapes depend on values (config._experts_implementation
+            "eager") or whose grouped products are in float32: torch knows these products of tensors without values only
+            in bfloat16. "batched_mm" can be simulated in every dtype.
     """
     plan = TrainingPlan(config, method, rank, batch_size, sequence_length, **plan)
     device = torch.device(device)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from qlora_lab.machine.dtypes import FLOAT_DTYPES
 from qlora_lab.quantization.tensor import QuantizedTensor, as_record, find_wrong_state, quantize
@@ -152,6 +153,14 @@ class _ReadsQuantized:
                 return kept._modules[name].tensor()
         return super().__getattr__(name)
 
+    def __setattr__(self, name, value):
+        kept = self._modules.get(KEPT_IN)
+        if kept is not None and name in kept._modules:
+            if not isinstance(value, nn.Parameter):
+                raise TypeError(f"{name} is stored in 4 bits; what takes its place has to be a torch.nn.Parameter")
+            delattr(kept, name)
+        super().__setattr__(name, value)
+
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
         kept = dict(self._modules[KEPT_IN].named_children())
         for name, parameter in kept.items():  # here, since it is this module whose names the records have
@@ -199,7 +208,7 @@ def find_stacks(model: nn.Module) -> list[tuple[str, str]]:
             continue
         for name, parameter in module._parameters.items():
             if (
-                type(parameter) is nn.Parameter
+                type(parameter) in (nn.Parameter, FakeTensor)
                 and parameter.dtype in FLOAT_DTYPES.values()
                 and users[id(parameter)] == 1
                 and min(parameter.shape[-2:], default=0) >= _LEAST

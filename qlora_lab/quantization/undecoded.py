@@ -121,7 +121,7 @@ class UndecodedTensor(torch.Tensor):
             else:
                 whole = torch.empty(self.weight.shape.numel(), dtype=self.dtype, device="meta")
                 shadow = whole.as_strided(shape, strides, offset)
-            on_meta = tree_map_only(torch.Tensor, lambda t: torch.empty_like(t, device="meta"), args)
+            on_meta = tree_map_only(torch.Tensor, _on_meta, args)
             results = function(shadow, *on_meta, **kwargs)
         several = isinstance(results, list | tuple)
         parts = []
@@ -135,6 +135,11 @@ class UndecodedTensor(torch.Tensor):
                 place, then = self._place, (*self._then, step)
             parts.append(UndecodedTensor._of(self.weight, self._decoded_dtype, place, then, seen))
         return parts if several else parts[0]
+
+
+def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
+    """One of the same shape; made from numbers, since what is made from a fake tensor would be fake again."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 def _numbered(function, number: int):

@@ -62,7 +62,8 @@ def test_any_chain_of_views_means_the_same_values(data):
         _, view = a_view(data.draw, decoded)
         undecoded, decoded = view(undecoded), view(decoded)
         if isinstance(undecoded, UndecodedTensor):
-            assert (undecoded.shape, undecoded.stride()) == (decoded.shape, decoded.stride())
+            assert undecoded.shape == decoded.shape
+            assert undecoded.stride() == decoded.stride() or not decoded.numel()  # where strides lead nowhere
             assert undecoded.dtype == decoded.dtype
     found = undecoded.decode() if isinstance(undecoded, UndecodedTensor) else undecoded
     assert torch.equal(found, decoded) and found.dtype == decoded.dtype
@@ -113,7 +114,8 @@ class Own(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g):
-        return g @ ctx.saved_tensors[0], None
+        w = ctx.saved_tensors[0]
+        return g.to(w.dtype) @ w, None
 
 
 def with_gradient(compute, w, autocast=None):
