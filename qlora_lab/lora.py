@@ -28,7 +28,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from qlora_lab.machine.arguments import is_count, is_number
-from qlora_lab.machine.dtypes import without_autocast
+from qlora_lab.machine.dtypes import autocast_dtype, without_autocast
 from qlora_lab.quantization.parameters import dequantize_parameters
 
 # -- the layer
@@ -177,6 +177,11 @@ class LoRALinear(LoRALayer):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # (..., in) -> (..., out)
         x = input
+        if self.rank and x.dtype == self.lora_A.dtype:  # which code that asks the first parameter here is told
+            base_dtype = next(self.base.parameters()).dtype
+            by_autocast = autocast_dtype(x.device.type) and base_dtype != torch.float64
+            if base_dtype.is_floating_point and not by_autocast:
+                x = x.to(base_dtype)
         y = self.base(x)  # (..., in) -> (..., out)
         if self.merged or self.switched_off or not self.rank:
             return y

@@ -194,11 +194,14 @@ class QLoRALinear(Quantized, LoRALayer):
 
         Raises:
             ValueError: its last dimension is not `in_features`.
+            TypeError: it is of integers.
             FloatingPointError: computing in float16, and the output has an infinity or NaN. (Not under torch.compile.)
         """
         x = input
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"{self.path} takes (..., {self.in_features}), not {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise TypeError(f"{self.path} takes floating-point numbers, not {x.dtype}")
         flat = x.reshape(x.shape[:-1].numel(), self.in_features)  # (..., in) -> (n, in)
         if self.compute_dtype is None and (autocast := autocast_dtype(x.device.type)):
             flat = flat.to(autocast)

@@ -946,6 +946,35 @@ def test_a_weight_that_is_read_is_what_the_layer_computes_with(how, change):
     assert_close(gradient, layer.scaling * plain.second.weight.grad @ layer.lora_A.detach().t(), 10 * FLOAT32)
 
 
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.bfloat16, 1e-2), (torch.float64, 1e-6)])
+def test_the_first_parameter_of_a_layer_tells_a_dtype_that_it_takes(dtype, tolerance):
+    torch.manual_seed(0)
+    plain, x = nn.Linear(32, 8).to(dtype), torch.randn(3, 32)
+    made = [inject_lora(nn.Sequential(copy.deepcopy(plain)), 2, 4)[0]]
+    if dtype != torch.float64:
+        made.append(QLoRALinear.from_linear(plain, 2, 4))
+    for layer in made:
+        y = layer(x.to(next(layer.parameters()).dtype))
+        assert_close(y, F.linear(x.to(dtype), layer.weight, layer.bias), tolerance)
+
+
+@pytest.mark.parametrize("compute_dtype", [None, torch.float32])
+def test_or_that_of_codes_which_is_refused_as_nn_linear_refuses_integers(compute_dtype):
+    layer = QLoRALinear.from_linear(nn.Linear(32, 8), 0, 1, compute_dtype=compute_dtype)
+    with pytest.raises(TypeError, match=r"this layer takes floating-point numbers, not torch\.uint8"):
+        layer(torch.ones(2, 32).to(next(layer.parameters()).dtype))
+
+
+@pytest.mark.parametrize("autocast", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("n", [4, 64, 65])  # one short block, one whole, both
+def test_a_weight_is_the_same_under_autocast(n, dtype, autocast):
+    layer = QLoRALinear.from_linear(nn.Linear(n, 1).to(dtype), 0, 1)
+    weight = layer.weight
+    with torch.autocast("cpu", autocast):
+        assert torch.equal(layer.weight, weight) and layer.weight.dtype == dtype
+
+
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_torchs_encoder_computes_with_adapters_on_its_fast_path_too(norm_first, change):

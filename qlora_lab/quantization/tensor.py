@@ -26,7 +26,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from qlora_lab.machine.arguments import is_count
-from qlora_lab.machine.dtypes import FLOAT_DTYPES
+from qlora_lab.machine.dtypes import FLOAT_DTYPES, without_autocast
 from qlora_lab.machine.files import load_tensors, save_tensors
 from qlora_lab.quantization.blockwise import (
     SCALE_BLOCK,
@@ -172,9 +172,9 @@ class QuantizedTensor:
             raise TypeError(f"cannot dequantize to {dtype}; choose {', '.join(f'torch.{n}' for n in FLOAT_DTYPES)}")
         scales = self.stored["scale_codes" if self.double_quant else "scales"]
         second = self.stored.get("scale_scales"), self.stored.get("scale_offset")
-        return dequantize_4bit(
-            self.codes, scales, *second, self.offsets, self.datatype, self.block_size, self.shape, dtype
-        )
+        how = self.datatype, self.block_size, self.shape, dtype
+        with without_autocast(self.device.type):  # which knows concatenation, and not of every dtype
+            return dequantize_4bit(self.codes, scales, *second, self.offsets, *how)
 
     def part(self, start: int, stop: int) -> tuple["QuantizedTensor", int]:
         """Elements `start` to `stop` in row-major order, a one-dimensional tensor in the same memory, and its start.

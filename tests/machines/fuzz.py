@@ -409,12 +409,13 @@ LIMITS_OF_GROUPED_MM = ("strides should be multiple of", "Expected mat_a to be")
 def use(case: Case, what: str, function):
     """What a changed model gives. That it is refused only now, after the change, is a finding: it can be told before.
 
-    But not whether a value leaves the range of float16.
+    But not whether a value leaves the range of float16, or code casts to the dtype of a layer's first parameter, which
+    is that of codes.
     """
     try:
         return ours(f"{what} (later)", function)
     except Refused as error:
-        if isinstance(error.__cause__, FloatingPointError):
+        if isinstance(error.__cause__, FloatingPointError) or "not torch.uint8" in str(error):
             raise
         raise Finding(f"refused only after the change: {error}") from error
     except Finding as error:
@@ -430,6 +431,9 @@ def compare_gradients(case: Case, model, plain, expected_parameters) -> None:
     if needed:
         reference(lambda: (want * weights).sum().backward())
     got = use(case, "forward", lambda: case.out(model))
+    in_doubt = difference(got, want) > case.tolerance > 1e-3 and case.drawn.is_hf
+    if in_doubt and difference(want, reference(case.out, plain.float())) > case.tolerance / 2:
+        raise NoCase("the reference itself is far from what it is in float32")
     same("output with adapters", got, want, case.tolerance)
     if needed:
         use(case, "backward", lambda: (got * weights).sum().backward())
@@ -448,7 +452,7 @@ def compare_gradients(case: Case, model, plain, expected_parameters) -> None:
         (float(p.grad.abs().max()) for p in expected_parameters.values() if p.grad is not None and p.numel()), default=0
     )
     for name, p in expected_parameters.items():
-        if case.drawn.dtype == torch.float16 and largest < 1e-4:
+        if (case.drawn.dtype == torch.float16 or case.at_forward == "autocast float16") and largest < 1e-4:
             break  # below float16's smallest numbers
         least = largest * (1e-3 if case.tolerance < 1e-3 else 0.1)  # smaller ones are roundings of the others
         if p.grad is None or (p.numel() and float(p.grad.abs().max()) > least):
@@ -824,12 +828,28 @@ def do_pretrained(case: Case) -> None:
     with quiet(), tempfile.TemporaryDirectory() as place:
         use(case, "save_pretrained", lambda: model.save_pretrained(place))
         auto = type(model)
+        if any(isinstance(m, LoRALayer) for m in model.modules()):
+            return _layers_unknown_to_transformers(case, auto, place)
         again = use(case, "from_pretrained", lambda: auto.from_pretrained(place, dtype=case.drawn.dtype).eval())
         same("output after save_pretrained and from_pretrained", case.out(again), want, case.tolerance)
         if case.drawn.causal:
             loaded = ours("load_model", lambda: qlora_lab.load_model(place, dtype=case.drawn.dtype))
             same("output after load_model", case.out(loaded.eval()), want, case.tolerance)
     return None
+
+
+def _layers_unknown_to_transformers(case: Case, auto, place: str) -> None:
+    """transformers refuses such a file or reports what it made up; `load_model` refuses it."""
+    try:
+        _, found = auto.from_pretrained(place, dtype=case.drawn.dtype, output_loading_info=True)
+    except RuntimeError as error:
+        raise Refused(f"by transformers: {error}") from error
+    if not found["missing_keys"] and not found["unexpected_keys"]:
+        raise Finding("from_pretrained takes layers it does not know, without a word")
+    case.warned.append(f"reported by transformers: {sorted(found['missing_keys'])[:2]} are missing")
+    if case.drawn.causal:
+        ours("load_model", lambda: qlora_lab.load_model(place, dtype=case.drawn.dtype))
+        raise Finding("load_model takes layers that it does not know")
 
 
 def do_load_model(case: Case) -> None:
@@ -910,6 +930,8 @@ def do_compiled_later(case: Case) -> None:
     model = stir(change(case), case.seed)
     want = use(case, "forward", lambda: case.out(model)).detach()
     compiled = torch.compile(model, backend="eager")
+    if not isinstance(compiled, nn.Module):
+        raise NoCase("what is compiled twice is a function")
     same("output of the compiled model", use(case, "forward", lambda: case.out(compiled)), want, case.tolerance)
     with tempfile.TemporaryDirectory() as place:
         ours("save_adapter", lambda: qlora_lab.save_adapter(compiled, place), model)
@@ -938,6 +960,10 @@ ACTIONS = {
 
 
 # -- all of them
+
+
+def is_mixture(case: Case) -> bool:
+    return any("experts" in name for name, _ in case.base().named_modules())
 
 
 @dataclass
@@ -971,6 +997,8 @@ def run_case(seed: int, really_compile: bool = False) -> Outcome:
             kind, what = "no case", str(error)
         except Finding as error:
             kind, what = "FINDING", str(error)
+            if case.tolerance > 1e-3 and re.search("^(output|gradient).* differs", what) and is_mixture(case):
+                kind, what = "no case", "one rounding to 16 bits may choose another expert"
         except Exception as error:
             kind, what = "FINDING", f"of the harness: {''.join(traceback.format_exception(error)[-3:])}"
     return Outcome(seed, kind, what, str(case))
