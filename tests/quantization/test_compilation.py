@@ -149,3 +149,19 @@ print(torch.backends.cpu.get_cpu_capability())
         environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
         done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, (capability, done.stdout, done.stderr[-2000:])
+
+
+@pytest.mark.parametrize("way", ["cpu", "cuda", compilation.TRITON])
+@pytest.mark.parametrize(
+    "folder, remedy",
+    [("/a b/cache", "TORCHINDUCTOR_CACHE_DIR to a folder without spaces .*'/a b/cache'"), ("/ab/cache", "Installing")],
+)
+def test_the_advice_is_about_what_is_wrong(folder, remedy, way, monkeypatch):
+    monkeypatch.setattr(compilation, "_state", {"mode": "always", "broken": set(), "proved": set()})
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", folder)
+
+    def fails():
+        raise RuntimeError("no such file")
+
+    with pytest.warns(RuntimeWarning, match=rf"no such file.*{remedy}"):
+        assert not compilation.attempt(way, fails)

@@ -6,6 +6,7 @@ one warning says so and the definitions run instead.
 
 import os
 import platform
+import tempfile
 import types
 import warnings
 from collections.abc import Callable
@@ -83,9 +84,14 @@ def attempt(way: str, call: Callable[[], None]) -> bool:
         call()
     except Exception as error:
         error = getattr(error, "inner_exception", error)
-        need = "a C++ compiler (g++ or clang++)" if way == "cpu" else "Triton and a C compiler"
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        _give_up(way, reason, f"Installing {need}")
+        folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir()
+        if any(letter.isspace() for letter in folder):  # torch cuts the command that it calls the compiler with there
+            remedy = f"Setting TORCHINDUCTOR_CACHE_DIR to a folder without spaces in its path, which {folder!r} has,"
+        else:
+            need = "a C++ compiler (g++ or clang++)" if way == "cpu" else "Triton and a C compiler"
+            remedy = f"Installing {need}"
+        _give_up(way, reason, remedy)
         return False
     return True
 
