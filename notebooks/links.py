@@ -17,24 +17,36 @@ PYPROJECT = FOLDER.parent / "pyproject.toml"
 LABEL = "Open in Colab"
 
 # Up to the import it may use the standard library only. It has to stand in the notebook: it runs before the package.
-BOOTSTRAP = """\
-# Where the package is installed, this cell does nothing. Elsewhere (in Colab, say) it installs it from the checkout
-# around this notebook, or else from SOURCE: a repository's archive or a wheel, by its https:// or file:// address.
+BOOTSTRAP = '''\
+# Where the package is installed, this cell does nothing. Elsewhere (in Colab, say) it installs it, and says from where:
+# from the checkout around this notebook, or else from SOURCE, a repository's archive or a wheel by its https:// or
+# file:// address. A branch's archive is whatever the branch is today. With the 40 digits of a commit in COMMIT it is
+# that commit of the repository, always; to a wheel's address you can add "#sha256=" and its sum, which pip compares.
 import importlib.metadata
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 SOURCE = "{source}"
+COMMIT = ""
 try:
     importlib.import_module("qlora_lab")
 except ModuleNotFoundError:
-    folders = (Path.cwd(), *Path.cwd().parents)
-    checkouts = [folder.as_uri() for folder in folders if (folder / "qlora_lab/__init__.py").exists()]
+    folders = [f for f in (Path.cwd(), *Path.cwd().parents) if (f / "qlora_lab/__init__.py").is_file()]
+    named = re.compile(r"""^name *= *["']qlora-lab["']""", re.MULTILINE)  # a folder of that name alone is no checkout
+    projects = [f for f in folders if (f / "pyproject.toml").is_file()]
+    checkouts = [f.as_uri() for f in projects if named.search((f / "pyproject.toml").read_text("utf-8", "replace"))]
     address = (checkouts or [SOURCE])[0]
+    if COMMIT:
+        address = f"{{SOURCE.rpartition('/archive/')[0]}}/archive/{{COMMIT}}.zip"
+        if not re.fullmatch("[0-9a-f]{{40}}", COMMIT) or "/archive/" not in SOURCE:
+            raise RuntimeError("COMMIT is the 40 digits of a commit, of the repository in SOURCE") from None
     if "/OWNER/" in address:
         raise RuntimeError("SOURCE says OWNER: put the address of this workbook's repository or wheel there") from None
     print(f"installing qlora-lab from {{address}}; this takes a minute or two")
+    if address == SOURCE and "/archive/" in SOURCE:
+        print("it is a branch as it is now; with a commit's 40 digits in COMMIT it would be the same always")
     owners = importlib.metadata.packages_distributions()
     loaded = {{name for module in owners.keys() & {{*sys.modules, "torch", "numpy"}} for name in owners[module]}}
     kept = sorted(f"{{name}}=={{importlib.metadata.version(name)}}" for name in loaded)  # then no restart is needed
@@ -44,7 +56,7 @@ except ModuleNotFoundError:
         raise RuntimeError(f"pip could not install it beside what is loaded:\\n{{pip.stderr[-3000:]}}") from None
     importlib.invalidate_caches()
     print(pip.stdout.strip().splitlines()[-1])
-    print("left as they were:", *(pin for pin in kept if pin.startswith(("torch=", "numpy=", "ipython="))))"""
+    print("left as they were:", *(pin for pin in kept if pin.startswith(("torch=", "numpy=", "ipython="))))'''
 
 
 def setting() -> tuple[str, str]:

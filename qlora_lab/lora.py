@@ -188,6 +188,8 @@ def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
         for leaf, child in parent._modules.items():
             if child is old and parent is not module:  # which may hold the old one as its base
                 parent._modules[leaf] = module
+                if leaf == "_orig_mod" and hasattr(parent, "_initialize"):  # torch.compile's: it calls what it compiled
+                    parent._initialize()
 
 
 def _matches(path: str, target: str, is_pattern: bool) -> bool:

@@ -226,11 +226,14 @@ def fetch(
         Path | None, typer.Option(help="The model's GGUF file where it is at hand already, as in a bundle.")
     ] = None,
 ) -> None:
-    """Fetch, verify and convert the default model, so that nothing later needs the network."""
+    """Fetch, verify and convert the default model, so that nothing later needs the network.
+
+    What is there already is read and compared with what was written, and made again where it differs.
+    """
     from qlora_lab.models.base_model import ensure_default_model
 
     with told_errors():
-        say(f"ready: {ensure_default_model(gguf)}")
+        say(f"ready: {ensure_default_model(gguf, full=True)}")
 
 
 @app.command()
@@ -252,7 +255,11 @@ def bundle(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    full: Annotated[
+        bool, typer.Option("--full", help="Read all of the cached model and compare its SHA-256 (a second or two).")
+    ] = False,
+) -> None:
     """Say what this machine is, whether everything is in place, and what would run."""
     from qlora_lab.machine.environment import describe, versions
     from qlora_lab.models.base_model import DEFAULT, default_model_status
@@ -261,7 +268,7 @@ def doctor() -> None:
     for name, value in {**versions(), **describe()}.items():
         table.add_row(name, escape(value))
     with told_errors():
-        status = default_model_status(full=False)
+        status = default_model_status(full=full)
     state = f"in the cache, {status.nbytes / 1e6:.0f} MB" if status.ready else f"not ready: {status.problem}"
     table.add_row(DEFAULT, escape(state))
     table.add_row("cache", escape(str(status.folder.parent.parent)))
@@ -272,7 +279,7 @@ def doctor() -> None:
     if missing:
         console.print(f"{', '.join(missing)} not installed: the comparisons in the notebooks and tests need them.")
     if not status.ready:
-        console.print("`qlora-lab finetune` would fetch the model first (98 MB, once).")
+        console.print("`qlora-lab finetune` would make the model first (from the file in the cache, or 98 MB, once).")
     else:
         console.print("`qlora-lab finetune` would run now.")
 

@@ -307,19 +307,9 @@ def _install(model: nn.Module, modules: dict, real: dict, pairs: dict, options: 
             layer.reset_adapter(*options[path], devices[path])
         else:
             layer = LoRALinear(layer, *options[path]).train(layer.training)
-            # A compiled linear layer goes on calling what was compiled: the new one takes the wrapper's place.
-            replace_module(model, _outermost(real[path], path), layer)
+            replace_module(model, real[path], layer)
         layer.lora_A.data.copy_(a)
         layer.lora_B.data.copy_(b)
-
-
-def _outermost(real: str, path: str) -> str:
-    """Where what stands at the plain `path` is reached from its parent, wrappers included."""
-    leaf = path.rpartition(".")[2]
-    parts = real.split(".")
-    while parts[-1] != leaf:
-        parts.pop()
-    return ".".join(parts)
 
 
 def _read_config(path: Path) -> dict:

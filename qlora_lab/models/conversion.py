@@ -1,10 +1,11 @@
 """Turning a GGUF checkpoint into a folder that transformers loads in well under a second.
 
 The values do not change: what the GGUF formats decode to is stored in float32 safetensors, exactly. A folder counts as
-finished by its manifest, written last, which lists every file with its length and SHA-256 and says what the folder was
-made from.
+finished by its manifest, written last, which lists every file with its length, time and SHA-256 and says what the
+folder was made from.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -13,11 +14,13 @@ from pathlib import Path
 
 import torch
 
+from qlora_lab.machine.files import write_json
 from qlora_lab.models import downloads
 from qlora_lab.models.downloads import ModelUnavailable, PackagedFile
 
 VERSION = 1  # raise it whenever `convert_gguf` changes what it writes: older folders are then made again
 MANIFEST = "manifest.json"
+READ = (".json", ".safetensors", ".jinja", ".model", ".txt", ".bin", ".py")  # endings that transformers looks for
 
 # GGUF's names for the layers of a LLaMA model, and transformers'
 _LAYERS = {
@@ -175,7 +178,8 @@ def write_manifest(folder: Path, file: PackagedFile) -> None:
         path.chmod(readable)
         with open(path, "rb+") as written:
             downloads.flush(written)
-        files[path.name] = {"size": path.stat().st_size, "sha256": downloads.sha256_of(path)}
+        found = path.stat()
+        files[path.name] = {"size": found.st_size, "mtime_ns": found.st_mtime_ns, "sha256": downloads.sha256_of(path)}
     manifest = {
         "source": f"{file.requirement}: {file.member}",
         "source_sha256": file.sha256,
@@ -191,10 +195,13 @@ def write_manifest(folder: Path, file: PackagedFile) -> None:
 def find_problem(folder: Path, file: PackagedFile, full: bool = False) -> str | None:
     """What keeps a converted folder from being used, in words, or None.
 
+    Looking costs nothing as long as each file has the length and the time of its last change that it had when it was
+    written. A file that was touched since is read and compared once, and if it is the same its new time is noted.
+
     Args:
         folder: where the converted model should be.
         file: what it must have been converted from.
-        full: read every file and compare its SHA-256 (a second or two), instead of only its length.
+        full: read every file and compare its SHA-256 (a second or two): bits that turned on the disk change no time.
     """
     if not folder.is_dir():
         return "not in the cache"
@@ -202,14 +209,27 @@ def find_problem(folder: Path, file: PackagedFile, full: bool = False) -> str | 
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if (manifest["source_sha256"], manifest["conversion"]) != (file.sha256, VERSION):
             return "made from another source, or by another version of the conversion"
+        touched = False
         for name, expected in manifest["files"].items():
             path = folder / name
             if not path.is_file() or path.stat().st_size != expected["size"]:
                 return f"{name} is missing or has the wrong size"
-            if full and downloads.sha256_of(path) != expected["sha256"]:
-                return f"{name} has changed since it was written"
+            changed = path.stat().st_mtime_ns
+            if full or changed != expected.get("mtime_ns"):
+                if downloads.sha256_of(path) != expected["sha256"]:
+                    return f"{name} has changed since it was written"
+                touched |= changed != expected.get("mtime_ns")
+                expected["mtime_ns"] = changed
+        # transformers would read what lies beside the model's own files: an adapter, a template, other weights
+        strange = sorted(path.name for path in folder.iterdir() if path.suffix in READ and path.name != MANIFEST)
+        strange = [name for name in strange if name not in manifest["files"]]
+        if strange:
+            return f"{strange[0]} does not belong to it"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is missing or damaged"
+    if touched:
+        with contextlib.suppress(OSError):  # a cache that cannot be written is read anew each time
+            write_json(folder / MANIFEST, manifest)
     return None
 
 

@@ -46,6 +46,19 @@ def test_doctor_says_versions_device_and_cache():
         assert word in output
 
 
+def test_the_cached_model_is_read_whole_where_that_is_asked_for(tmp_path, monkeypatch):
+    """`doctor --full` and `fetch`; `doctor` alone looks at lengths and times."""
+    from qlora_lab.models import base_model
+
+    asked = []
+    status = base_model.ModelStatus(tmp_path, 0, "model.safetensors has changed since it was written")
+    monkeypatch.setattr(base_model, "default_model_status", lambda full: asked.append(full) or status)
+    monkeypatch.setattr(base_model, "ensure_default_model", lambda gguf, full: asked.append(full) or tmp_path)
+    assert "not ready: model.safetensors has changed" in " ".join(run("doctor", "--full").output.split())
+    run("doctor"), run("fetch")
+    assert asked == [True, False, True]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 from workers import alone
 
@@ -227,3 +228,15 @@ def test_the_presets_have_the_papers_sizes():
         },
         rel=1e-3,
     )
+
+
+@pytest.mark.parametrize("kind", ["bloom", "gpt_oss"])
+def test_a_model_without_sdpa_is_simulated_with_what_it_has(kind):
+    experts = {"intermediate_size": 32, "num_key_value_heads": 2, "head_dim": 8, "num_local_experts": 4}
+    config = {
+        "bloom": lambda: transformers.BloomConfig(vocab_size=64, hidden_size=32, n_layer=1, n_head=4),
+        "gpt_oss": lambda: transformers.GptOssConfig(
+            vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, **experts
+        ),
+    }[kind]()
+    assert simulate_training(config, "lora", rank=2, sequence_length=8).peak > 0

@@ -93,7 +93,11 @@ def test_the_manifest_describes_every_file(cache):
     manifest = json.loads((folder / conversion.MANIFEST).read_text())
     assert manifest["source_sha256"] == FILE.sha256
     assert manifest["files"] == {
-        name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        name: {
+            "size": len(data),
+            "mtime_ns": (folder / name).stat().st_mtime_ns,
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
         for name in ("config.json", "model.safetensors")
         for data in [(folder / name).read_bytes()]
     }
@@ -141,8 +145,33 @@ def outdate(folder):
     (folder / conversion.MANIFEST).write_text(json.dumps(manifest))
 
 
+def flip(folder, name="model.safetensors"):
+    """One bit, in place: the length stays, the time of the last change does not."""
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    later = (folder / name).stat().st_mtime_ns + 1_000_000
+    (folder / name).write_bytes(content)
+    os.utime(folder / name, ns=(later, later))
+
+
+def flip_config(folder):
+    flip(folder, "config.json")
+
+
+def add_adapter(folder):
+    (folder / "adapter_config.json").write_text("{}")
+
+
+def add_template(folder):
+    (folder / "chat_template.jinja").write_text("hello")
+
+
 @pytest.mark.parametrize(
-    "damage", [truncate, remove_file, remove_manifest, garble_manifest, unexpected_manifest, outdate]
+    "damage",
+    [
+        *(truncate, remove_file, remove_manifest, garble_manifest, unexpected_manifest, outdate),
+        *(flip, flip_config, add_adapter, add_template),
+    ],
 )
 def test_a_damaged_folder_is_made_again_without_a_network(cache, damage):
     folder = ensure()
@@ -153,11 +182,37 @@ def test_a_damaged_folder_is_made_again_without_a_network(cache, damage):
     assert visible(cache) == [base_model.DEFAULT, "tiny.gguf"]
 
 
-def test_only_the_full_look_reads_the_content(cache):
+def test_only_the_full_look_reads_what_was_not_touched(cache):
+    """A bit that turned on the disk changes no time."""
     folder = ensure()
+    before = (folder / "model.safetensors").stat()
     (folder / "model.safetensors").write_bytes(CONTENT)
+    os.utime(folder / "model.safetensors", ns=(before.st_atime_ns, before.st_mtime_ns))
     assert conversion.find_problem(folder, FILE) is None
+    assert ensure(fetch=refuse, convert=refuse) == folder
     assert conversion.find_problem(folder, FILE, full=True) == "model.safetensors has changed since it was written"
+    ensure(fetch=refuse, full=True)
+    assert conversion.find_problem(folder, FILE, full=True) is None
+
+
+@pytest.mark.parametrize("before", ["touched", "copied", "of an earlier version"])
+def test_a_file_that_was_touched_is_read_once(cache, monkeypatch, before):
+    folder, read = ensure(), []
+    if before == "touched":
+        os.utime(folder / "config.json", ns=(1, 1))
+    elif before == "copied":
+        for path in folder.glob("*.*"):
+            os.utime(path, ns=(1, 1))
+    else:
+        manifest = json.loads((folder / conversion.MANIFEST).read_text())
+        for entry in manifest["files"].values():
+            del entry["mtime_ns"]
+        (folder / conversion.MANIFEST).write_text(json.dumps(manifest))
+    real = conversion.downloads.sha256_of
+    monkeypatch.setattr(conversion.downloads, "sha256_of", lambda path: read.append(path.name) or real(path))
+    for _ in range(3):
+        assert ensure(fetch=refuse, convert=refuse) == folder
+    assert sorted(read) == (["config.json"] if before == "touched" else ["config.json", "model.safetensors"])
 
 
 def test_a_folder_made_from_another_file_is_not_used(cache):

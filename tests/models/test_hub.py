@@ -16,7 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import qlora_lab
 from qlora_lab.models import hub
-from qlora_lab.models.base_model import load_model
+from qlora_lab.models.adapters import load_adapter
+from qlora_lab.models.base_model import load_model, load_tokenizer
 from qlora_lab.models.downloads import ModelUnavailable
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -210,3 +211,86 @@ def test_a_hub_that_cannot_be_reached(server, tmp_path):
     said = load_in_child(server, tmp_path / "home", "somebody/tiny")
     assert "the model hub did not give it" in said
     assert "Check the name and the connection" in said
+
+
+# --- code that comes with a model
+
+
+def set_trap(path, proof):
+    path.write_bytes(pickle.dumps(Trap(proof)))
+
+
+def hostile(folder, proof, index=None):
+    """A model's folder whose weights are a pickle that leaves `proof`."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    for name in ("pytorch_model.bin", "weights.pt", "model.pt", "evil.bin"):
+        set_trap(folder / name, proof)
+    if index is not None:
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a.weight": index}}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "index", [None, "evil.bin", "../elsewhere/model.safetensors", "evil.bin.safetensors/../evil.bin", "weights.pt"]
+)
+def test_no_way_leads_to_a_pickle(tmp_path, index):
+    proof = tmp_path / "ran"
+    (tmp_path / "elsewhere").mkdir()
+    set_trap(tmp_path / "elsewhere" / "model.safetensors", proof)
+    with pytest.raises(ModelUnavailable, match=r"no model\.safetensors|no safetensors file beside it"):
+        load_model(hostile(tmp_path / "model", proof, index), device="cpu")
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "shard.safetensors"])
+def test_a_pickle_by_the_name_of_safetensors_is_none(tmp_path, name):
+    proof = tmp_path / "ran"
+    folder = hostile(tmp_path / "model", proof, None if name.startswith("model") else name)
+    set_trap(folder / name, proof)
+    with pytest.raises(ModelUnavailable, match="cannot be loaded"):
+        load_model(folder, device="cpu")
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("name", ["adapter_model.bin", "adapter_model.pt", "adapter_model.safetensors"])
+def test_an_adapter_is_never_a_pickle(tmp_path, name):
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "target_modules": ["a"]}')
+    set_trap(tmp_path / name, tmp_path / "ran")
+    with pytest.raises((FileNotFoundError, ValueError), match=r"adapter_model\.safetensors"):
+        load_adapter(torch.nn.Linear(2, 2), tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"_attn_implementation": "owner/kernel"},
+        {"attn_implementation": "owner/kernel@v1:function"},
+        {"_attn_implementation": {"": "sdpa", "text_config": "owner/kernel"}},
+        {"text_config": {"_attn_implementation": "owner/kernel"}},
+        {"towers": [{"_experts_implementation": "owner/kernel"}]},
+    ],
+    ids=str,
+)
+def test_code_for_attention_is_not_fetched(tmp_path, setting):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **setting}))
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ModelUnavailable, match=r"asks for code from the model hub \(.*owner/kernel"):
+        load_model(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_code_beside_a_model_or_a_tokenizer_is_not_run(tmp_path, known):
+    proof = tmp_path / "ran"
+    code = f"open({str(proof)!r}, 'w')\nclass Any: pass\nclass AnyConfig: pass\n"
+    (tmp_path / "code.py").write_text(code)
+    places = {"AutoConfig": "code.AnyConfig", "AutoModelForCausalLM": "code.Any", "AutoTokenizer": ["code.Any", None]}
+    kind = "llama" if known else "unheard_of"
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "auto_map": places}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Any", "auto_map": places}))
+    (tmp_path / "model.safetensors").touch()
+    for load in (lambda: load_model(tmp_path, device="cpu"), lambda: load_tokenizer(tmp_path)):
+        with pytest.raises(ModelUnavailable):
+            load()
+    assert not proof.exists()

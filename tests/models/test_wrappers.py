@@ -118,6 +118,34 @@ def test_a_wrapped_model_is_saved_and_loaded_as_the_plain_one(tmp_path, kind, qu
             assert_close(loaded.eval()(token_batch()).logits, model(token_batch()).logits, 1e-6)
 
 
+@pytest.mark.parametrize("kind", ["compiled blocks", "compiled linears", "compiled all over", "data parallel linears"])
+@pytest.mark.parametrize("change", ["inject", "quantize", "quantize alone"])
+def test_what_is_put_into_a_wrapped_model_acts_as_in_the_plain_one(kind, change):
+    """A compiled linear layer goes on calling what was compiled, unless it is told."""
+
+    def changed(model):
+        if change == "inject":
+            return randomize_adapters(inject_lora(model, 4, 8)).eval()
+        return randomize_adapters(quantize_model(model, rank=4 if change == "quantize" else 0)).eval()
+
+    torch._dynamo.reset()
+    wrapped = WRAPPERS[kind](tiny_llama(layers=1)).eval()
+    with torch.no_grad():
+        wrapped(token_batch())  # compiled before the change
+        assert_close(changed(wrapped)(token_batch()).logits, changed(tiny_llama(layers=1))(token_batch()).logits, 1e-5)
+
+
+def test_a_compiled_layer_alone():
+    torch._dynamo.reset()
+    layer = compiled(nn.Sequential(nn.Linear(8, 8), compiled(nn.Linear(8, 8))))
+    x = torch.randn(2, 8)
+    before = layer(x)
+    model = randomize_adapters(inject_lora(layer, 2, 4, ["1._orig_mod"]))
+    assert not torch.equal(model(x), before)
+    single = compiled(nn.Linear(8, 8))
+    assert not torch.equal(randomize_adapters(inject_lora(single, 2, 4))(x), single._orig_mod.base(x))
+
+
 def test_peft_loads_what_compiled_blocks_were_saved_from(tmp_path):
     peft = pytest.importorskip("peft")
     model = tuned(quantized=False)

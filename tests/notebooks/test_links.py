@@ -192,6 +192,34 @@ def test_from_the_checkout_that_the_notebook_lies_in(run, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_folder_of_that_name_is_no_checkout(run, tmp_path):
+    """One in a parent folder is installed, and so run, only if it says that it is this package."""
+    lookalike = tmp_path / "downloads"
+    wheel = write_wheel(tmp_path, "qlora-lab", "0.1.0", REQUIRES, ("reference", "widgets"))
+    write_checkout(lookalike, wheel)
+    (lookalike / "pyproject.toml").write_text('[project]\nname = "something-else"\n')
+    (lookalike / "inner").mkdir()
+    done = run(cell(wheel.as_uri()), lookalike / "inner")
+    assert done.stdout.startswith(f"installing qlora-lab from {wheel.as_uri()};"), done.stderr
+
+
+@pytest.mark.slow
+def test_an_archive_of_a_branch_is_told_and_can_be_pinned(run, tmp_path):
+    wheel = write_wheel(tmp_path, "qlora-lab", "0.1.0", REQUIRES, ("reference", "widgets"))
+    archives, commit = tmp_path / "archive", "0123456789" * 4
+    archives.mkdir()
+    branch = cell((archives / "main.zip").as_uri())
+    assert "it is a branch as it is now; with a commit's 40 digits in COMMIT" in run(branch).stdout
+    for pinned, words in ((commit, f"/archive/{commit}.zip;"), ("main", "COMMIT is the 40 digits of a commit")):
+        done = run(branch.replace('COMMIT = ""', f'COMMIT = "{pinned}"'))
+        assert words in done.stdout + done.stderr and "a branch as it is" not in done.stdout
+    refused = run(cell(wheel.as_uri()).replace('COMMIT = ""', f'COMMIT = "{commit}"'))
+    assert "of the repository in SOURCE" in refused.stderr and not refused.stdout
+    done = run(cell(f"{wheel.as_uri()}#sha256={'0' * 64}"))
+    assert done.returncode == 1 and "hash" in done.stderr.lower()
+
+
+@pytest.mark.slow
 def test_without_an_address_it_says_what_to_do(run):
     done = run(cell())
     assert done.returncode == 1 and "put the address of this workbook's repository or wheel there" in done.stderr
