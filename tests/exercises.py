@@ -1,4 +1,4 @@
-"""The exercises as they stand in the notebooks, and wrong answers to them (`wrong_answers/`)."""
+"""The exercises as the notebooks have them, wrong answers to them (`wrong_answers/`), and more (`unseen_answers/`)."""
 
 import importlib
 import re
@@ -16,6 +16,14 @@ WRONG = [
     for function in vars(importlib.import_module(f"wrong_answers.{name}")).values()
     if hasattr(function, "exercise")
 ]
+UNSEEN = [
+    (function.exercise, function)
+    for name in ("first", "second")
+    for function in vars(importlib.import_module(f"unseen_answers.{name}")).values()
+    if hasattr(function, "exercise")
+]
+RIGHT = [(exercise, function) for exercise, function in UNSEEN if function.is_right]
+UNSEEN_WRONG = [(exercise, function) for exercise, function in UNSEEN if not function.is_right]
 
 
 def cells_of_exercises():

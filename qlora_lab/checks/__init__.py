@@ -3,6 +3,7 @@
 A module a notebook holds its exercises; `exercise` judges, `differences` describes.
 """
 
+import difflib
 from collections.abc import Callable
 
 from qlora_lab.checks import (
@@ -48,7 +49,9 @@ def check(exercise: str, function: Callable) -> None:
 def verdict(exercise: str, function: Callable, seed: int = 0) -> Verdict:
     """As `check`, returned instead of printed; another seed gives other inputs."""
     if exercise not in EXERCISES:
-        raise ValueError(f"unknown exercise {exercise!r}; there are {', '.join(EXERCISES)}")
+        near = difflib.get_close_matches(str(exercise).replace("_", "-"), EXERCISES, n=3, cutoff=0.5)
+        meant = f"did you mean {' or '.join(map(repr, near))}?" if near else "ids stand in the notebooks' check cells"
+        raise ValueError(f"unknown exercise {exercise!r}; {meant}")
     return judge(EXERCISES[exercise], function, seed)
 
 

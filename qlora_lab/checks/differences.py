@@ -5,29 +5,33 @@ block, which codes, how much. There None means that nothing can be compared so, 
 types, shapes and dtypes. Places are counted from 0, as in Python.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 Describe = Callable[[tuple, Any, Any], str | None]
 
 
-def is_same(one, other, tolerance: float) -> bool:
-    """Whether two results are equal.
+def is_same(one, other, tolerance: float, any_float: bool = False) -> bool:
+    """Whether two results are equal. A number may be Python's, numpy's, or a tensor of one element without a shape.
 
     Args:
-        tolerance: for numbers that are not whole: largest difference, relative to the largest number of `other`. Shapes
-            must be equal, and so must dtypes where the tolerance is 0.
+        tolerance: for numbers that are not whole: largest difference, relative to the largest number of `other`, which
+            is also the largest of a list. Shapes and dtypes must be equal.
+        any_float: float64 is as good as float32; for what does not say which it wants.
     """
     if isinstance(other, torch.Tensor):
         if not isinstance(one, torch.Tensor) or one.shape != other.shape:
             return False
-        if one.dtype.is_floating_point != other.dtype.is_floating_point:
+        both_float = one.dtype.is_floating_point and other.dtype.is_floating_point
+        if one.dtype != other.dtype and not (any_float and tolerance and both_float):
             return False
         if not tolerance or not other.dtype.is_floating_point:
-            return one.dtype == other.dtype and bool(
+            return bool(
                 ((one == other) | (one.isnan() & other.isnan())).all()
                 if other.dtype.is_floating_point
                 else torch.equal(one, other)
@@ -36,38 +40,63 @@ def is_same(one, other, tolerance: float) -> bool:
             return True
         off = (one.detach().double() - other.double()).abs().max().item()
         return off <= tolerance * max(other.double().abs().max().item(), 1e-30)
+    one = plain_number(one)
     if isinstance(other, bool):
         return isinstance(one, bool) and one == other
     if isinstance(other, int | float):
-        if isinstance(one, torch.Tensor):
-            one = one.item() if one.numel() == 1 else None
-        if isinstance(one, bool) or not isinstance(one, int | float):
-            return False
-        # a zero that was rounded on its way is a zero
-        return math.isclose(one, other, rel_tol=max(tolerance, 1e-12), abs_tol=1e-15 if tolerance else 0.0)
+        return _same_number(one, other, tolerance, abs(other))
     if isinstance(other, tuple | list):
-        return (
-            isinstance(one, tuple | list)
-            and len(one) == len(other)
-            and all(is_same(a, b, tolerance) for a, b in zip(one, other, strict=True))
-        )
+        if not isinstance(one, tuple | list) or len(one) != len(other):
+            return False
+        if other and all(type(item) is float for item in other):
+            largest = max(map(abs, other))
+            return all(_same_number(plain_number(a), b, tolerance, largest) for a, b in zip(one, other, strict=True))
+        return all(is_same(a, b, tolerance, any_float) for a, b in zip(one, other, strict=True))
     if isinstance(other, dict):
         return (
             isinstance(one, dict)
             and one.keys() == other.keys()
-            and all(is_same(one[k], other[k], tolerance) for k in other)
+            and all(is_same(one[k], other[k], tolerance, any_float) for k in other)
         )
+    if isinstance(other, str):
+        return isinstance(one, str) and one == other
     return type(one) is type(other) and one == other
 
 
-def describe_difference(one, other, tolerance: float) -> str:
-    """A sentence on what `one`, the answer, has that `other`, the right result, has not."""
+def _same_number(one, other: float, tolerance: float, largest: float) -> bool:
+    """Whether `one` is `other`, or as near to it as `tolerance` allows where the largest number is `largest`."""
+    if isinstance(one, bool) or not isinstance(one, int | float):
+        return False
+    # a zero that was rounded on its way is a zero
+    return math.isclose(one, other, rel_tol=1e-12, abs_tol=max(tolerance * largest, 1e-15 if tolerance else 0.0))
+
+
+def plain_number(value):
+    """A number of numpy's, or a tensor or an array of one number and no shape, as Python's; else the value itself."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 0):
+        plain = value.item()
+        return float(plain) if isinstance(plain, np.floating) else plain  # a long double stays one
+    return value
+
+
+def describe_difference(one, other, tolerance: float, ask_for_return: bool = True) -> str:
+    """A sentence on what `one`, the answer, has that `other`, the right result, has not.
+
+    Args:
+        ask_for_return: where None came back, whether a missing `return` may be why.
+    """
+    if not isinstance(other, torch.Tensor):
+        one = plain_number(one)
     if one is None:
         wanted = f" instead of {other!r}" if isinstance(other, int | float | str) else ""
-        return f"it returned None{wanted}. Is there a `return`?"
+        return f"it returned None{wanted}.{' Is there a `return`?' if ask_for_return else ''}"
     if isinstance(other, tuple | list):
         if not isinstance(one, tuple | list):
-            return f"it returned a {type(one).__name__}; {len(other)} values are wanted."
+            kind = "tuple" if isinstance(other, tuple) else "list"
+            same = is_same(_listed(one, len(other)), other, tolerance)
+            return f"it returned {_a(type(one).__name__)} where a {kind} of {len(other)} is wanted" + (
+                f"; the values in it are right: make {'it' if kind == 'list' else 'them'} a {kind}." if same else "."
+            )
         if len(one) != len(other):
             return f"it returned {len(one)} values instead of {len(other)}{_lists(one, other)}."
         for number, (a, b) in enumerate(zip(one, other, strict=True), 1):
@@ -76,9 +105,7 @@ def describe_difference(one, other, tolerance: float) -> str:
     if isinstance(other, torch.Tensor):
         return _tensors(one, other, tolerance)
     if isinstance(other, int | float) and not isinstance(other, bool) and isinstance(one, int | float):
-        times = f"{one / other:.6g}" if other and not isinstance(one, bool) else "1"
-        ratio = f", {times} times as much" if times != "1" else ""
-        return f"it returned {one!r} instead of {other!r}{ratio}."
+        return f"it returned {one!r} instead of {other!r}{_how_far(one, other)}."
     if other is None and isinstance(one, int | float):
         return f"it returned {one!r} instead of None."
     if type(one) is not type(other):
@@ -103,6 +130,26 @@ def describe_arguments(arguments: tuple) -> str:
     return "(" + ", ".join(map(one, arguments)) + ")"
 
 
+def _how_far(one: float, other: float) -> str:
+    """How far a number is off: the difference where that is a few of many, else the ratio."""
+    off = one - other
+    if isinstance(one, bool) or not math.isfinite(off):
+        return ""
+    if float(one).is_integer() and float(other).is_integer() and abs(off) <= max(8, 0.01 * abs(other)):
+        return f", {abs(off):.12g} too {'many' if off > 0 else 'few'}"
+    times = f"{one / other:.6g}" if other else "1"
+    return f", {times} times as much" if times != "1" else ""
+
+
+def _listed(value, count: int) -> list | None:
+    """What a set, range, generator, view, array or tensor gives one after the other, as far as one beyond `count`."""
+    try:
+        values = list(itertools.islice(iter(sorted(value) if isinstance(value, set | frozenset) else value), count + 1))
+    except Exception:
+        return None
+    return [plain_number(item) for item in values]
+
+
 def _a(name: str) -> str:
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
@@ -114,7 +161,7 @@ def _lists(one, other) -> str:
 
 def _tensors(one, other: torch.Tensor, tolerance: float) -> str:
     if not isinstance(one, torch.Tensor):
-        return f"it returned a {type(one).__name__}; a tensor of shape {tuple(other.shape)} is wanted."
+        return f"it returned {_a(type(one).__name__)}; a tensor of shape {tuple(other.shape)} is wanted."
     if one.shape != other.shape:
         turned = (
             one.ndim == 2
@@ -124,8 +171,9 @@ def _tensors(one, other: torch.Tensor, tolerance: float) -> str:
         more = ", and it is exactly the transpose" if turned else ""
         return f"its shape is {tuple(one.shape)} instead of {tuple(other.shape)}{more}."
     both_float = one.dtype.is_floating_point and other.dtype.is_floating_point
-    if one.dtype != other.dtype and not (tolerance and both_float):
-        return f"its dtype is {one.dtype} instead of {other.dtype}."
+    if one.dtype != other.dtype and (not (tolerance and both_float) or is_same(one, other, tolerance, any_float=True)):
+        right = both_float and is_same(one, other, max(tolerance, 1e-6), any_float=True)
+        return f"its dtype is {one.dtype} instead of {other.dtype}{'; its numbers are right' if right else ''}."
     a, b = one.detach().double(), other.double()
     if not a.isfinite().all() and b.isfinite().all():
         where = (~a.isfinite()).nonzero()[0].tolist()

@@ -20,8 +20,10 @@ from typing import Any
 import torch
 
 from qlora_lab.checks.differences import describe_arguments, describe_difference, is_same
+from qlora_lab.checks.time_limit import TimeLimit, TimeUp
 
 CASES = 8
+SECONDS = 20  # for all calls of a check together
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Exercise:
         describe: what is said of a wrong answer that nobody foresaw, made from (arguments, result, expected) by an
             exercise that knows more of them than `differences` does. It gives None where that is to speak.
         cases: how many inputs; more than usual where there are more ways to be wrong than that.
+        any_float: float64 is as good as float32, since the task names no dtype.
     """
 
     id: str
@@ -115,6 +118,11 @@ class Exercise:
     draw_more: Callable[[torch.Generator, int], tuple] | None = None
     describe: Callable[[tuple, Any, Any], str | None] | None = None
     cases: int = CASES
+    any_float: bool = False
+
+    def is_right(self, result: Any, expected: Any) -> bool:
+        """Whether what is compared of a result is what is expected."""
+        return is_same(result, expected, self.tolerance, self.any_float)
 
     def compared(self, arguments: tuple, result: Any) -> Any:
         """What of a result is compared."""
@@ -151,14 +159,25 @@ def judge(exercise: Exercise, function: Callable, seed: int = 0) -> Verdict:
     """Compare a function with the exercise's specification on random inputs."""
     if not callable(function):
         return Verdict(exercise.id, "wrong", f"Give the function itself to check, not {type(function).__name__}.")
-    cases, error = [], None
+    cases, error, untouched = [], None, []
+    clock = TimeLimit(SECONDS)
     for number in range(exercise.cases):
         arguments = exercise.draw(torch.Generator().manual_seed(1000 * seed + number), number)
         given = _copied(arguments)
         try:
-            result = function(*given)
-        except NotImplementedError:
-            return Verdict(exercise.id, "not attempted", "Replace `raise NotImplementedError` by your answer.")
+            result = clock.call(function, *given)
+        except TimeUp:
+            error = (
+                f"It did not come to an end within {SECONDS} seconds (called with {describe_arguments(arguments)}). "
+                "Is there a loop without an end?"
+            )
+            break
+        except NotImplementedError as problem:
+            if str(problem):  # PyTorch's own
+                error = _tell_error(problem, arguments, function)
+                break
+            untouched.append(arguments)
+            continue
         except Exception as problem:
             error = _tell_error(problem, arguments, function)
             break
@@ -167,6 +186,10 @@ def judge(exercise: Exercise, function: Callable, seed: int = 0) -> Verdict:
             break
         expected = exercise.solution(*_copied(arguments))
         cases.append((arguments, exercise.compared(arguments, result), exercise.compared(arguments, expected)))
+    if untouched and not cases and error is None:
+        return Verdict(exercise.id, "not attempted", "Replace `raise NotImplementedError` by your answer.")
+    if untouched and error is None:
+        error = f"One branch still says `raise NotImplementedError` (called with {describe_arguments(untouched[0])})."
     return diagnose(exercise, cases, error)
 
 
@@ -177,7 +200,7 @@ def diagnose(exercise: Exercise, cases: list[tuple], error: str | None) -> Verdi
         cases: (arguments, result, expected) of each case, the last two as `Exercise.compared` makes them.
         error: what stopped the function after these cases, if anything did.
     """
-    off = [case for case in cases if not is_same(case[1], case[2], exercise.tolerance)]
+    off = [case for case in cases if not exercise.is_right(case[1], case[2])]
     if not off and error is None:
         return Verdict(exercise.id, "right", f"Compared on {len(cases)} inputs of different shapes.")
     if not off:
@@ -188,7 +211,9 @@ def diagnose(exercise: Exercise, cases: list[tuple], error: str | None) -> Verdi
     arguments, result, expected = off[0]
     told = exercise.describe(arguments, result, expected) if exercise.describe is not None else None
     if told is None:
-        told = f"With {describe_arguments(arguments)}: {describe_difference(result, expected, exercise.tolerance)}"
+        none_is_right = any(case[2] is None for case in cases)
+        words = describe_difference(result, expected, exercise.tolerance, ask_for_return=not none_is_right)
+        told = f"With {describe_arguments(arguments)}: {words}"
     return Verdict(exercise.id, "wrong", told)
 
 
@@ -199,7 +224,12 @@ def _gives(exercise: Exercise, misconception: Misconception, cases: list[tuple])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return all(
-                is_same(result, exercise.compared(arguments, wrong(*_copied(arguments))), exercise.tolerance or 1e-6)
+                is_same(
+                    result,
+                    exercise.compared(arguments, wrong(*_copied(arguments))),
+                    exercise.tolerance or 1e-6,
+                    exercise.any_float,
+                )
                 for arguments, result, _ in cases
             )
     except Exception:

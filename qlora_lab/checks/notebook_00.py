@@ -43,6 +43,6 @@ EXERCISES = (
             bits / 8 → bits * 8
             1: Bits become bytes by dividing by 8, and you multiply.
         """),
-        tolerance=1e-9,
+        tolerance=2e-6,
     ),
 )

@@ -184,7 +184,7 @@ EXERCISES = (
             * code → * (code - 1)
             2: These are codes counted from 1. Code 0 is the lowest value, code 15 the highest.
         """),
-        tolerance=1e-9,
+        tolerance=2e-6,
         draw_more=_any_code,
     ),
     Exercise(
@@ -322,7 +322,7 @@ EXERCISES = (
             if double_quant else → if False else
             2: Double quantization is ignored: constants then have 8 bits instead of 32.
         """),
-        tolerance=1e-9,
+        tolerance=2e-6,
         draw_more=lambda generator, number: (
             *draw_integers(generator, 8, 5000, 1),
             1 + number % 2,

@@ -327,7 +327,7 @@ EXERCISES = (
             4 + scales → scales
             1: The four bits of the code itself are missing: this is the price of the scales alone.
         """),
-        tolerance=1e-9,
+        tolerance=2e-6,
     ),
     Exercise(
         "model-bytes",

@@ -163,6 +163,7 @@ EXERCISES = (
             1: One of A and B is not transposed: x meets the transpose of each. With square matrices nothing
                complains.
         """),
+        any_float=True,
         tolerance=1e-5,
     ),
     Exercise(
@@ -185,6 +186,7 @@ EXERCISES = (
             s * b.T @ gradient → s * a
             2: dA does not depend on B in your answer. For the product B A, A's gradient passes through B.
         """),
+        any_float=True,
         tolerance=1e-5,
     ),
     Exercise(
@@ -238,6 +240,7 @@ EXERCISES = (
             u[:, :rank] * s[:rank] @ vh[:rank] → matrix * (torch.arange(matrix.shape[0]) < rank)[:, None]
             1: That cuts off rows or columns. Such a matrix has rank r, but is not the nearest one.
         """),
+        any_float=True,
         tolerance=1e-4,
     ),
     Exercise(

@@ -153,6 +153,7 @@ EXERCISES = (
             (root + eps), m, v → (root + eps)
             -: Return all three: the new p, m and v, in this order.
         """),
+        any_float=True,
         tolerance=1e-5,
     ),
     Exercise(

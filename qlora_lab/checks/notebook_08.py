@@ -120,6 +120,7 @@ EXERCISES = (
             weighted = → tokens = [1 / n for n in tokens]; weighted =
             1: The weights are the wrong way round: many tokens must count more, not less.
         """),
+        any_float=True,
         tolerance=1e-5,
     ),
     Exercise(
@@ -188,7 +189,7 @@ EXERCISES = (
             (processes - 1) / processes → 1 / processes
             1: One n-th is what a process has already; what reaches it is the rest, (n - 1) / n.
         """),
-        tolerance=1e-9,
+        tolerance=2e-6,
     ),
     Exercise(
         "gpu-bytes",
@@ -210,7 +211,7 @@ EXERCISES = (
             sharded / gpus + 2 * block + own → (sharded + own) / gpus
             2: Everything is divided, but what is whole for a moment is whole on each GPU.
         """),
-        tolerance=1e-9,
+        tolerance=2e-6,
     ),
     Exercise(
         "smallest-node",

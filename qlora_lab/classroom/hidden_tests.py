@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from qlora_lab.checks import EXERCISES
-from qlora_lab.checks.differences import describe_arguments, is_same
+from qlora_lab.checks.differences import describe_arguments
 from qlora_lab.checks.exercise import Exercise, Verdict, diagnose
 from qlora_lab.classroom.inside import values
 from qlora_lab.classroom.sandbox import Sandbox, Stopped
@@ -195,7 +195,7 @@ class HiddenTests:
         """Nothing that the answer wrote goes into these messages, no count, and no name: it has seen the inputs."""
         try:
             cases = self._compared(self.hidden, reply.results)
-            off = [case for case in cases if not is_same(case[1], case[2], self.exercise.tolerance)]
+            off = [case for case in cases if not self.exercise.is_right(case[1], case[2])]
             if off:
                 found = diagnose(self.exercise, cases, None).message
                 known = any(found == misconception.message for misconception in self.exercise.misconceptions)

@@ -5,14 +5,16 @@ Wrong answers are written in `wrong_answers/`, in modules as the checks', one fu
 
 import re
 
+import numpy as np
 import pytest
 import torch
-from exercises import CELLS, WRONG, function_in, run, solution_of
+from exercises import CELLS, RIGHT, UNSEEN_WRONG, WRONG, function_in, run, solution_of
 
 from qlora_lab import checks
 from qlora_lab.checks import EXERCISES, verdict
 from qlora_lab.checks.differences import describe_difference, is_same
 from qlora_lab.checks.exercise import Exercise, judge
+from qlora_lab.checks.notebook_04 import pages_of
 
 
 @pytest.mark.parametrize("exercise", EXERCISES)
@@ -57,14 +59,138 @@ def test_a_wrong_answer_is_told_what_it_looks_like(exercise, answer):
         assert found.status == "wrong" and answer.says in found.message, found
 
 
+@pytest.mark.parametrize(("exercise", "answer"), RIGHT, ids=[f"{name}-{f.__name__}" for name, f in RIGHT])
+def test_a_right_answer_is_right_however_it_is_written(exercise, answer):
+    """Other implementations, numpy's numbers, tensors for numbers, float32."""
+    for seed in range(3):
+        found = verdict(exercise, answer, seed)
+        assert found.status == "right", found
+
+
+@pytest.mark.parametrize(("exercise", "answer"), UNSEEN_WRONG, ids=[f"{name}-{f.__name__}" for name, f in UNSEEN_WRONG])
+def test_a_wrong_answer_that_nobody_foresaw_is_wrong(exercise, answer):
+    found = verdict(exercise, answer)
+    assert found.status == "wrong" and (answer.says or "") in found.message, found
+
+
+def _of_numpy(value):
+    """Numbers as numpy's, within tuples and lists as well."""
+    if isinstance(value, bool | int | float):
+        return np.array(value)[()]
+    return type(value)(map(_of_numpy, value)) if isinstance(value, tuple | list) else value
+
+
+def _of_torch(value):
+    """Numbers as tensors, of float64 for floats, within tuples and lists as well."""
+    if isinstance(value, bool | int | float):
+        return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
+    return type(value)(map(_of_torch, value)) if isinstance(value, tuple | list) else value
+
+
+def _of_single_precision(value):
+    if isinstance(value, float):
+        return np.float32(value)
+    return type(value)(map(_of_single_precision, value)) if isinstance(value, tuple | list) else value
+
+
+@pytest.mark.parametrize("kind", [_of_numpy, _of_torch, _of_single_precision])
+@pytest.mark.parametrize("exercise", EXERCISES)
+def test_a_number_is_right_in_any_type(exercise, kind):
+    assert verdict(exercise, lambda *arguments: kind(EXERCISES[exercise].solution(*arguments))).status == "right"
+
+
+def _contiguous_no_more(value):
+    if isinstance(value, torch.Tensor) and value.ndim:
+        return torch.stack((value, value), -1)[..., 0]
+    return type(value)(map(_contiguous_no_more, value)) if isinstance(value, tuple | list) else value
+
+
+@pytest.mark.parametrize("exercise", EXERCISES)
+def test_a_view_is_right(exercise):
+    answer = EXERCISES[exercise].solution
+    assert verdict(exercise, lambda *arguments: _contiguous_no_more(answer(*arguments))).status == "right"
+
+
+NAMES_A_DTYPE = ("block-absmax", "normal-float", "dequantize-packed", "least-error-scale", "double-quantize",
+                 "flipped-blocks")  # fmt: skip
+
+
+@pytest.mark.parametrize("exercise", EXERCISES)
+def test_float64_is_wrong_where_the_task_names_float32(exercise):
+    def wider(value):
+        if isinstance(value, torch.Tensor) and value.dtype == torch.float32:
+            return value.double()
+        return type(value)(map(wider, value)) if isinstance(value, tuple | list) else value
+
+    answer = EXERCISES[exercise].solution
+    found = verdict(exercise, lambda *arguments: wider(answer(*arguments)))
+    if exercise in NAMES_A_DTYPE:
+        assert found.status == "wrong" and "dtype is torch.float64 instead of torch.float32" in found.message
+        assert "its numbers are right" in found.message
+    elif exercise not in ("counterexamples", "merge-adapter", "part-of"):  # a view, dtypes of the arguments
+        assert found.status == "right", found
+
+
+LISTS = ("pages-of", "sweep-order", "paired", "find-targets", "not-dominated", "read-plan")
+KINDS = {
+    "tuple": tuple,
+    "set": set,
+    "generator": lambda values: (value for value in values),
+    "dict_keys": lambda values: dict.fromkeys(values).keys(),
+    "ndarray": lambda values: np.array(values, dtype=object),
+    "dict": dict.fromkeys,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("exercise", LISTS)
+def test_what_is_no_list_is_told_so(exercise, kind):
+    """But a tuple is as good."""
+    found = verdict(exercise, lambda *arguments: KINDS[kind](EXERCISES[exercise].solution(*arguments)))
+    if kind == "tuple":
+        assert found.status == "right"
+    else:
+        assert found.status == "wrong" and f"{kind} where a list" in found.message, found
+
+
+def test_a_range_is_no_list():
+    found = verdict("pages-of", lambda *span: range(*(lambda pages: (pages[0], pages[-1] + 1))(pages_of(*span))))
+    assert (
+        found.status == "wrong" and "a range where a list of 2 is wanted; the values in it are right" in found.message
+    )
+
+
+def test_one_branch_that_is_not_written_is_not_all_of_it():
+    def half(step, pages):
+        if step % 2 == 0:
+            raise NotImplementedError
+        return list(range(pages))
+
+    def of_pytorch(x, w, a, b, s):
+        raise NotImplementedError("Could not run 'aten::mm' with arguments from the 'X' backend.")
+
+    found = verdict("sweep-order", half)
+    assert found.status == "wrong" and "One branch still says `raise NotImplementedError`" in found.message
+    assert verdict("qlora-forward", of_pytorch).status == "wrong"
+
+
+def test_none_where_it_may_be_right_is_no_missing_return():
+    found = verdict("smallest-node", lambda *sizes: None)
+    assert found.status == "wrong" and "Is there a `return`" not in found.message
+    assert "Is there a `return`?" in verdict("evict", lambda *_: None).message
+
+
 def test_every_exercise_of_a_notebook_is_known():
     assert set(CELLS) == set(EXERCISES)
 
 
 def test_what_is_no_function_or_no_exercise():
     assert verdict("evict", 3).status == "wrong"
-    with pytest.raises(ValueError, match="unknown exercise 'evct'; there are"):
-        checks.check("evct", print)
+    for typed, meant in (("evct", "'evict'"), ("weights_in_gb", "'weights-in-gb'"), ("lora_foward", "'lora-forward'")):
+        with pytest.raises(ValueError, match=f"unknown exercise '{typed}'; did you mean {meant}"):
+            checks.check(typed, print)
+    with pytest.raises(ValueError, match=r"^unknown exercise 'zzz'; ids stand in the notebooks' check cells$"):
+        checks.check("zzz", print)
 
 
 @pytest.fixture
@@ -98,6 +224,7 @@ def test_a_wrong_answer_nobody_foresaw_gets_something_to_go_on(double, answer, w
 def test_numbers_lists_and_words():
     assert is_same(0.1 + 0.2, 0.3, 0) and not is_same(0.3001, 0.3, 1e-6) and not is_same(True, 1, 0)
     assert is_same(torch.tensor(3), 3, 0) and not is_same((1, 2), (1, 2, 3), 0)
-    assert "12 instead of 6, 2 times" in describe_difference(12, 6, 0)
+    assert "12000 instead of 6000, 2 times" in describe_difference(12000, 6000, 0)
+    assert "12 instead of 10, 2 too many" in describe_difference(12, 10, 0)
     assert "[1, 2] instead of [1, 2, 3]" in describe_difference([1, 2], [1, 2, 3], 0)
     assert "value 2 of 2 differs" in describe_difference((1, 5), (1, 2), 0)
