@@ -121,6 +121,7 @@ qlora_lab/
             zygote.py           the process that forks sealed children
             sealing.py          what is taken from a child before it runs
             system_calls.py     the calls that are left to it
+            reading.py          a cell as Python: IPython's lines, newer syntax
             answers.py          the answers in a notebook's cells
             masking.py          finished versions that cannot be used
             running.py          a call, and what it gives

@@ -19,7 +19,8 @@ from qlora_lab.classroom.results import ItemStatistics, statistics, write_csv, w
 from qlora_lab.classroom.sandbox import Stopped
 from qlora_lab.classroom.submissions import Doubtful, HandedInNotebook, Unreadable
 
-RANK = {"missing": 0, "stub": 1, "broken": 2, "answer": 3}
+RANK = {"missing": 0, "stub": 1, "broken": 2, "newer": 3, "answer": 3}
+LOST = "{exercise}: an answer stands {place}, which the notebook does not run. {state} Hand it in again in a code cell."
 
 
 @dataclass
@@ -141,9 +142,11 @@ def judge_all(
 def _find(handed: list[HandedInNotebook], judge: Judge, pool, tell) -> tuple[list[StudentWork], list[Unreadable]]:
     """Each student's best answers, and the files in which nothing could be found."""
 
+    handed_out = {cell.source.strip() for book in judge.course.books.values() for cell in book.cells}
+
     def look(one: HandedInNotebook):
         try:
-            return judge.find(list(one.code))
+            return judge.find([*one.code, *({"text": text} for text in one.text if text.strip() not in handed_out)])
         except Stopped as stopped:
             return Unreadable(one.path, f"its code cannot be parsed: {stopped}")
         except Unjudged as problem:
@@ -163,7 +166,8 @@ def _find(handed: list[HandedInNotebook], judge: Judge, pool, tell) -> tuple[lis
         work.files.append(one.path)
         work.texts.append(one.text)
         for exercise, what in found.items():
-            rank = RANK[what["status"]], one.time, one.path
+            live = what["status"] == "answer" and "aside" not in what
+            rank = RANK[what["status"]], live or ("aside" in what and RANK[what["status"]] < 2), one.time, one.path
             if rank > ranks.get((one.student, exercise), (-1,)):
                 ranks[one.student, exercise] = rank
                 work.found[exercise] = what
@@ -186,6 +190,11 @@ def _judge(works: list[StudentWork], judge: Judge, pool, tell) -> list[Unreadabl
     for number, ((work, exercise), verdict) in enumerate(zip(tasks, pool.map(look, tasks), strict=True)):
         tell("judging", number, len(tasks))
         work.verdicts[exercise] = verdict
+        if place := work.found[exercise].get("aside"):
+            state = "It was graded all the same." if work.found[exercise]["status"] == "answer" else "It has no points."
+            note = LOST.format(exercise=exercise, place=place, state=state)
+            work.notes.append(note)
+            problems.append(Doubtful(", ".join(work.files), note))
     return problems
 
 

@@ -8,6 +8,7 @@ an answer is wrong may be for want of time or memory, and holds for the limits i
 import hashlib
 import json
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -104,8 +105,11 @@ class Judge:
                 self._sandboxes.remove(sandbox)
             sandbox.close()
 
-    def find(self, cells: list[str]) -> dict[str, dict]:
-        """What of each exercise of the course stands in code cells: id -> as `find_answers` tells it.
+    def find(self, cells: list) -> dict[str, dict]:
+        """What of each exercise of the course stands in cells: id -> as `find_answers` tells it.
+
+        Args:
+            cells: as `find_answers` takes them.
 
         Raises:
             Stopped: they cannot be parsed.
@@ -126,17 +130,32 @@ class Judge:
         """On what `find` found.
 
         Raises:
-            Unjudged: there is none.
+            Unjudged: there is none; or it needs a newer Python than this one.
         """
+        lost = f" But one stands {found['aside']}, which the notebook does not run." if found.get("aside") else ""
         if found["status"] == "missing":
             name = function_name(exercise)
-            return Verdict(exercise, "not attempted", f"There is no function `{name}` in what was handed in.")
+            return Verdict(exercise, "not attempted", f"There is no function `{name}` in what was handed in.{lost}")
         if found["status"] == "stub":
-            return Verdict(exercise, "not attempted", "`raise NotImplementedError` stands where the answer belongs.")
+            return Verdict(
+                exercise, "not attempted", f"`raise NotImplementedError` stands where the answer belongs.{lost}"
+            )
         if found["status"] == "broken":
             return Verdict(exercise, "wrong", f"Its cell is no Python: {found['problem']}.")
+        if found["status"] == "newer":
+            own = ".".join(map(str, sys.version_info[:2]))
+            needs = f"It is written for Python {found['python']}, and was read by Python {own}: {found['problem']}"
+            raise Unjudged(f"{needs}. Grade with that Python, or by hand.")
+        verdict = self._verdict_on(exercise, found["code"])
+        if verdict.status != "right" and "then" in found:  # a later cell changed what it needs
+            then = self._verdict_on(exercise, found["then"])
+            verdict = then if then.status == "right" else verdict
+        return verdict
+
+    def _verdict_on(self, exercise: str, code: str) -> Verdict:
+        """On an answer's code."""
         tests = self._tests_of(exercise)
-        key, limited = _hash(found["code"], tests.digest), _hash(found["code"], tests.digest, self.limits)
+        key, limited = _hash(code, tests.digest), _hash(code, tests.digest, self.limits)
         if key in self._stopped:
             return self._stopped[key]
         with self._lock:
@@ -145,7 +164,7 @@ class Judge:
         if row:
             return Verdict(exercise, *row)
         try:
-            verdict = self._run(lambda sandbox: tests.judge(found["code"], sandbox))
+            verdict = self._run(lambda sandbox: tests.judge(code, sandbox))
         except Stopped as stopped:  # not kept for the next run, which may have other limits
             self._stopped[key] = Verdict(exercise, "wrong", str(stopped))
             return self._stopped[key]

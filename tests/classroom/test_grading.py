@@ -570,3 +570,25 @@ def test_an_answer_that_could_not_be_judged_is_listed_and_the_class_goes_on(fres
     result = run(*command(fresh, folder))
     (row,) = table(fresh.folder.parent / "grades.csv")
     assert result.exit_code == 0 and float(row["total"]) == without + float(row["01 decode"]) == 18
+
+
+def test_an_answer_in_a_text_cell_is_graded_and_told_and_one_that_is_lost_is_told(fresh):
+    folder = hand_in(fresh)
+    place = folder / "ada" / f"{BOOK}.ipynb"
+    book = nbformat.read(place, as_version=4)
+    for cell in book.cells:
+        if cell.source.startswith("def decode"):
+            cell.cell_type = "markdown"
+        elif cell.source.startswith("def pack_nibbles"):
+            cell.source = "if False:\n" + "\n".join(f"    {line}" for line in cell.source.split("\n"))
+        elif cell.source.startswith("def nearest_code"):
+            cell.source = cell.source.replace("def nearest_code", "def nearest_code[T]")
+    place.write_text(nbformat.writes(book))
+    row = graded_row(fresh, folder)
+    assert row["01 decode"] == "1" and row["01 pack-nibbles"] == "0"
+    listed = {one["reason"].partition(":")[0]: one for one in table(fresh.folder.parent / "unreadable.csv")}
+    assert "in a text cell" in listed["decode"]["reason"] and "graded all the same" in listed["decode"]["reason"]
+    assert "if False" in listed["pack-nibbles"]["reason"] and listed["pack-nibbles"]["used"] == "yes"
+    if sys.version_info < (3, 12):
+        assert row["01 nearest-code"] == "not judged, see unreadable.csv"
+        assert "Python 3.12" in listed["nearest-code"]["reason"] and listed["nearest-code"]["used"] == "no"

@@ -1,5 +1,7 @@
 """Call an answer and note what it gives. Only ever inside a sealed child."""
 
+import __future__
+
 import ast
 import linecache
 import math
@@ -23,12 +25,16 @@ class DefinedAnswer:
         self.names: dict = {"__name__": "answer", "__builtins__": __builtins__, "torch": torch, "math": math}
         self.failures: list[str] = []
         missing = ast.parse(code).body
+        # What one cell takes from the future holds in all that are run after it.
+        future = [node for node in missing if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
+        features = [getattr(__future__, alias.name, None) for node in future for alias in node.names]
+        self.flags = sum({feature.compiler_flag for feature in features if feature is not None})
         for _ in range(3):  # cells need not stand in the order in which they were run
             missing = [node for node in missing if not self._define(node)]
         self.function = self.names.get(name)
 
     def _define(self, node: ast.stmt) -> bool:
-        statement = compile(ast.Module([node], []), NAME, "exec", dont_inherit=True)
+        statement = compile(ast.Module([node], []), NAME, "exec", flags=self.flags, dont_inherit=True)
         try:
             exec(statement, self.names)
         except BaseException as error:
