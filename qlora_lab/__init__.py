@@ -10,6 +10,8 @@ qlora_lab/
         datatypes.py            where the sixteen levels of INT4, FP4 and NF4 come from
         blockwise.py            codes and scales of blocks: the definitions
         tensor.py               quantize, and the tensor it gives: codes, scales, decoding, a file
+        undecoded.py            a 4-bit tensor that any operation takes and decodes
+        parameters.py           4-bit weights of modules: experts, and states that say what they are
         fast/                   the same bits, compiled
             kernels.py          the arithmetic, written for vector code
             triton_decoder.py   decoding on a GPU in one launch

@@ -23,9 +23,13 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from qlora_lab.machine.arguments import is_count, is_number
-from qlora_lab.machine.dtypes import without_autocast
+from qlora_lab.machine.dtypes import autocast_dtype, without_autocast
+from qlora_lab.quantization.parameters import dequantize_parameters
 
 # -- the layer
 
@@ -44,6 +48,11 @@ def check_adapter_arguments(rank, alpha, dropout) -> None:
         raise ValueError(f"alpha {alpha!r} is not allowed; give a positive number (usual: the rank or twice it)")
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise ValueError(f"dropout {dropout!r} is not a probability below 1")
+
+
+def _widened(weight: torch.Tensor) -> torch.Tensor:
+    """The weight in float32, or wider where it is: sums with an update are made there and rounded once."""
+    return weight.to(torch.promote_types(weight.dtype, torch.float32))
 
 
 class LoRALayer(nn.Module):
@@ -91,10 +100,11 @@ class LoRALayer(nn.Module):
         with without_autocast(self.lora_A.device.type):
             return self.scaling * (self.lora_B @ self.lora_A)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def merged_linear(self, dtype: torch.dtype | None = None) -> nn.Linear:
         """A plain linear layer whose weight is base + delta, computed in float32 and rounded once to `dtype`."""
-        weight = self.base_weight().float()  # (out, in)
+        weight = _widened(self.base_weight())  # (out, in)
         dtype = dtype or self.merged_dtype
         if self.rank and not getattr(self, "merged", False):
             weight = weight + self.delta()
@@ -103,6 +113,18 @@ class LoRALayer(nn.Module):
         if self.bias is not None:
             linear.bias = nn.Parameter(self.bias.to(dtype), requires_grad=False)
         return linear
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """What the layer computes with: base, and delta where the adapter acts, in the model's dtype. (out, in)
+
+        Made anew each time, for code that reads a layer's weight instead of calling it (T5, Mamba, torch's attention);
+        gradients of it reach A and B.
+        """
+        weight = self.base_weight()
+        if self.rank and not self.switched_off and not getattr(self, "merged", False):
+            weight = _widened(weight) + self.delta()
+        return weight.to(self.merged_dtype)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}, alpha={self.alpha}"
@@ -144,8 +166,22 @@ class LoRALinear(LoRALayer):
             raise ValueError(f"a {kind} keeps its weight as packed {dtype}; dequantize it with its own library first")
         return self.base.weight
 
+    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
+        if f"{prefix}codes" in state_dict:  # with strict=False the adapter would be taken, and the base it is for not
+            errors.append(
+                f"{prefix.rstrip('.')} is in full precision, but the state holds its weight in 4 bits: load it into a "
+                "model that was quantized as that one, or load only what belongs to adapters"
+            )
+            return
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # (..., in) -> (..., out)
         x = input
+        if self.rank and x.dtype == self.lora_A.dtype:  # which code that asks the first parameter here is told
+            base_dtype = next(self.base.parameters()).dtype
+            by_autocast = autocast_dtype(x.device.type) and base_dtype != torch.float64
+            if base_dtype.is_floating_point and not by_autocast:
+                x = x.to(base_dtype)
         y = self.base(x)  # (..., in) -> (..., out)
         if self.merged or self.switched_off or not self.rank:
             return y
@@ -156,14 +192,14 @@ class LoRALinear(LoRALayer):
     def merge(self) -> None:
         """Fold the adapter into the base weight, in place; forward then costs what the base alone does."""
         if not self.merged and self.rank:
-            self.base.weight.copy_(self.base_weight().float() + self.delta())  # rounded once, after the sum
+            self.base.weight.copy_(_widened(self.base_weight()) + self.delta())  # rounded once, after the sum
             self.merged = True
 
     @torch.no_grad()
     def unmerge(self) -> None:
         """Take the adapter out of the weight again: equal to before up to one rounding of the weight's dtype."""
         if self.merged:
-            self.base.weight.copy_(self.base.weight.float() - self.delta())
+            self.base.weight.copy_(_widened(self.base.weight) - self.delta())
             self.merged = False
 
 
@@ -175,6 +211,26 @@ def adapted_layers(model: nn.Module) -> Iterator[tuple[str, LoRALayer]]:
     return ((name, module) for name, module in model.named_modules() if isinstance(module, LoRALayer))
 
 
+def ordinary_tensors(model: nn.Module) -> None:
+    """Replace what was made under `torch.inference_mode`, in place: the backward pass takes no such tensors.
+
+    What is tied stays tied.
+    """
+    ordinary = {}
+    with torch.inference_mode(False):
+        for module in model.modules():
+            for tensors in (module._parameters, module._buffers):
+                for name, tensor in tensors.items():
+                    if tensor is None or not tensor.is_inference():
+                        continue
+                    if id(tensor) not in ordinary:
+                        copy = tensor.detach().clone()
+                        if tensors is module._parameters:
+                            copy = nn.Parameter(copy, tensor.requires_grad)
+                        ordinary[id(tensor)] = (tensor, copy)  # the old one too: its id must not be given away
+                    tensors[name] = ordinary[id(tensor)][1]
+
+
 def output_head(model: nn.Module) -> nn.Module | None:
     """The layer that turns hidden states into vocabulary logits, if the model says which."""
     get = getattr(model, "get_output_embeddings", None)
@@ -182,7 +238,10 @@ def output_head(model: nn.Module) -> nn.Module | None:
 
 
 def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Put `module` where `path` ("layers.0.q_proj") leads, and wherever else in `model` the same module stands."""
+    """Put `module` where `path` ("layers.0.q_proj") leads, and wherever else in `model` the same module stands.
+
+    Its hooks go over to `module`: they see what the whole of the new layer takes and gives.
+    """
     old = model.get_submodule(path)
     for parent in list(model.modules()):
         for leaf, child in parent._modules.items():
@@ -190,6 +249,52 @@ def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
                 parent._modules[leaf] = module
                 if leaf == "_orig_mod" and hasattr(parent, "_initialize"):  # torch.compile's: it calls what it compiled
                     parent._initialize()
+    _move_hooks(old, module)
+
+
+_HOOKS = (
+    ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+    ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    ("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
+)
+
+
+def _move_hooks(old: nn.Module, new: nn.Module) -> None:
+    """Hooks of a layer to the one that replaces it; the handles that remove them go on working.
+
+    What computes a layer's weight before its forward pass (the older weight and spectral norm, pruning) stays with it.
+    """
+    for names in _HOOKS:
+        if not any(_makes_weight(hook) for hook in vars(old)[names[0]].values()):
+            for name in names:
+                vars(old)[name], vars(new)[name] = vars(new)[name], vars(old)[name]
+
+
+def _makes_weight(hook) -> bool:
+    return isinstance(hook, WeightNorm | SpectralNorm | BasePruningMethod)
+
+
+@torch.no_grad()
+def computes(layer: nn.Module) -> str:
+    """ "linear" where a layer's forward is x W^T + bias, "rows" where it gives (..., out) for (..., in), else "".
+
+    A subclass of `nn.Linear` with a forward of its own is asked, with two rows (experts' routers give tuples).
+    """
+    plain = type(layer).forward is nn.Linear.forward and "forward" not in vars(layer)
+    weight = layer.weight
+    if plain or isinstance(layer, LoRALayer) or weight.is_meta or not weight.is_floating_point() or not weight.numel():
+        return "linear"
+    x = torch.linspace(-1, 1, 2 * layer.in_features, dtype=weight.dtype, device=weight.device).view(2, -1)
+    with torch.random.fork_rng(devices=[]), torch.autocast(weight.device.type, enabled=False):
+        try:
+            y = layer.forward(x)
+        except Exception:  # whatever it takes, it is not what a linear layer takes
+            return ""
+        expected = F.linear(x, weight, layer.bias)
+    if not isinstance(y, torch.Tensor) or y.shape != expected.shape:
+        return ""
+    tolerance = 1e-3 if weight.dtype in (torch.float32, torch.float64) else 0.03
+    return "linear" if bool((y - expected).abs().max() <= tolerance * expected.abs().max()) else "rows"
 
 
 def _matches(path: str, target: str, is_pattern: bool) -> bool:
@@ -216,14 +321,19 @@ def find_targets(model: nn.Module, target_modules: str | Iterable[str]) -> dict[
         for name, module in modules.items()
         if isinstance(module, nn.Linear | LoRALayer) and name not in inner
     }
+    for name, module in linears.items():
+        if nn.parameter.is_lazy(module._parameters.get("weight")):
+            raise ValueError(f"{name} is a {type(module).__name__} without a weight yet; call the model once first")
     if not linears:
         raise ValueError(f"this model has no linear layers to adapt{_conv1d_share(model)}")
     if isinstance(target_modules, str) and target_modules == "all-linear":
         head = output_head(model)
-        found = {name: module for name, module in linears.items() if module is not head}
+        found = {name: module for name, module in linears.items() if module is not head and computes(module)}
         if not found:
             raise ValueError(f"the only linear layer of this model is its output head{_conv1d_share(model)}")
         return found
+    if not isinstance(target_modules, Iterable):
+        raise TypeError(f"target_modules={target_modules!r} is not allowed; give 'all-linear', names, or an expression")
     targets = [target_modules] if isinstance(target_modules, str) else list(target_modules)
     if not targets:
         raise ValueError(f"target_modules is empty; give 'all-linear' or some of {_leaf_names(linears)}")
@@ -243,6 +353,12 @@ def find_targets(model: nn.Module, target_modules: str | Iterable[str]) -> dict[
             raise ValueError(
                 f"target {target!r} matches {wrong[0]}, a {kind}; adapters go on linear layers: {_leaf_names(linears)}"
             )
+        for name in matches:
+            if not computes(linears[name]):
+                raise ValueError(
+                    f"target {target!r} matches {name}, a {type(linears[name]).__name__}, which does not give one "
+                    f"tensor (..., {linears[name].out_features}) that an adapter could add to; leave it out"
+                )
         found.update(matches)
     return {name: module for name, module in linears.items() if name in found}  # in the model's order
 
@@ -286,6 +402,7 @@ def inject_lora(
     check_adapter_arguments(rank, alpha, dropout)
     targets = find_targets(model, target_modules)
     model.requires_grad_(False)
+    ordinary_tensors(model)
     for name, layer in targets.items():
         if isinstance(layer, LoRALayer):
             layer.reset_adapter(rank, alpha, dropout, use_rslora, next(layer.parameters()).device)
@@ -339,7 +456,10 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     trainable = total = 0
     seen = set()
     for module in model.modules():
-        encoded = getattr(module, "encoded_elements", None)  # our 4-bit layers say what their bytes stand for
+        # asked of the class: a wrapper (torch.compile's, torch's for checkpointing) has what it wraps has
+        encoded = (
+            module.encoded_elements if hasattr(type(module), "encoded_elements") else None
+        )  # our 4-bit layers say what their bytes stand for
         total += encoded or 0
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in seen or (encoded and name not in ("lora_A", "lora_B", "bias")):
@@ -365,6 +485,7 @@ def merge(model: nn.Module) -> nn.Module:
     """
     layers = {name: layer for name, layer in adapted_layers(model) if layer.rank}
     users = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
+    spans = [_span(weight) for weight in model.parameters() if not weight.is_meta]
     for name, layer in layers.items():
         if not isinstance(layer, LoRALinear):
             raise ValueError(
@@ -376,7 +497,10 @@ def merge(model: nn.Module) -> nn.Module:
                 f"{name} computes its weight from other parameters (weight norm, a parametrization, pruning), where "
                 "the update would be lost. Use merge_and_unload(model), which gives it a weight of its own"
             )
-        if users[id(layer.base_weight())] > 1:
+        _check_base_is_linear(name, layer)
+        weight = layer.base_weight()
+        start, end = (0, 0) if weight.is_meta else _span(weight)
+        if users[id(weight)] > 1 or sum(one < end and start < other for one, other in spans) > 1:
             raise ValueError(
                 f"{name} shares its weight with another module (tied embeddings?), which merging would change too. "
                 "Use merge_and_unload(model), which gives it a weight of its own"
@@ -384,6 +508,20 @@ def merge(model: nn.Module) -> nn.Module:
     for layer in layers.values():
         layer.merge()
     return model
+
+
+def _span(weight: torch.Tensor) -> tuple[int, int]:
+    """The addresses between which a tensor's elements lie."""
+    elements = 1 + sum((n - 1) * step for n, step in zip(weight.shape, weight.stride(), strict=True))
+    return weight.data_ptr(), weight.data_ptr() + (elements * weight.element_size() if weight.numel() else 0)
+
+
+def _check_base_is_linear(name: str, layer: LoRALayer) -> None:
+    if isinstance(layer, LoRALinear) and computes(layer.base) != "linear":
+        raise ValueError(
+            f"{name} is a {type(layer.base).__name__} that computes something else than nn.Linear: its weight plus the "
+            "update would not compute what the two do now; keep the adapter apart"
+        )
 
 
 def unmerge(model: nn.Module) -> nn.Module:
@@ -397,17 +535,22 @@ def unmerge(model: nn.Module) -> nn.Module:
 def merge_and_unload(model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     """Replace every adapted layer, also one with a 4-bit base, by a plain `nn.Linear` of base + update, in place.
 
+    Experts that were stored in 4 bits become plain parameters again, decoded.
+
     Args:
         dtype: of the merged weights; None keeps each base's own (for a 4-bit base: the dtype it was quantized from, or
             that the model was cast to since).
 
     Raises:
-        ValueError: a base is packed by another library. Nothing is changed then.
+        ValueError: a base is packed by another library, or computes something else than nn.Linear. Nothing is changed
+            then.
     """
     layers = dict(adapted_layers(model))
-    for layer in layers.values():
+    for name, layer in layers.items():
         if isinstance(layer, LoRALinear):
             layer.base_weight()
+            _check_base_is_linear(name, layer)
     for name, layer in layers.items():
         replace_module(model, name, layer.merged_linear(dtype).train(layer.training))
+    dequantize_parameters(model, dtype)
     return model

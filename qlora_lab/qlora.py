@@ -21,9 +21,18 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from qlora_lab.lora import LoRALayer, check_adapter_arguments, find_targets, output_head, replace_module
+from qlora_lab.lora import (
+    LoRALayer,
+    check_adapter_arguments,
+    computes,
+    find_targets,
+    ordinary_tensors,
+    output_head,
+    replace_module,
+)
 from qlora_lab.machine.dtypes import FLOAT_DTYPES, autocast_dtype, without_autocast
 from qlora_lab.machine.matmul import matmul, prefers_onednn
+from qlora_lab.quantization.parameters import Quantized, find_stacks, quantize_parameter, refuse_wrong_state
 from qlora_lab.quantization.tensor import QuantizedTensor, quantize
 
 # -- the arithmetic
@@ -131,7 +140,7 @@ def _check_compute_dtype(dtype) -> None:
         raise TypeError(f"compute_dtype {dtype} is not allowed; choose torch.{', torch.'.join(FLOAT_DTYPES)} or None")
 
 
-class QLoRALinear(LoRALayer):
+class QLoRALinear(Quantized, LoRALayer):
     """A linear layer whose weight is stored in 4 bits, with a LoRA adapter.
 
     Args:
@@ -145,6 +154,11 @@ class QLoRALinear(LoRALayer):
     The codes and scales are parameters that need no gradient, so that they move, save and shard with the model. They
     keep their dtypes when the model is cast (`model.half()`): they are one encoding. A and B are cast.
 
+    The state says what the codes mean (data type, block size, double quantization, shape, the dtype before, a version):
+    a record of bytes, under the name "weight". Another layer's state is refused, strict or not, also that of a layer in
+    full precision and the other way round. States of earlier versions have no record; where shapes and dtypes are right
+    they load.
+
     Raises:
         ValueError: the weight is not two-dimensional, or a rank, alpha or dropout that makes no sense.
         TypeError: compute_dtype is not float32, float16, bfloat16 or None.
@@ -155,16 +169,14 @@ class QLoRALinear(LoRALayer):
             raise ValueError(f"a linear layer's weight has two dimensions, not {tuple(weight.shape)}")
         _check_compute_dtype(compute_dtype)
         super().__init__(weight.shape[1], weight.shape[0], rank, alpha, dropout, use_rslora, weight.device)
-        self.datatype, self.block_size, self.double_quant = weight.datatype, weight.block_size, weight.double_quant
-        self.base_dtype, self.compute_dtype = weight.dtype, compute_dtype
-        self.merged_dtype = weight.dtype  # of a merged weight: follows a cast of the model
+        self.compute_dtype = compute_dtype
         self.path = "this layer"  # its place in the model, for error messages; quantize_model fills it in
         self.kept = None  # the weight decoded already, inside `keep_decoded`
-        self.codes = nn.Parameter(weight.codes, requires_grad=False)
-        self.stored_names = tuple(weight.stored)
-        for name, tensor in weight.stored.items():  # at least one dimension each: FSDP shards no scalars
-            self.register_parameter(name, nn.Parameter(torch.atleast_1d(tensor), requires_grad=False))
-        self.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach(), requires_grad=False))
+        self.hold(weight)
+        with torch.inference_mode(False):
+            bias = None if bias is None else bias.detach()
+            bias = bias.clone() if bias is not None and bias.is_inference() else bias
+            self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, rank, alpha, datatype="nf4", block_size=64, double_quant=True, **options):
@@ -172,22 +184,6 @@ class QLoRALinear(LoRALayer):
         with torch.inference_mode(False):  # tensors made in inference mode cannot take part in training
             weight = quantize(linear.weight.detach(), datatype, block_size, double_quant)
             return cls(weight, linear.bias, rank, alpha, **options).train(linear.training)
-
-    @property
-    def quantized(self) -> QuantizedTensor:
-        """The weight as a `QuantizedTensor` that shares this layer's storage."""
-        stored = {name: getattr(self, name).data for name in self.stored_names}
-        if self.double_quant:
-            stored["scale_offset"] = stored["scale_offset"].view(())
-        shape = torch.Size((self.out_features, self.in_features))
-        return QuantizedTensor(
-            self.codes.data, stored, shape, self.base_dtype, self.datatype, self.block_size, self.double_quant
-        )
-
-    @property
-    def encoded_elements(self) -> int:
-        """How many weights the 4-bit codes stand for: in * out."""
-        return self.in_features * self.out_features
 
     def base_weight(self) -> torch.Tensor:
         """The decoded weight, in the dtype it was quantized from. (out, in)"""
@@ -198,12 +194,15 @@ class QLoRALinear(LoRALayer):
 
         Raises:
             ValueError: its last dimension is not `in_features`.
+            TypeError: it is of integers.
             FloatingPointError: computing in float16, and the output has an infinity or NaN. (Not under torch.compile.)
         """
         x = input
         if x.shape[-1:] != (self.in_features,):
             raise ValueError(f"{self.path} takes (..., {self.in_features}), not {tuple(x.shape)}")
-        flat = x.reshape(-1, self.in_features)  # (..., in) -> (n, in)
+        if not x.is_floating_point():
+            raise TypeError(f"{self.path} takes floating-point numbers, not {x.dtype}")
+        flat = x.reshape(x.shape[:-1].numel(), self.in_features)  # (..., in) -> (n, in)
         if self.compute_dtype is None and (autocast := autocast_dtype(x.device.type)):
             flat = flat.to(autocast)
         dtype = self.compute_dtype or flat.dtype
@@ -216,17 +215,6 @@ class QLoRALinear(LoRALayer):
         if dtype == torch.float16:
             _check_finite(y.detach(), self.path)
         return y.view(*x.shape[:-1], self.out_features)
-
-    def _apply(self, fn, recurse=True):
-        """`model.to(...)`, `.half()`, `.cuda()`: move codes and scales, but never change their dtype."""
-        exact = {name: getattr(self, name).data for name in ("codes", *self.stored_names)}
-        super()._apply(fn, recurse)
-        self.merged_dtype = fn(torch.empty(0, dtype=self.merged_dtype)).dtype
-        for name, tensor in exact.items():
-            moved = getattr(self, name)
-            if moved.dtype != tensor.dtype:
-                moved.data = tensor.to(moved.device)
-        return self
 
     def extra_repr(self) -> str:
         double = ", double_quant" if self.double_quant else ""
@@ -252,10 +240,11 @@ def _check_weight(name, weight, datatype, block_size, double_quant) -> None:
 SHARE_TOLD = 0.2  # of the weights that neither embeddings nor the head hold
 
 
-def _warn_of_the_rest(model: nn.Module, names: list[str], head: nn.Module | None) -> None:
-    """Warn where much of a model lies in weights that are no linear layers' and so stay in full precision."""
+def _warn_of_the_rest(model: nn.Module, names: list[str], stacks: list, head: nn.Module | None) -> None:
+    """Warn where much of a model lies in weights that are no linear layers' nor experts' and stay in full precision."""
     linear = {id(model.get_submodule(name)) for name in names}
-    kept, quantized, largest, seen = 0, 0, ("", 0), set()
+    experts = {f"{path}.{name}" for path, name in stacks}
+    kept, quantized, stayed, seen = 0, 0, {}, set()
     for module in model.modules():
         if isinstance(module, nn.Embedding) or module is head:
             seen.update(map(id, module.parameters(False)))
@@ -264,17 +253,18 @@ def _warn_of_the_rest(model: nn.Module, names: list[str], head: nn.Module | None
             if id(parameter) in seen or parameter.ndim < 2:
                 continue
             seen.add(id(parameter))
-            if id(module) in linear:
+            if id(module) in linear or f"{path}.{name}" in experts:
                 quantized += parameter.numel()
                 continue
             kept += parameter.numel()
-            if parameter.numel() > largest[1]:
-                largest = f"{path}.{name}".removeprefix("."), parameter.numel()
+            stayed[f"{path}.{name}".removeprefix(".")] = parameter.numel()
     if kept > SHARE_TOLD * (kept + quantized):
+        largest = ", ".join(sorted(stayed, key=stayed.get, reverse=True)[:3])
         warnings.warn(
-            f"{kept / (kept + quantized):.0%} of the weights (embeddings and head aside) are not those of nn.Linear "
-            f"layers and stay in full precision, {largest[0]} for one: 4 bits save little of this model's memory",
-            stacklevel=3,
+            f"{kept / (kept + quantized):.0%} of the weights (embeddings and head aside) belong to neither nn.Linear "
+            f"layers nor stacks of experts, and stay in full precision ({len(stayed)} parameters, the largest are "
+            f"{largest}): 4 bits save little of this model's memory",
+            stacklevel=4,
         )
 
 
@@ -283,7 +273,7 @@ def _let_go_of_files(model: nn.Module) -> None:
 
     A model loaded just now lies in a file that is mapped into memory, and one tensor left there keeps all pages of it.
     """
-    others = [module for module in model.modules() if not isinstance(module, QLoRALinear)]
+    others = [module for module in model.modules() if not isinstance(module, Quantized)]
     tensors = {t: None for module in others for t in (*module.parameters(False), *module.buffers(False))}
     tensors = [t for t in tensors if type(t) in (nn.Parameter, torch.Tensor) and t.layout == torch.strided]
     tensors = [t for t in tensors if t.device.type == "cpu"]
@@ -293,6 +283,7 @@ def _let_go_of_files(model: nn.Module) -> None:
             tensor.data = tensor.data.clone()
 
 
+@torch.inference_mode(False)  # tensors made in inference mode cannot take part in training
 def quantize_model(
     model: nn.Module,
     datatype: str = "nf4",
@@ -310,9 +301,14 @@ def quantize_model(
     """Freeze `model`, store its linear layers in 4 bits and give the targeted ones LoRA adapters, in place.
 
     Every `nn.Linear` is quantized but the output head, which, like the embeddings, stays as it is unless
-    `target_modules` names it. Other weights (experts in one three-dimensional parameter, convolutions, Conv1D) stay
-    too; a warning says how much that is where it is much. One layer at a time is replaced, so the peak is the model
-    plus one layer.
+    `target_modules` names it. Other weights (convolutions, Conv1D, recurrent layers, matrices that are parameters of a
+    module of one's own) stay too; a warning says how much that is where it is much. One layer at a time is replaced, so
+    the peak is the model plus one layer.
+
+    Quantized too are the experts of a mixture where they are stacks of matrices, three-dimensional parameters (Mixtral,
+    Qwen-MoE, DeepSeek, GPT-OSS and others in transformers 5): their modules stay, and read weights that are decoded by
+    what computes with them (`quantization.parameters`), in the model's dtype. They carry no adapters, as with PEFT
+    unless it is told `target_parameters`. Routers stay as they are. Under torch.compile a stack is decoded as a whole.
 
     Args:
         target_modules: which layers get adapters; the forms of `inject_lora`.
@@ -326,22 +322,50 @@ def quantize_model(
 
     Raises:
         ValueError, TypeError: as `quantize` and `inject_lora`. Nothing is changed then.
+
+    Warns:
+        UserWarning: a notable share of the weights stays as it was.
     """
     check_adapter_arguments(rank, alpha, dropout)
     _check_compute_dtype(compute_dtype)
-    adapted = set(find_targets(model, target_modules))
+    stacks = find_stacks(model)
+    kinds = {type(module) for module in model.modules()}
+    only_experts = not any(issubclass(kind, nn.Linear | LoRALayer) for kind in kinds) and (
+        stacks or any(issubclass(kind, Quantized) for kind in kinds)
+    )
+    adapted = set() if only_experts and not rank else set(find_targets(model, target_modules))
     head = output_head(model)
     names = [  # names only: a layer referred to here would keep its memory until the last one is done
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and (module is not head or name in adapted)
     ]
-    if not names:
+    others = [name for name in names if computes(model.get_submodule(name)) != "linear"]
+    if isinstance(target_modules, str) and target_modules == "all-linear":
+        adapted.difference_update(others)  # they stay as they are, and a warning names them
+    elif adapted.intersection(others):
+        name = next(name for name in others if name in adapted)
+        raise ValueError(
+            f"{name} is a {type(model.get_submodule(name)).__name__} that computes something else than nn.Linear and "
+            "cannot be stored in 4 bits; leave it out of target_modules, or use inject_lora"
+        )
+    names = [name for name in names if name not in others]
+    if not names and not stacks:
         raise ValueError("this model has no nn.Linear layers to quantize; is it quantized already?")
     for name in names:
         _check_weight(name, model.get_submodule(name).weight, datatype, block_size, double_quant)
+    for path, name in stacks:
+        weight = getattr(model.get_submodule(path), name)
+        _check_weight(f"{path}.{name}".lstrip("."), weight, datatype, block_size, double_quant)
     model.requires_grad_(False)
-    _warn_of_the_rest(model, names, head)
+    _warn_of_the_rest(model, names, stacks, head)
+    ordinary_tensors(model)
+    if others:
+        warnings.warn(
+            f"{len(others)} linear layers compute something else than nn.Linear and stay as they are: "
+            f"{', '.join(others[:3])}{', ...' if len(others) > 3 else ''}",
+            stacklevel=3,
+        )
     for done, name in enumerate(names, 1):
         linear = model.get_submodule(name)
         layer = QLoRALinear.from_linear(
@@ -359,6 +383,11 @@ def quantize_model(
         replace_module(model, name, layer)
         del linear
         if progress is not None:
-            progress(done, len(names))
+            progress(done, len(names) + len(stacks))
+    for done, (path, name) in enumerate(stacks, len(names) + 1):
+        quantize_parameter(model.get_submodule(path), name, datatype, block_size, double_quant, device)
+        if progress is not None:
+            progress(done, len(names) + len(stacks))
     _let_go_of_files(model)
+    model.register_load_state_dict_pre_hook(refuse_wrong_state)
     return model if device is None else model.to(device)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -29,6 +30,7 @@ from tiny_llama import (
 )
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn import functional as F
 
 from qlora_lab import (
@@ -36,11 +38,14 @@ from qlora_lab import (
     LoRALinear,
     QLoRALinear,
     QuantizedTensor,
+    count_parameters,
     inject_lora,
+    merge,
     merge_and_unload,
     quantize,
     quantize_model,
     save_adapter,
+    unmerge,
 )
 from qlora_lab.lora import LoRALayer, adapted_layers
 
@@ -841,18 +846,26 @@ def test_a_module_at_several_places_stays_one(change):
     torch.testing.assert_close(merged(x), y, rtol=1e-4, atol=1e-5)
 
 
-class Experts(nn.Module):
-    def __init__(self, experts):
+class Stacks(nn.Module):
+    """Matrices too small to be quantized."""
+
+    def __init__(self):
         super().__init__()
-        self.router, self.experts = nn.Linear(16, 4), nn.Parameter(torch.randn(experts, 16, 16))
+        self.router, self.stacks = nn.Linear(8, 4), nn.Parameter(torch.randn(9, 8, 8))
 
 
 @pytest.mark.parametrize(
     "model, told",
-    [(lambda: Experts(8), "experts"), (lambda: nn.Sequential(nn.Conv1d(8, 8, 9), nn.Linear(8, 8)), "0.weight")],
+    [
+        (Stacks, r"95% .* \(1 parameters, the largest are stacks\)"),  # 576 of 576 + 32
+        (
+            lambda: nn.Sequential(nn.Conv1d(8, 8, 9), nn.Linear(8, 8)),
+            r"90% .* the largest are 0.weight\)",
+        ),
+    ],
 )
 def test_weights_that_stay_in_full_precision_are_told(model, told):
-    with pytest.warns(UserWarning, match=rf"% of the weights .* {told} for one"):
+    with pytest.warns(UserWarning, match=told):
         quantize_model(model(), rank=0)
 
 
@@ -891,3 +904,257 @@ def test_numbers_of_numpy_are_numbers(rank, alpha, tmp_path):
 def test_the_input_may_be_given_by_name(make):
     layer, x = make(), torch.randn(2, 4)
     assert torch.equal(layer(input=x), layer(x))
+
+
+# -- code that does not call the layer
+
+
+class Reads(nn.Module):
+    """Computes with a layer's weight, or asks for its dtype and size, instead of calling it."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.first, self.second, self.how = nn.Linear(32, 32), nn.Linear(32, 32), how
+
+    def forward(self, x):
+        return self.how(self.second, self.first(x).relu())
+
+
+READ = {
+    "dtype, as T5 does": lambda layer, x: layer(x.to(layer.weight.dtype)),
+    "all of it, as torch's attention does": lambda layer, x: F.linear(x, layer.weight, layer.bias),
+    "as Mamba does": lambda layer, x: x @ layer.weight.t() + layer.bias,
+    "its norm": lambda layer, x: layer(x) / layer.weight.norm(),
+    "shape and device": lambda layer, x: layer(x.to(layer.weight.device)) + layer.weight.shape[0] + layer.weight.ndim,
+}
+CHANGES = [lambda m, **o: inject_lora(m, 2, 4, **o), lambda m, **o: quantize_model(m, rank=2, alpha=4, **o)]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("how", READ.values(), ids=READ)
+def test_a_weight_that_is_read_is_what_the_layer_computes_with(how, change):
+    torch.manual_seed(0)
+    model, x = randomize_adapters(change(Reads(how))), torch.randn(3, 32)
+    y = model(x)
+    y.square().sum().backward()
+    gradient = model.second.lora_B.grad.clone()
+    plain = merge_and_unload(copy.deepcopy(model)).requires_grad_(True)
+    expected = plain(x)
+    assert_close(y, expected, FLOAT32)
+    expected.square().sum().backward()  # dL/dB = s dL/dW A^T
+    layer = model.second
+    assert_close(gradient, layer.scaling * plain.second.weight.grad @ layer.lora_A.detach().t(), 10 * FLOAT32)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.bfloat16, 1e-2), (torch.float64, 1e-6)])
+def test_the_first_parameter_of_a_layer_tells_a_dtype_that_it_takes(dtype, tolerance):
+    torch.manual_seed(0)
+    plain, x = nn.Linear(32, 8).to(dtype), torch.randn(3, 32)
+    made = [inject_lora(nn.Sequential(copy.deepcopy(plain)), 2, 4)[0]]
+    if dtype != torch.float64:
+        made.append(QLoRALinear.from_linear(plain, 2, 4))
+    for layer in made:
+        y = layer(x.to(next(layer.parameters()).dtype))
+        assert_close(y, F.linear(x.to(dtype), layer.weight, layer.bias), tolerance)
+
+
+@pytest.mark.parametrize("compute_dtype", [None, torch.float32])
+def test_or_that_of_codes_which_is_refused_as_nn_linear_refuses_integers(compute_dtype):
+    layer = QLoRALinear.from_linear(nn.Linear(32, 8), 0, 1, compute_dtype=compute_dtype)
+    with pytest.raises(TypeError, match=r"this layer takes floating-point numbers, not torch\.uint8"):
+        layer(torch.ones(2, 32).to(next(layer.parameters()).dtype))
+
+
+@pytest.mark.parametrize("autocast", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("n", [4, 64, 65])  # one short block, one whole, both
+def test_a_weight_is_the_same_under_autocast(n, dtype, autocast):
+    layer = QLoRALinear.from_linear(nn.Linear(n, 1).to(dtype), 0, 1)
+    weight = layer.weight
+    with torch.autocast("cpu", autocast):
+        assert torch.equal(layer.weight, weight) and layer.weight.dtype == dtype
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_torchs_encoder_computes_with_adapters_on_its_fast_path_too(norm_first, change):
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True, norm_first=norm_first).eval()
+    model, x = randomize_adapters(change(encoder)), torch.randn(2, 5, 16)
+    with torch.no_grad():
+        fast = model(x)
+    assert_close(fast, model(x), FLOAT32)
+    assert_close(fast, merge_and_unload(model)(x), FLOAT32)
+
+
+def test_t5_runs_and_trains():
+    config = transformers.T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4)
+    config.decoder_start_token_id = 0
+    torch.manual_seed(0)
+    model = randomize_adapters(quantize_model(transformers.T5ForConditionalGeneration(config), rank=2)).eval()
+    tokens = torch.arange(3, 12)[None]
+    loss = model(input_ids=tokens, labels=tokens).loss
+    loss.backward()
+    assert all(layer.lora_B.grad is not None for _, layer in adapted_layers(model) if layer.rank)
+    assert_close(merge_and_unload(model)(input_ids=tokens, labels=tokens).loss, loss, FLOAT32)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_hooks_go_over_to_the_new_layer_and_to_the_merged_one(change):
+    torch.manual_seed(0)
+    model, x, seen = nn.Sequential(nn.Linear(32, 32)), torch.randn(2, 32), []
+    model[0].register_forward_pre_hook(lambda layer, inputs: (inputs[0] * 0.5,))
+    handle = model[0].register_forward_hook(lambda layer, inputs, y: seen.append(type(layer)) or y * 3)
+    model = randomize_adapters(change(model))
+    y = model(x)
+    kind = type(model[0])
+    assert_close(merge_and_unload(model)(x), y, FLOAT32)
+    assert seen == [kind, nn.Linear]
+    handle.remove()
+    assert_close(3 * model(x), y, FLOAT32)
+
+
+# -- layers that are not what they inherit from
+
+
+class Scaled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Router(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).topk(2)
+
+
+class SameAgain(nn.Linear):
+    def forward(self, x):
+        return F.linear(x, self.weight, self.bias)
+
+
+def replaced():
+    layer = nn.Linear(32, 32)
+    layer.forward = lambda x: 3 * F.linear(x, layer.weight)
+    return layer
+
+
+@pytest.mark.parametrize("make", [lambda: Scaled(32, 32), replaced])
+def test_a_forward_of_its_own_is_not_lost(make):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(32, 32), make()), torch.randn(2, 32)
+    with pytest.warns(UserWarning, match="1 linear layers compute something else .*: 1"):
+        quantized = quantize_model(copy.deepcopy(model), rank=2)
+    assert type(quantized[1]) is type(model[1]) and isinstance(quantized[0], QLoRALinear)
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=r"1 is a .* cannot be stored in 4 bits"):
+        quantize_model(model, rank=2, target_modules=["1"])
+    assert_unchanged(model, before)
+    want = model(x)
+    adapted = inject_lora(model, 2, 4)  # beside it an adapter may stand; in its weight it would be another
+    assert_close(adapted(x), want, FLOAT32)
+    for change in (merge, merge_and_unload):
+        with pytest.raises(ValueError, match=r"1 is a .* keep the adapter apart"):
+            change(adapted)
+    assert isinstance(adapted[0], LoRALinear) and not adapted[0].merged
+
+
+@pytest.mark.filterwarnings("ignore:1 linear layers compute")
+@pytest.mark.parametrize("change", CHANGES)
+def test_routers_get_no_adapter(change):
+    model = change(nn.Sequential(nn.Linear(32, 32), Router(32, 4)))
+    assert type(model[1]) is Router and model(torch.randn(2, 32)).values.shape == (2, 2)
+    with pytest.raises(ValueError, match=r"1, a Router, which does not give one tensor|1 is a Router"):
+        change(nn.Sequential(nn.Linear(32, 32), Router(32, 4)), target_modules=["1"])
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_subclass_that_computes_the_same_is_a_linear_layer():
+    assert isinstance(quantize_model(nn.Sequential(SameAgain(32, 32)), rank=2)[0], QLoRALinear)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("n_in, n_out", [(0, 4), (4, 0)])
+def test_layers_without_features(n_in, n_out, change):
+    model = change(nn.Sequential(nn.Linear(n_in, n_out)))
+    for shape in ((2, 3, n_in), (n_in,)):
+        assert model(torch.randn(shape)).shape == (*shape[:-1], n_out)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "make, options, words",
+    [
+        (lambda: nn.Sequential(nn.LazyLinear(4)), {}, "0 is a LazyLinear without a weight yet"),
+        (lambda: nn.Sequential(nn.Linear(4, 4)), {"target_modules": None}, "target_modules=None is not allowed"),
+        (lambda: nn.Sequential(nn.Linear(4, 4)), {"target_modules": 3}, "target_modules=3 is not allowed"),
+    ],
+)
+def test_what_cannot_be_changed_is_told_in_a_sentence(make, options, words, change):
+    with pytest.raises((ValueError, TypeError), match=words):
+        change(make(), **options)
+
+
+# -- the state says what it is
+
+
+OTHER = [
+    ({"datatype": "fp4"}, "datatype 'nf4', not 'fp4'"),
+    ({"datatype": "int4"}, "datatype 'nf4', not 'int4'"),
+    ({"block_size": 32}, "block_size '64', not '32'"),
+    ({"double_quant": False}, "double_quant '1', not '0'"),
+]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("options, said", OTHER, ids=[str(options) for options, _ in OTHER])
+def test_a_state_of_another_kind_is_refused(options, said, strict):
+    state = quantize_model(TwoLayers(), rank=2).state_dict()
+    other = quantize_model(TwoLayers(), rank=2, **options)
+    before = {name: p.clone() for name, p in other.named_parameters() if "codes" in name}
+    with pytest.raises(RuntimeError, match=f"the state of up says of itself that it has {said}:"):
+        other.load_state_dict(state, strict=strict)
+    assert all(torch.equal(p, before[name]) for name, p in other.named_parameters() if name in before)
+
+
+def test_a_state_of_an_earlier_version_is_taken():
+    model = quantize_model(TwoLayers(), rank=2)
+    state = {name: t for name, t in model.state_dict().items() if name not in ("up.weight", "down.weight")}
+    assert len(state) < len(model.state_dict())
+    other = quantize_model(TwoLayers(), rank=2)
+    assert not any(other.load_state_dict(state)) and torch.equal(other.up.codes, model.up.codes)
+
+
+# -- merged and counted
+
+
+def test_a_float64_weight_is_merged_in_float64():
+    torch.manual_seed(0)
+    model, x = (
+        randomize_adapters(inject_lora(nn.Sequential(nn.Linear(32, 32).double()), 2, 4)),
+        torch.randn(2, 32).double(),
+    )
+    y, weight = model(x), model[0].base.weight.clone()
+    assert_close(merge(model)(x), y, 1e-6)  # the update itself is float32
+    torch.testing.assert_close(unmerge(model)[0].base.weight, weight, rtol=0, atol=1e-15)
+    assert_close(merge_and_unload(model)(x), y, 1e-6)
+
+
+@pytest.mark.parametrize("part", [lambda w: w, lambda w: w.t(), lambda w: w[:, :16]])
+def test_merge_refuses_a_weight_whose_memory_is_anothers_too(part):
+    model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32))
+    model[1].weight = nn.Parameter(part(model[0].weight.data))
+    with pytest.raises(ValueError, match="shares its weight with another module"):
+        merge(inject_lora(model, 2, 4, target_modules=["0"]))
+
+
+def test_weights_that_lie_side_by_side_in_one_memory_are_merged():
+    memory = torch.randn(2, 8, 8)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    for layer, weight in zip(model, memory, strict=True):
+        layer.weight = nn.Parameter(weight)
+    assert merge(inject_lora(model, 2, 4))[0].merged
+
+
+def test_a_wrapped_layer_is_counted_once():
+    model = quantize_model(nn.Sequential(checkpoint_wrapper(nn.Linear(32, 32, bias=False))), rank=2)
+    assert count_parameters(model) == (128, 32 * 32 + 128)

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Iterator
 
 import torch
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+from torch.utils._python_dispatch import _disable_current_modes, is_in_torch_dispatch_mode
 
 from qlora_lab.machine import processor
 
@@ -72,7 +72,9 @@ def _onednn_is_faster() -> bool:
     if not (torch.backends.mkl.is_available() and processor.is_amd()):
         return False
     try:  # the operator is internal to PyTorch: make sure that it is there and what it does
-        x, w = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(4, 3)
-        return torch.equal(_onednn(x, w), x @ w.t())
+        # ... whatever the defaults and modes are that it is asked under first: the answer is kept
+        with _disable_current_modes(), torch.autocast("cpu", enabled=False):
+            x, w = (torch.arange(float(n), dtype=torch.float32, device="cpu").view(-1, 3) for n in (6, 12))
+            return torch.equal(_onednn(x, w), x @ w.t())
     except Exception:
         return False

@@ -141,7 +141,7 @@ def logit_bytes(supervised_tokens: int, vocabulary: int, size: int, kept: bool) 
     """
     if kept:
         return 3 * 4 * supervised_tokens * vocabulary
-    rows = min(supervised_tokens, max(1, CHUNK_BYTES // (4 * vocabulary)))
+    rows = min(supervised_tokens, max(1, CHUNK_BYTES // (4 * max(1, vocabulary))))
     return rows * vocabulary * (4 + (size if size < 4 else 0))
 
 

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from qlora_lab.memory.records import MemoryRecord, Replay, highest_points, replay
+from qlora_lab.quantization.undecoded import UndecodedTensor
 
 _PASSES_ON = {torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default}  # torch.tensor([...])
 _SEEDS = {torch.ops.aten.ones_like.default}  # the gradient of a loss that backward() starts from
@@ -99,7 +100,7 @@ class MemoryTrace(TorchDispatchMode):
     stepped inside (as if it had been named); other tensors made outside, such as a batch, do not.
 
     A storage has one category for all its life:
-        quantized base      codes and scales of 4-bit layers
+        quantized base      codes and scales of 4-bit layers and experts
         base weights        other parameters that are no adapters, trained or not, and buffers
         adapters            parameters named lora_...
         gradients           of parameters, from the moment the backward pass makes them
@@ -219,6 +220,8 @@ class MemoryTrace(TorchDispatchMode):
     # -- what happens inside
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if UndecodedTensor in types:  # first it does what it does; what that takes is seen then
+            return NotImplemented
         kwargs = kwargs or {}
         self._step += 1
         result = function(*args, **kwargs)

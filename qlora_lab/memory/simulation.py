@@ -22,6 +22,7 @@ from qlora_lab.models.base_model import with_sdpa
 from qlora_lab.models.gradient_checkpointing import enable_checkpointing
 from qlora_lab.paging.adamw import Coefficients, update_moments, update_parameter
 from qlora_lab.qlora import QLoRALinear
+from qlora_lab.quantization.parameters import find_stacks, keep_parameter
 from qlora_lab.quantization.tensor import QuantizedTensor
 
 _aten = torch.ops.aten
@@ -54,6 +55,9 @@ def simulate_training(
 
     Raises:
         ValueError, TypeError: a plan that makes no sense; the message says what would.
+        RuntimeError: of torch, for a mixture of experts whose shapes depend on values (config._experts_implementation
+            "eager") or whose grouped products are in float32: torch knows these products of tensors without values only
+            in bfloat16. "batched_mm" can be simulated in every dtype.
     """
     plan = TrainingPlan(config, method, rank, batch_size, sequence_length, **plan)
     device = torch.device(device)
@@ -192,6 +196,12 @@ def _replace_linears(plan: TrainingPlan, model: nn.Module, adapted: set[str]) ->
         )
         rank = plan.rank if name in adapted else 0
         replace_module(model, name, QLoRALinear(weight, linear.bias, rank, plan.alpha, plan.dropout))
+    for path, name in find_stacks(model):
+        module = model.get_submodule(path)
+        shape = getattr(module, name).shape
+        keep_parameter(
+            module, name, QuantizedTensor.empty(shape, plan.dtype, plan.datatype, plan.block_size, plan.double_quant)
+        )
 
 
 def _make_state(optimizer: torch.optim.Optimizer) -> None:

@@ -1,7 +1,8 @@
 """Notebooks 01 and 02: weights in four bits.
 
 Read `datatypes` (where the sixteen levels come from), `blockwise` (codes and scales of blocks: the definitions), then
-`tensor` (`quantize`, and the tensor it gives). `fast` computes the same bits sooner and can be skipped; `set_compile`
+`tensor` (`quantize`, and the tensor it gives). `parameters` puts such tensors into modules, `undecoded` makes them
+tensors that other people's code computes with. `fast` computes the same bits sooner and can be skipped; `set_compile`
 says when it does, `path_taken` whether it did.
 """
 

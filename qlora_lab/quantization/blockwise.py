@@ -4,11 +4,9 @@ A block is a row of a matrix here: (number of blocks, block size). `tensor` cuts
 results; `fast.kernels` is fast.
 """
 
-import functools
-
 import torch
 
-from qlora_lab.quantization.datatypes import DataType, dynamic_map
+from qlora_lab.quantization.datatypes import DataType, cached_table, dynamic_map
 
 SCALE_BLOCK = 256  # scales that share one second-level scale under double quantization
 
@@ -92,8 +90,7 @@ def dequantize_scales(codes: torch.Tensor, absmax: torch.Tensor, offset: torch.T
     return scale_levels(codes.device)[codes.int()] * absmax.repeat_interleave(SCALE_BLOCK)[: len(codes)] + offset
 
 
-@functools.cache
+@cached_table
 def scale_levels(device: torch.device) -> torch.Tensor:
     """The signed dynamic map, float32 (256,)."""
-    with torch.inference_mode(False):
-        return torch.tensor(dynamic_map(), dtype=torch.float32, device=device)
+    return torch.tensor(dynamic_map(), dtype=torch.float32, device=device)

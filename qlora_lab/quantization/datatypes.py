@@ -10,6 +10,8 @@ module builds the tables; `blockwise` uses them.
     int4_affine  sixteen equal steps from the block's minimum to its maximum (a zero point: a second constant per block)
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -17,6 +19,7 @@ from statistics import NormalDist
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 # Tables never follow torch's defaults: a process may be loading a model under bfloat16 as its default dtype, or under
 # "meta" as its default device.
@@ -109,12 +112,13 @@ def _int4_affine() -> tuple[float, ...]:
 
 DATATYPES: tuple[str, ...] = ("nf4", "fp4", "int4", "int4_affine")
 
-_known = {
-    "nf4": DataType("nf4", _nf4()),
-    "fp4": DataType("fp4", _fp4()),
-    "int4": DataType("int4", _int4()),
-    "int4_affine": DataType("int4_affine", _int4_affine(), affine=True),
-}
+with _disable_current_modes():  # this module may be imported first where all new tensors are fake ones
+    _known = {
+        "nf4": DataType("nf4", _nf4()),
+        "fp4": DataType("fp4", _fp4()),
+        "int4": DataType("int4", _int4()),
+        "int4_affine": DataType("int4_affine", _int4_affine(), affine=True),
+    }
 
 
 def get_datatype(name: str | DataType) -> DataType:
@@ -145,7 +149,8 @@ def _dynamic_map() -> tuple[float, ...]:
     return tuple(torch.tensor(sorted(levels), **_FLOAT32).tolist())
 
 
-_dynamic_levels = _dynamic_map()
+with _disable_current_modes():
+    _dynamic_levels = _dynamic_map()
 
 
 def dynamic_map() -> tuple[float, ...]:
@@ -156,3 +161,33 @@ def dynamic_map() -> tuple[float, ...]:
     digits. Source: "8-bit Optimizers via Block-wise Quantization", section 2.2; values as in bitsandbytes.
     """
     return _dynamic_levels
+
+
+def cached_table(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """`functools.cache` for a function that makes a tensor, such that what is kept is good for the whole process.
+
+    Under a mode that makes other tensors of new ones (fake ones, a trace's, those of a transform of `torch.func`) the
+    table is made anew and not kept. Inference mode would make one that the backward pass refuses: it is left for that.
+    """
+
+    @functools.cache
+    def kept(*key):
+        with torch.inference_mode(False):
+            return make(*key)
+
+    @functools.wraps(make)
+    def table(*key):
+        return make(*key) if is_watched() else kept(*key)
+
+    table.cache_clear = kept.cache_clear
+    return table
+
+
+def is_watched() -> bool:
+    """Whether operations are carried out by somebody else than usual: traced, compiled, transformed or faked."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )

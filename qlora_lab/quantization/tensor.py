@@ -17,13 +17,16 @@ used for large tensors; `fast.operator` makes an operator of the way back. Here 
 Sources: QLoRA (Dettmers et al. 2023), sections 2 and 3; the layout of bytes and of nested scales is bitsandbytes'.
 """
 
+import json
 import os
 from dataclasses import dataclass, field
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from qlora_lab.machine.arguments import is_count
-from qlora_lab.machine.dtypes import FLOAT_DTYPES
+from qlora_lab.machine.dtypes import FLOAT_DTYPES, without_autocast
 from qlora_lab.machine.files import load_tensors, save_tensors
 from qlora_lab.quantization.blockwise import (
     SCALE_BLOCK,
@@ -32,7 +35,7 @@ from qlora_lab.quantization.blockwise import (
     quantize_blocks,
     quantize_scales,
 )
-from qlora_lab.quantization.datatypes import DataType, get_datatype
+from qlora_lab.quantization.datatypes import DATATYPES, DataType, get_datatype
 from qlora_lab.quantization.fast import compilation, kernels
 from qlora_lab.quantization.fast.operator import dequantize_4bit
 
@@ -51,20 +54,21 @@ def quantize(
         double_quant: store the scales in 8 bits (QLoRA's double quantization); not for "int4_affine".
 
     Returns:
-        A `QuantizedTensor` on the weight's device.
+        A `QuantizedTensor` on the weight's device. Its tensors are ordinary ones also under `torch.inference_mode`.
 
     Raises:
-        TypeError: `weight` is no tensor, or of another dtype.
+        TypeError: `weight` is no tensor, or of another dtype, or packed by another library.
         ValueError: unknown data type, block size out of range, a NaN or infinity in `weight` (the first is named), or
             magnitudes near float32's limit where a minimum or a mean has to be taken from them (see the message).
     """
     datatype = get_datatype(datatype)
     _check(weight, datatype, block_size, double_quant)
-    flat = weight.detach().reshape(-1)
-    codes, scales, offsets = _quantize_flat(flat, datatype, block_size)
-    if not scales.isfinite().all():
-        _refuse_non_finite(weight)
-    stored = {"scales": scales} if not double_quant else _quantize_scales(scales)
+    with torch.inference_mode(False):  # what is made there could not be trained with
+        flat = weight.detach().reshape(-1)
+        codes, scales, offsets = _quantize_flat(flat, datatype, block_size)
+        if not scales.isfinite().all():
+            _refuse_non_finite(weight)
+        stored = {"scales": scales} if not double_quant else _quantize_scales(scales)
     if offsets is not None:
         stored["offsets"] = offsets
     return QuantizedTensor(
@@ -138,6 +142,25 @@ class QuantizedTensor:
     def device(self) -> torch.device:
         return self.codes.device
 
+    @property
+    def description(self) -> dict[str, str]:
+        """What the bytes mean, as a file's header and a layer's state say it: all that is needed to decode them.
+
+        A data type of one's own is described with its levels, as its name says nothing to another process.
+        """
+        description = {
+            "format": _FORMAT,
+            "shape": ",".join(map(str, self.shape)),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "datatype": self.datatype,
+            "block_size": str(self.block_size),
+            "double_quant": str(int(self.double_quant)),
+        }
+        if self.datatype not in DATATYPES:
+            datatype = get_datatype(self.datatype)
+            description |= {"levels": json.dumps(datatype.levels), "affine": str(int(datatype.affine))}
+        return description
+
     def dequantize(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The decoded tensor: scale * level computed in float32, then rounded once to `dtype` (default: the original).
 
@@ -149,28 +172,36 @@ class QuantizedTensor:
             raise TypeError(f"cannot dequantize to {dtype}; choose {', '.join(f'torch.{n}' for n in FLOAT_DTYPES)}")
         scales = self.stored["scale_codes" if self.double_quant else "scales"]
         second = self.stored.get("scale_scales"), self.stored.get("scale_offset")
-        return dequantize_4bit(
-            self.codes, scales, *second, self.offsets, self.datatype, self.block_size, self.shape, dtype
-        )
+        how = self.datatype, self.block_size, self.shape, dtype
+        with without_autocast(self.device.type):  # which knows concatenation, and not of every dtype
+            return dequantize_4bit(self.codes, scales, *second, self.offsets, *how)
+
+    def part(self, start: int, stop: int) -> tuple["QuantizedTensor", int]:
+        """Elements `start` to `stop` in row-major order, a one-dimensional tensor in the same memory, and its start.
+
+        It begins at a block (under double quantization: at one where a scale of scales begins), so perhaps earlier.
+        """
+        n, size = self.shape.numel(), self.block_size
+        unit = size * (SCALE_BLOCK if self.double_quant else 1)
+        first, last = start // unit * unit, min(n, -(-stop // size) * size)
+        blocks = slice(first // size, -(-last // size))
+        groups = slice(first // size // SCALE_BLOCK, -(-blocks.stop // SCALE_BLOCK))
+        which = {"scale_offset": ..., "scale_scales": groups}
+        stored = {name: tensor[which.get(name, blocks)] for name, tensor in self.stored.items()}
+        codes, shape = self.codes[first // 2 : -(-last // 2)], torch.Size((last - first,))
+        part = QuantizedTensor(codes, stored, shape, self.dtype, self.datatype, size, self.double_quant)
+        return part, first
 
     def to(self, device: torch.device | str) -> "QuantizedTensor":
         """The same on another device; dtypes never change."""
-        stored = {name: tensor.to(device) for name, tensor in self.stored.items()}
-        return QuantizedTensor(
-            self.codes.to(device), stored, self.shape, self.dtype, self.datatype, self.block_size, self.double_quant
-        )
+        with torch.inference_mode(False):
+            stored = {name: tensor.to(device) for name, tensor in self.stored.items()}
+            codes = self.codes.to(device)
+        return QuantizedTensor(codes, stored, self.shape, self.dtype, self.datatype, self.block_size, self.double_quant)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write a safetensors file, whole or not at all."""
-        metadata = {
-            "format": _FORMAT,
-            "shape": ",".join(map(str, self.shape)),
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "datatype": self.datatype,
-            "block_size": str(self.block_size),
-            "double_quant": str(int(self.double_quant)),
-        }
-        save_tensors(path, {"codes": self.codes, **self.stored}, metadata)
+        save_tensors(path, {"codes": self.codes, **self.stored}, self.description)
 
     @classmethod
     def load(cls, path: str | os.PathLike, device: str = "cpu") -> "QuantizedTensor":
@@ -180,24 +211,95 @@ class QuantizedTensor:
             FileNotFoundError: no such file.
             ValueError: damaged, or not written by `QuantizedTensor.save`.
         """
-        tensors, metadata = load_tensors(path, device)
+        with torch.inference_mode(False):
+            tensors, metadata = load_tensors(path, device)
         if metadata.get("format") != _FORMAT:
             raise ValueError(
                 f"{path} was not written by QuantizedTensor.save (its format is {metadata.get('format')!r})"
             )
-        datatype = get_datatype(metadata.get("datatype"))
         try:
+            datatype = _described_datatype(metadata)
             shape = torch.Size(int(n) for n in metadata["shape"].split(",") if n)
-            block_size, double_quant = int(metadata["block_size"]), bool(int(metadata["double_quant"]))
+            block_size = int(metadata["block_size"])
+            double_quant = {"0": False, "1": True}[metadata["double_quant"]]
             dtype = FLOAT_DTYPES[metadata["dtype"]]
+            if any(n < 0 for n in shape):
+                raise ValueError("a size below zero")
             _check_options(datatype, block_size, double_quant)
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, TypeError) as error:
             raise ValueError(f"{path} is damaged: its description {metadata} cannot be right ({error!r})") from error
         found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
         expected = _layout(shape, datatype, block_size, double_quant)
         if found != expected:
             raise ValueError(f"{path} is damaged: it should hold {expected}, but holds {found}")
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise ValueError(f"{path} is damaged: {name} holds a NaN or an infinity, which no scale is")
         return cls(tensors.pop("codes"), tensors, shape, dtype, datatype.name, block_size, double_quant)
+
+
+def _described_datatype(description: dict[str, str]) -> DataType:
+    """Raises ValueError where it is unknown, or another one of that name is known."""
+    if "levels" not in description:
+        return get_datatype(description.get("datatype"))
+    levels, affine = json.loads(description["levels"]), {"0": False, "1": True}[description["affine"]]
+    return get_datatype(DataType(description["datatype"], tuple(levels), affine))
+
+
+def as_record(description: dict[str, str]) -> torch.Tensor:
+    """A description as bytes, uint8 (n,): the states of modules hold nothing but tensors."""
+    content = json.dumps(description, sort_keys=True).encode()
+    with torch.inference_mode(False):
+        return torch.tensor(list(content), dtype=torch.uint8, device="cpu")
+
+
+def read_record(record: torch.Tensor) -> dict[str, str] | None:
+    """The description that `as_record` made bytes of; None where `record` is something else."""
+    if record.dtype != torch.uint8 or record.ndim != 1:
+        return None
+    try:
+        found = json.loads(bytes(record.tolist()).decode())
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and "format" in found else None
+
+
+def find_wrong_state(own: QuantizedTensor, stored_as: str, state: dict[str, torch.Tensor], place: str) -> str | None:
+    """Why this part of a module's state is none of the tensor `own`, in a sentence; None where it is one.
+
+    Args:
+        stored_as: name in the state under which the weight stood before it was quantized, and the record stands now.
+            States of earlier versions have none.
+        state: by name, only what belongs to this tensor: the record, the codes and what holds the scales.
+        place: of the tensor in its model.
+    """
+    record = state.get(stored_as)
+    if record is not None and not record.is_meta and not isinstance(record, FakeTensor):
+        theirs = read_record(record)
+        if theirs is None:
+            return (
+                f"{place} is stored in 4 bits, but the state holds {record.dtype} {tuple(record.shape)} for its "
+                "weight: load such a state before quantizing the model, or only what belongs to adapters"
+            )
+        ours = own.description
+        different = [key for key in ours if key != "dtype" and theirs.get(key) != ours[key]]
+        if different:
+            said = " and ".join(f"{key} {theirs.get(key)!r}, not {ours[key]!r}" for key in different)
+            return f"the state of {place} says of itself that it has {said}: quantize the model as it was then"
+    found = {name: tensor for name, tensor in state.items() if name != stored_as}
+    expected = {"codes": own.codes, **own.stored}
+    if not found:
+        return None
+    if found.keys() != expected.keys():
+        names = ", ".join(sorted(found))
+        return f"the state of {place} holds {names}; its 4-bit weight is {', '.join(expected)} (double_quant differs?)"
+    for name, tensor in expected.items():
+        if found[name].dtype != tensor.dtype or found[name].numel() != tensor.numel():
+            return (
+                f"the state's {name} of {place} is {found[name].dtype} {tuple(found[name].shape)}, which has to be "
+                f"{tensor.dtype} {tuple(tensor.shape)}: quantize the model as it was then, and cast no codes or scales"
+            )
+    return None
 
 
 def _quantize_scales(scales: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -252,7 +354,19 @@ def _check(weight, datatype: DataType, block_size, double_quant: bool) -> None:
         raise TypeError(f"quantize takes a torch tensor, not {type(weight).__name__}")
     if weight.dtype not in FLOAT_DTYPES.values():
         allowed = ", ".join(f"torch.{name}" for name in FLOAT_DTYPES)
-        raise TypeError(f"cannot quantize {weight.dtype}; the dtypes allowed are {allowed} (convert with .float())")
+        advice = "convert with .float()"
+        if weight.dtype != torch.float64:  # .float() would take codes for weights
+            advice = (
+                "numbers of eight bits and fewer, and integers, mean nothing without the scales that lie beside them: "
+                "dequantize with the library that made them, for a model of transformers model.dequantize(), or load "
+                "the model in 16 or 32 bits"
+            )
+        raise TypeError(f"cannot quantize {weight.dtype}; the dtypes allowed are {allowed} ({advice})")
+    if is_traceable_wrapper_subclass(weight):
+        raise TypeError(
+            f"cannot quantize a {type(weight).__name__}, which another library holds in a form of its own: "
+            "dequantize or gather it with that library, or load the model in 16 or 32 bits"
+        )
     if weight.layout != torch.strided or weight.is_meta:
         kind = "meta" if weight.is_meta else str(weight.layout)
         raise TypeError(f"quantize needs a dense tensor with values, not a {kind} one")

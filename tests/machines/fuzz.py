@@ -44,6 +44,7 @@ from random_models import Drawn, call, draw_model, quiet  # noqa: E402
 import qlora_lab  # noqa: E402
 from qlora_lab.lora import LoRALayer, adapted_layers, disabled, output_head  # noqa: E402
 from qlora_lab.qlora import QLoRALinear  # noqa: E402
+from qlora_lab.quantization.parameters import KEPT_IN, QuantizedParameter  # noqa: E402
 
 PACKAGE = str(Path(qlora_lab.__file__).parent)
 ROUNDING = {torch.float64: 1e-5, torch.float32: 3e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -281,7 +282,8 @@ def is_ours(warning) -> bool:
 
 
 def encoded(module: nn.Module) -> int:
-    return getattr(module, "encoded_elements", None) or 0
+    wrapper = hasattr(module, "_orig_mod") or hasattr(module, "_checkpoint_wrapped_module")  # has what it wraps has
+    return 0 if wrapper else getattr(module, "encoded_elements", None) or 0
 
 
 def _check_share(case: Case, model: nn.Module) -> None:
@@ -308,28 +310,31 @@ def decoded(case: Case, model: nn.Module) -> nn.Module:
     for name, layer in model.named_modules(remove_duplicate=False):
         if not encoded(layer):
             continue
+        if isinstance(layer, QuantizedParameter):
+            _decode_parameter(case, plain, name)
+            continue
         module = plain.get_submodule(name)
         if id(module) in done:
             continue
         done.add(id(module))
-        if not isinstance(layer, QLoRALinear):
-            _decode_others(case, module)
-            continue
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight")
         weight = module.weight.detach()
         transposed = isinstance(module, transformers.pytorch_utils.Conv1D)
         new = qlora_lab.quantize(weight.t() if transposed else weight, **case.options).dequantize()
-        if not isinstance(module.weight, nn.Parameter):
-            raise Finding(f"{name} has a weight that is computed, and was replaced")
+        for key, hook in list(module._forward_pre_hooks.items()):  # older norms and pruning compute a weight there
+            if "weight" in (getattr(hook, "name", None), getattr(hook, "_tensor_name", None)):
+                del module._forward_pre_hooks[key]
+                del module.weight
         module.weight = nn.Parameter(new.t() if transposed else new)
     return plain
 
 
-def _decode_others(case: Case, module: nn.Module) -> None:
-    for name, p in list(module.named_parameters(recurse=False)):
-        if p.ndim == 3:
-            setattr(module, name, nn.Parameter(qlora_lab.quantize(p.detach(), **case.options).dequantize()))
+def _decode_parameter(case: Case, plain: nn.Module, place: str) -> None:
+    path, _, name = place.replace(f"{KEPT_IN}.", "").rpartition(".")
+    module = plain.get_submodule(path)
+    weight = getattr(module, name).detach()
+    setattr(module, name, nn.Parameter(qlora_lab.quantize(weight, **case.options).dequantize()))
 
 
 def stir(model: nn.Module, seed: int) -> nn.Module:
@@ -344,17 +349,44 @@ def stir(model: nn.Module, seed: int) -> nn.Module:
     return model
 
 
+READ_WEIGHTS = ("Reading", "MultiheadAttention", "TransformerEncoderLayer", "TinyLM", "MambaMixer", "FalconMambaMixer")
+
+
+def reads_weights(model: nn.Module) -> bool:
+    """Whether it computes with a linear layer's weight itself: then PEFT's adapter on that layer does nothing."""
+    return any(type(module).__name__ in READ_WEIGHTS for module in model.modules())
+
+
+class _Updated(nn.Module):
+    """W -> W + scaling B A, as a parametrization."""
+
+    def __init__(self, a, b, scaling):
+        super().__init__()
+        self.a, self.b, self.scaling = a, b, scaling
+
+    def forward(self, weight):
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        with torch.autocast("cpu", enabled=False):
+            return (weight.to(wide) + self.scaling * (self.b.to(wide) @ self.a.to(wide))).to(weight.dtype)
+
+
 def with_hooks(plain: nn.Module, model: nn.Module) -> tuple[nn.Module, dict[str, nn.Parameter]]:
     """`plain` with the adapters of `model` added by forward hooks, which are the definition; and its As and Bs."""
     parameters = {}
+    if any(layer.rank for _, layer in adapted_layers(model)):
+        plain.requires_grad_(False)
     for name, layer in adapted_layers(model):
         if not layer.rank:
             continue
         a, b = (nn.Parameter(p.detach().clone()) for p in (layer.lora_A, layer.lora_B))
         parameters[f"{name}.lora_A"], parameters[f"{name}.lora_B"] = a, b
 
+        module = plain.get_submodule(name)
+        if reads_weights(plain) and not parametrize.is_parametrized(module):
+            parametrize.register_parametrization(module, "weight", _Updated(a, b, float(layer.scaling)))
+            continue
         # hooks of the layer itself see the adapter's share; hooks that stayed on its base do not
-        module, outer, seen = plain.get_submodule(name), bool(layer._forward_hooks or layer._forward_pre_hooks), []
+        outer, seen = bool(layer._forward_hooks or layer._forward_pre_hooks), []
 
         def look(module, inputs, options, seen=seen):
             seen[:] = [inputs[0] if inputs else options["input"]]
@@ -365,7 +397,6 @@ def with_hooks(plain: nn.Module, model: nn.Module) -> tuple[nn.Module, dict[str,
             with torch.autocast("cpu", enabled=False):
                 return y + (scaling * (x.to(wide) @ a.to(wide).t() @ b.to(wide).t())).to(y.dtype)
 
-        plain.requires_grad_(False)
         module.register_forward_pre_hook(look, with_kwargs=True, prepend=True)
         module.register_forward_hook(add, with_kwargs=True, prepend=outer)
     return plain, parameters
@@ -378,12 +409,13 @@ LIMITS_OF_GROUPED_MM = ("strides should be multiple of", "Expected mat_a to be")
 def use(case: Case, what: str, function):
     """What a changed model gives. That it is refused only now, after the change, is a finding: it can be told before.
 
-    But not whether a value leaves the range of float16.
+    But not whether a value leaves the range of float16, or code casts to the dtype of a layer's first parameter, which
+    is that of codes.
     """
     try:
         return ours(f"{what} (later)", function)
     except Refused as error:
-        if isinstance(error.__cause__, FloatingPointError):
+        if isinstance(error.__cause__, FloatingPointError) or "not torch.uint8" in str(error):
             raise
         raise Finding(f"refused only after the change: {error}") from error
     except Finding as error:
@@ -399,6 +431,9 @@ def compare_gradients(case: Case, model, plain, expected_parameters) -> None:
     if needed:
         reference(lambda: (want * weights).sum().backward())
     got = use(case, "forward", lambda: case.out(model))
+    in_doubt = difference(got, want) > case.tolerance > 1e-3 and case.drawn.is_hf
+    if in_doubt and difference(want, reference(case.out, plain.float())) > case.tolerance / 2:
+        raise NoCase("the reference itself is far from what it is in float32")
     same("output with adapters", got, want, case.tolerance)
     if needed:
         use(case, "backward", lambda: (got * weights).sum().backward())
@@ -417,7 +452,10 @@ def compare_gradients(case: Case, model, plain, expected_parameters) -> None:
         (float(p.grad.abs().max()) for p in expected_parameters.values() if p.grad is not None and p.numel()), default=0
     )
     for name, p in expected_parameters.items():
-        if p.grad is None or (p.numel() and float(p.grad.abs().max()) > 1e-3 * largest):
+        if (case.drawn.dtype == torch.float16 or case.at_forward == "autocast float16") and largest < 1e-4:
+            break  # below float16's smallest numbers
+        least = largest * (1e-3 if case.tolerance < 1e-3 else 0.1)  # smaller ones are roundings of the others
+        if p.grad is None or (p.numel() and float(p.grad.abs().max()) > least):
             same(f"gradient of {name.rpartition('.')[2]}", gradients[name], p.grad, 8 * case.tolerance)
 
 
@@ -482,6 +520,7 @@ def do_save(case: Case) -> None:
         )
         ours("load_adapter", lambda: qlora_lab.load_adapter(again, place), again)
         same("output after load_adapter", use(case, "forward", lambda: case.out(again)), want, 1e-6)
+        _same_meaning_in_peft(case, model)
         plain_model = decoded(case, model)
         plain_model = strip(plain_model)
         with quiet(), warnings.catch_warnings(record=True) as caught:
@@ -496,6 +535,15 @@ def do_save(case: Case) -> None:
         if difference(got, want) > case.tolerance and not _peft_loads_its_own(case, model):
             raise NoCase("PEFT does not load what it saved of this model")
         same(f"output of PEFT's model from our adapter {missing}", got, want, case.tolerance)
+
+
+def _same_meaning_in_peft(case: Case, model: nn.Module) -> None:
+    if case.drawn.wrapper.startswith("hook that changes"):
+        raise NoCase("in PEFT, hooks of a layer stay with its base and do not see the adapter's share")
+    if case.drawn.name.startswith(("shared:module", "shared:nested")):
+        raise NoCase("PEFT adapts a module at two places at the first of them")
+    if reads_weights(model):
+        raise NoCase("PEFT's adapter does nothing where a weight is read")
 
 
 def _peft_loads_its_own(case: Case, model: nn.Module) -> bool:
@@ -527,6 +575,7 @@ def strip(model: nn.Module) -> nn.Module:
 
 def do_load_peft(case: Case) -> None:
     first = change(case)
+    _same_meaning_in_peft(case, first)
     names = _exact(case, first)
     if case.method == "inject" and not names:
         raise NoCase("no targets")
@@ -560,9 +609,16 @@ def do_merge(case: Case) -> None:
 
     ours("merge", do, model)
     same("merged output", use(case, "forward", lambda: case.out(model)), want, 2 * case.tolerance)
+    merged = {name: p.detach().clone() for name, p in model.state_dict().items() if isinstance(p, torch.Tensor)}
     ours("unmerge", lambda: qlora_lab.unmerge(model), model)
-    for name, p in model.state_dict().items():
-        same(f"{name.rpartition('.')[2]} after unmerge", p, before[name], case.tolerance / 2)
+    for name, p in model.state_dict().items():  # one rounding of the sum, which may be larger than the weight
+        share = (
+            min(1.0, float(before[name].abs().max() / merged[name].abs().max()))
+            if p.numel() and merged[name].any()
+            else 1
+        )
+        if share > 0.1:
+            same(f"{name.rpartition('.')[2]} after unmerge", p, before[name], case.tolerance / 2 / share)
     same("unmerged output", use(case, "forward", lambda: case.out(model)), want, case.tolerance)
 
 
@@ -580,11 +636,12 @@ def do_merge_and_unload(case: Case) -> None:
     same("output after merge_and_unload", use(case, "forward", lambda: case.out(merged)), want, 2 * case.tolerance)
 
 
+@torch.no_grad()  # PyTorch computes some products otherwise where a gradient is needed, which a base alone does not
 def do_disabled(case: Case) -> None:
     model = change(case)
-    want = use(case, "forward", lambda: case.out(model)).detach()
+    want = use(case, "forward", lambda: case.out(model))
     stir(model, case.seed)
-    tuned = use(case, "forward", lambda: case.out(model)).detach()
+    tuned = use(case, "forward", lambda: case.out(model))
     with disabled(model):
         same("output while disabled", use(case, "forward", lambda: case.out(model)), want, 1e-6)
     same("output afterwards", use(case, "forward", lambda: case.out(model)), tuned, 0)
@@ -689,6 +746,18 @@ def _loss(case: Case, model: nn.Module) -> torch.Tensor:
     return total / count
 
 
+def _own_loss_is_shifted(case: Case) -> None:
+    """Some decoders of transformers (Whisper, TrOCR) compare logits with labels at one place; that is trained."""
+    tokens = torch.tensor([[5, 6, 7, 8]])
+    try:
+        out = case.base()(input_ids=tokens, labels=tokens)
+    except Exception:
+        return  # it computes no loss
+    shifted = nn.functional.cross_entropy(out.logits[0, :-1].float(), tokens[0, 1:])
+    if out.loss is not None and difference(out.loss, shifted) > case.tolerance:
+        raise NoCase("the model's own loss is another")
+
+
 def do_finetune(case: Case) -> None:
     if not case.drawn.causal:
         return do_adapters(case)
@@ -696,6 +765,7 @@ def do_finetune(case: Case) -> None:
     model = stir(change(case), case.seed)
     plain, parameters = with_hooks(decoded(case, model), model)
     before = {name: p.detach().clone() for name, p in parameters.items()}
+    _own_loss_is_shifted(case)
     loss = reference(lambda: _loss(case, plain))
     reference(lambda: loss.backward() if parameters and loss.requires_grad else None)
     norm = torch.stack([p.grad.norm() for p in parameters.values() if p.grad is not None] or [torch.zeros(())]).norm()
@@ -760,12 +830,28 @@ def do_pretrained(case: Case) -> None:
     with quiet(), tempfile.TemporaryDirectory() as place:
         use(case, "save_pretrained", lambda: model.save_pretrained(place))
         auto = type(model)
+        if any(isinstance(m, LoRALayer) for m in model.modules()):
+            return _layers_unknown_to_transformers(case, auto, place)
         again = use(case, "from_pretrained", lambda: auto.from_pretrained(place, dtype=case.drawn.dtype).eval())
         same("output after save_pretrained and from_pretrained", case.out(again), want, case.tolerance)
         if case.drawn.causal:
             loaded = ours("load_model", lambda: qlora_lab.load_model(place, dtype=case.drawn.dtype))
             same("output after load_model", case.out(loaded.eval()), want, case.tolerance)
     return None
+
+
+def _layers_unknown_to_transformers(case: Case, auto, place: str) -> None:
+    """transformers refuses such a file or reports what it made up; `load_model` refuses it."""
+    try:
+        _, found = auto.from_pretrained(place, dtype=case.drawn.dtype, output_loading_info=True)
+    except RuntimeError as error:
+        raise Refused(f"by transformers: {error}") from error
+    if not found["missing_keys"] and not found["unexpected_keys"]:
+        raise Finding("from_pretrained takes layers it does not know, without a word")
+    case.warned.append(f"reported by transformers: {sorted(found['missing_keys'])[:2]} are missing")
+    if case.drawn.causal:
+        ours("load_model", lambda: qlora_lab.load_model(place, dtype=case.drawn.dtype))
+        raise Finding("load_model takes layers that it does not know")
 
 
 def do_load_model(case: Case) -> None:
@@ -846,6 +932,8 @@ def do_compiled_later(case: Case) -> None:
     model = stir(change(case), case.seed)
     want = use(case, "forward", lambda: case.out(model)).detach()
     compiled = torch.compile(model, backend="eager")
+    if not isinstance(compiled, nn.Module):
+        raise NoCase("what is compiled twice is a function")
     same("output of the compiled model", use(case, "forward", lambda: case.out(compiled)), want, case.tolerance)
     with tempfile.TemporaryDirectory() as place:
         ours("save_adapter", lambda: qlora_lab.save_adapter(compiled, place), model)
@@ -876,6 +964,10 @@ ACTIONS = {
 # -- all of them
 
 
+def is_mixture(case: Case) -> bool:
+    return any("experts" in name for name, _ in case.base().named_modules())
+
+
 @dataclass
 class Outcome:
     seed: int
@@ -895,7 +987,7 @@ def run_case(seed: int, really_compile: bool = False) -> Outcome:
     stance = contextlib.nullcontext() if really_compile else torch.compiler.set_stance("force_eager")
     with torch.random.fork_rng(devices=[]), stance, quiet():
         try:
-            case = draw_case(seed)
+            case = reference(draw_case, seed)
             if case.action not in ("wrong", "load_model"):
                 for frozen in (False, True):
                     reference(lambda frozen=frozen: case.out(case.base().requires_grad_(not frozen)))
@@ -907,6 +999,8 @@ def run_case(seed: int, really_compile: bool = False) -> Outcome:
             kind, what = "no case", str(error)
         except Finding as error:
             kind, what = "FINDING", str(error)
+            if case.tolerance > 1e-3 and re.search("^(output|gradient).* differs", what) and is_mixture(case):
+                kind, what = "no case", "one rounding to 16 bits may choose another expert"
         except Exception as error:
             kind, what = "FINDING", f"of the harness: {''.join(traceback.format_exception(error)[-3:])}"
     return Outcome(seed, kind, what, str(case))

@@ -89,6 +89,22 @@ def test_every_way_of_storing_the_base_equals_the_real_one(options):
     assert events(simulate_training(*arguments, **options)) == events(real_trace(TrainingPlan(*arguments, **options)))
 
 
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize(
+    "experts, dtype", [("grouped_mm", "bfloat16"), ("batched_mm", "bfloat16"), ("batched_mm", "float32")]
+)
+def test_a_step_of_a_mixture_of_experts_equals_the_real_one(experts, dtype, method):
+    config = transformers.MixtralConfig(**TINY, num_local_experts=4)
+    config._experts_implementation = experts
+    arguments = (config, method, 4, 2, 16)
+    simulated, real = simulate_training(*arguments, dtype=dtype), real_trace(TrainingPlan(*arguments, dtype=dtype))
+    assert events(simulated) == events(real)
+    assert simulated.peak == real.peak and simulated.by_category == real.by_category
+    if method == "qlora":  # two layers of four experts, 4.127 bits and not 16 or 32
+        assert simulated.by_category["quantized base"] > 2 * 4 * 3 * 64 * 160 / 2
+        assert simulated.by_category["base weights"] < 4 * 3 * 97 * 64
+
+
 def test_nothing_changes_from_run_to_run():
     one, other = (simulate_training(tiny_config(), "qlora", 4, 2, 16) for _ in range(2))
     assert one.records == other.records

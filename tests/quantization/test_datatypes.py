@@ -1,10 +1,21 @@
 """The tables against bitsandbytes', and the rules that follow from them."""
 
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import bitsandbytes.functional as reference
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.functional_tensor import FunctionalTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
 
+from qlora_lab.quantization.blockwise import scale_levels
 from qlora_lab.quantization.datatypes import DATATYPES, DataType, dynamic_map, get_datatype
+from qlora_lab.quantization.fast.kernels import _levels_of_bytes
+from qlora_lab.quantization.tensor import quantize
 
 
 def test_nf4_equals_bitsandbytes_bit_for_bit():
@@ -46,3 +57,82 @@ def test_an_unknown_name_is_told_the_known_ones(name):
 def test_a_data_type_has_sixteen_levels():
     with pytest.raises(ValueError, match="16 levels; 'short' was given 3"):
         DataType("short", (0.0, 0.5, 1.0))
+
+
+def _in_a_thread(call):
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(call).result()
+
+
+def _inside(mode):
+    def run(call):
+        with mode():
+            return call()
+
+    return run
+
+
+FIRST_ASKED_FOR = {
+    "fake tensors": _inside(lambda: FakeTensorMode(allow_non_fake_inputs=True)),
+    "a counter of operations": _inside(lambda: FlopCounterMode(display=False)),
+    "functional tensors": _inside(FunctionalTensorMode),
+    "inference mode": _inside(torch.inference_mode),
+    "no gradients": _inside(torch.no_grad),
+    "autocast": _inside(lambda: torch.autocast("cpu", torch.bfloat16)),
+    "meta as the default device": _inside(lambda: torch.device("meta")),
+    "a gradient of torch.func": lambda call: torch.func.grad(lambda x: (call(), x.sum())[1])(torch.ones(2)),
+    "vmap": lambda call: torch.func.vmap(lambda x: (call(), x)[1])(torch.ones(2)),
+    "make_fx": lambda call: make_fx(lambda x: (call(), x + 1)[1])(torch.ones(2)),
+    "torch.jit.trace": lambda call: torch.jit.trace(lambda x: (call(), x + 1)[1], torch.ones(2)),
+    "another thread": _in_a_thread,
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("under", FIRST_ASKED_FOR)
+@pytest.mark.parametrize(
+    "table",
+    [
+        lambda: scale_levels(torch.device("cpu")),
+        lambda: _levels_of_bytes(get_datatype("fp4"), torch.device("cpu")),
+    ],
+    ids=["levels of scales", "levels of bytes"],
+)
+def test_a_kept_table_is_good_for_the_whole_process_whatever_it_is_first_asked_under(table, under):
+    expected = table()
+    scale_levels.cache_clear()
+    _levels_of_bytes.cache_clear()
+    try:
+        FIRST_ASKED_FOR[under](table)
+        found = table()
+        assert type(found) is torch.Tensor and not found.is_inference() and not found.requires_grad
+        assert torch.equal(found, expected) and found.dtype == torch.float32 and found.device.type == "cpu"
+        assert table() is found  # and it is kept
+        scale = torch.ones((), requires_grad=True)
+        (found * scale).sum().backward()  # may be saved for backward
+        if under not in ("make_fx", "torch.jit.trace", "functional tensors"):  # these see through what is made here
+            weight = quantize(torch.linspace(-1, 1, 640), double_quant=True)
+            before = weight.scales.clone()
+            FIRST_ASKED_FOR[under](lambda: weight.scales)
+            assert type(weight.scales) is torch.Tensor and torch.equal(weight.scales, before)
+    finally:
+        scale_levels.cache_clear()
+        _levels_of_bytes.cache_clear()
+
+
+@pytest.mark.parametrize("under", ["fake tensors", "meta as the default device", "inference mode"])
+def test_the_package_can_be_imported_first_under(under):
+    lines = {
+        "fake tensors": "FakeTensorMode()",
+        "meta as the default device": "torch.device('meta')",
+        "inference mode": "torch.inference_mode()",
+    }
+    code = f"""
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+with {lines[under]}:
+    from qlora_lab.quantization import tensor
+q = tensor.quantize(torch.linspace(-1, 1, 256), double_quant=True)
+assert (q.dequantize() - torch.linspace(-1, 1, 256)).abs().max() < 0.2
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""

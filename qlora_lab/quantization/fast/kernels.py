@@ -27,7 +27,7 @@ from qlora_lab.machine.huge_pages import empty
 from qlora_lab.machine.processor import has_wide_vectors
 from qlora_lab.quantization import blockwise as definition
 from qlora_lab.quantization.blockwise import SCALE_BLOCK, dequantize_scales, scale_levels
-from qlora_lab.quantization.datatypes import DataType
+from qlora_lab.quantization.datatypes import DataType, cached_table
 from qlora_lab.quantization.fast.compilation import Compiled, proved, run
 
 _SAMPLE = 64  # blocks that a kernel is compared with its definition on
@@ -174,12 +174,11 @@ def _look_up_32bit_kernel(context: tuple):
     return Compiled(kernel, vectors=False)
 
 
-@functools.cache
+@cached_table
 def _levels_of_bytes(datatype: DataType, device: torch.device) -> torch.Tensor:
-    with torch.inference_mode(False):
-        levels = torch.tensor(datatype.levels, dtype=torch.float32, device=device)
-        byte = torch.arange(256, device=device)
-        return torch.stack((levels[byte >> 4], levels[byte & 15]), dim=1)
+    levels = torch.tensor(datatype.levels, dtype=torch.float32, device=device)
+    byte = torch.arange(256, device=device)
+    return torch.stack((levels[byte >> 4], levels[byte & 15]), dim=1)
 
 
 @functools.cache

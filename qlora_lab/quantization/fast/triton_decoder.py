@@ -13,14 +13,12 @@ Its speed has not been measured yet, and `_BYTES` not been tuned. Triton does no
 `operator` imports this file where a tensor is on a GPU.
 """
 
-import functools
-
 import torch
 import triton
 import triton.language as tl
 
 from qlora_lab.quantization.blockwise import SCALE_BLOCK, dequantize_blocks, dequantize_scales, scale_levels
-from qlora_lab.quantization.datatypes import DataType
+from qlora_lab.quantization.datatypes import DataType, cached_table
 from qlora_lab.quantization.fast.compilation import TRITON, attempt, proved
 
 _BYTES = 1024  # that a program reads of the codes, at least a block's
@@ -145,7 +143,6 @@ def constants(block_size: int) -> dict[str, int]:
     return {"SCALE_BLOCK": SCALE_BLOCK, "HALF": half, "WIDTH": width, "ROWS": max(1, _BYTES // width)}
 
 
-@functools.cache
+@cached_table
 def _levels(datatype: DataType, device: torch.device) -> torch.Tensor:
-    with torch.inference_mode(False):
-        return datatype.table(device)
+    return datatype.table(device)
