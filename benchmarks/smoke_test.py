@@ -86,7 +86,10 @@ def path(device: str) -> str:
     taken = path_taken(device)
     if taken["given up"]:
         return f"plain PyTorch ({taken['given up'][:200]})"
-    return f"compiled: {', '.join(taken['compiled and proved']) or 'nothing'}"
+    told = f"compiled: {', '.join(taken['compiled and proved']) or 'nothing'}"
+    if reason := taken.get("decoder in Triton given up"):
+        told += f"; the decoder in Triton was given up ({reason[:200]})"
+    return told
 
 
 def quantization(device: str, dtype, side: int, double: bool = False) -> tuple[bool, str]:

@@ -384,3 +384,14 @@ def test_the_step_that_is_recorded_is_the_one_that_was_simulated():
     state = expected["simulated by category"]["optimizer state"]
     needed = expected["long"]["simulated peak"] + 0.05 * expected["cap bytes"]  # with the margin that a pager leaves
     assert needed - state < expected["cap bytes"], "the pager could not make enough room"
+
+
+def test_a_smoke_test_says_when_the_decoder_in_triton_was_given_up(monkeypatch):
+    """Its kind of device still has compiled kernels then: without the line the record would show them as Triton's."""
+    import smoke_test
+
+    taken = {"compiled and proved": ["dequantization"], "given up": None, "decoder in Triton given up": "no ptxas"}
+    monkeypatch.setattr("qlora_lab.quantization.path_taken", lambda device: taken)
+    assert "Triton was given up (no ptxas)" in smoke_test.path("cuda")
+    taken["decoder in Triton given up"] = None
+    assert "given up" not in smoke_test.path("cuda")

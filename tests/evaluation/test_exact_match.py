@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import commands, tiny_model, tiny_tokenizer
+from tiny import adapted, commands, tiny_model, tiny_tokenizer
 from tiny_llama import tiny_llama
 
 from qlora_lab import quantize_model
@@ -193,3 +193,33 @@ def test_nothing_is_kept_where_memory_is_short(quantized, monkeypatch):
     monkeypatch.setattr(exact_match, "free_memory", lambda device: 2 * needed)
     with keep_decoded(quantized) as kept:
         assert kept
+
+
+# -- tokenizers and prompts as they come
+
+
+@pytest.mark.parametrize("pad", ["none", "outside", "negative"])
+def test_padding_that_the_tokenizer_or_the_model_does_not_have(pad):
+    """Padding is masked: the answers are those of a tokenizer that has a token for it."""
+    model, prompts = adapted(), ["red=", "one two three=", "go="]
+    expected = generate(model, tiny_tokenizer(), prompts, 6)
+
+    class Bare:
+        eos_token_id = tiny_tokenizer().eos_token_id
+        pad_token_id = {"none": None, "outside": 10**6, "negative": -1}[pad]
+
+        def __init__(self):
+            self.inner = tiny_tokenizer()
+
+        def __call__(self, text, add_special_tokens=False):
+            return {"input_ids": self.inner(text, add_special_tokens=False)["input_ids"]}
+
+        def decode(self, *arguments, **options):
+            return self.inner.decode(*arguments, **options)
+
+    assert generate(model, Bare(), prompts, 6) == expected
+
+
+def test_a_prompt_without_a_token_is_named():
+    with pytest.raises(ValueError, match="prompt 1 has no token"):
+        generate(adapted(), tiny_tokenizer(), ["red=", ""], 3)

@@ -1,5 +1,6 @@
 """The fast path is taken where it works and is right; its absence is told once."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -125,6 +126,64 @@ print("ok")
     environment = {**os.environ, "CXX": "/no/such/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == "ok", done.stderr[-2000:]
+
+
+COMPILE = """
+import sys, warnings, torch
+from qlora_lab import quantize; from qlora_lab.quantization.fast import compilation
+w = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+compilation.set_compile("never"); expected = quantize(w)
+compilation.set_compile("always")
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        q = quantize(w)
+        assert torch.equal(q.codes, expected.codes) and torch.equal(q.dequantize(), expected.dequantize())
+said = [str(w.message) for w in caught if "plain PyTorch path" in str(w.message)]
+assert len(said) <= 1, said
+print(*said)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("circumstances", "words"),
+    [
+        ({"TORCHINDUCTOR_CACHE_DIR": "a b"}, "TORCHINDUCTOR_CACHE_DIR (PATH/a b) without a space in it"),
+        ({"TORCHINDUCTOR_CACHE_DIR": "it's"}, "TORCHINDUCTOR_CACHE_DIR (PATH/it's) without a ' in it"),
+        ({"TORCHINDUCTOR_CACHE_DIR": "käse"}, ""),
+        ({"CXX": "/no/such/compiler"}, "A compiler where CXX=/no/such/compiler says there is one"),
+        ({"PATH": "/nowhere"}, "Installing a C++ compiler"),
+        ({"PATH": "broken"}, "there is one, and it does not"),
+    ],
+    ids=["space", "quote", "umlaut", "CXX", "none", "one that fails"],
+)
+def test_the_warning_names_the_true_cause(tmp_path, circumstances, words):
+    (tmp_path / "broken").mkdir()
+    for name in ("g++", "clang++", "c++"):
+        (tmp_path / "broken" / name).write_text('#!/bin/sh\n[ "$1" = --version ] && echo g++ 12 && exit 0\nexit 1\n')
+        (tmp_path / "broken" / name).chmod(0o755)
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    environment.pop("CXX", None)
+    for name, value in circumstances.items():
+        inside = name == "TORCHINDUCTOR_CACHE_DIR" or value == "broken"
+        environment[name] = str(tmp_path / value) if inside else value
+    done = subprocess.run([sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert words.replace("PATH", str(tmp_path)) in done.stdout
+    assert bool(done.stdout.strip()) == bool(words)
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.ENOENT, errno.ENOTDIR])
+def test_a_folder_that_cannot_be_written_to_is_named(monkeypatch, code):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/cache")
+    assert compilation._remedy("cpu", OSError(code, os.strerror(code), "/cache/xy")).startswith(
+        "A TORCHINDUCTOR_CACHE_DIR (/cache) that is there"
+    )
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    assert "temporary folder (" in compilation._remedy("cpu", OSError(code, os.strerror(code), "/tmp/xy"))
+    missing = FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+    assert "TMPDIR" in compilation._remedy("cpu", missing)
 
 
 @pytest.mark.slow

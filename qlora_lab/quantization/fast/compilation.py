@@ -4,8 +4,13 @@ What a kernel computes first is compared with the definition. Where no compiler 
 one warning says so and the definitions run instead.
 """
 
+import errno
 import os
 import platform
+import re
+import shutil
+import sys
+import tempfile
 import types
 import warnings
 from collections.abc import Callable
@@ -82,11 +87,51 @@ def attempt(way: str, call: Callable[[], None]) -> bool:
         call()
     except Exception as error:
         error = getattr(error, "inner_exception", error)
-        need = "a C++ compiler (g++ or clang++)" if way == "cpu" else "Triton and a C compiler"
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        _give_up(way, reason, f"Installing {need}")
+        _give_up(way, _told(error), _remedy(way, error))
         return False
     return True
+
+
+def _told(error: Exception) -> str:
+    """The line of an error that says what happened: of a compiler's many, the first that it calls an error."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "error: " in line), next(iter(lines), "")) or type(error).__name__
+
+
+def _remedy(way: str, error: Exception) -> str:
+    """What would bring the fast path: where it fails with a compiler at hand, installing one would not."""
+    told = str(error)
+    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    where = f"TORCHINDUCTOR_CACHE_DIR ({folder})" if folder else f"temporary folder ({_temporary_folder()})"
+    if "temporary directory" in told:
+        return "A temporary folder that is there and may be written to (TMPDIR)"
+    if getattr(error, "errno", None) in _FOLDER_TROUBLE and not re.search(r"\bc(\+\+|c|lang|l)\b|g(\+\+|cc)", told):
+        return f"A {where} that is there, may be written to and has room"
+    chosen = os.environ.get("CXX" if way == "cpu" else "CC")
+    if chosen and shutil.which(chosen.split()[0] if chosen.split() else chosen) is None:
+        return f"A compiler where {'CXX' if way == 'cpu' else 'CC'}={chosen} says there is one (or unsetting it)"
+    there = any(map(shutil.which, ("g++", "clang++", "c++", "cl") if way == "cpu" else ("gcc", "clang", "cc", "cl")))
+    if not there:
+        return f"Installing {'a C++ compiler (g++ or clang++)' if way == 'cpu' else 'Triton and a C compiler'}"
+    for name, path in ((where, folder or _temporary_folder()), (f"Python in a path ({sys.prefix})", sys.prefix)):
+        if odd := re.search(r"""[\s'"`$&;|<>()*?\[\]#]""", path):
+            what = "space" if odd[0].isspace() else odd[0]
+            return f"A {name} without a {what} in it, which commands of the compiler do not survive,"
+    return "A compiler that translates what PyTorch writes (there is one, and it does not)"
+
+
+# no rights, read-only, full, not there, a file in the way, too long a name, a link to itself
+_FOLDER_TROUBLE = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.ENOTDIR, errno.EEXIST,
+    errno.ENAMETOOLONG, errno.ELOOP,
+}  # fmt: skip
+
+
+def _temporary_folder() -> str:
+    try:
+        return tempfile.gettempdir()
+    except OSError:
+        return "none"
 
 
 def proved(what: str, tensor: torch.Tensor, key: tuple, agrees: Callable[[], bool | None], way: str = "") -> bool:
