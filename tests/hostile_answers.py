@@ -916,4 +916,33 @@ def decode(code, low, high):
 """,
         "PermissionError",
     ),
+    "looks-busy-when-it-is-looked-at": (
+        "decode",
+        """
+import time
+BEGAN = time.monotonic()
+def decode(code, low, high):
+    turn = 0
+    while True:
+        turn += 0.5
+        time.sleep(max(0, BEGAN + turn - time.monotonic()))
+        end = time.monotonic() + 0.005
+        while time.monotonic() < end:
+            pass
+""",
+        "",
+    ),
+    "names-a-large-tensor-many-times": (
+        "decode",
+        SEND
+        + """
+import json
+def decode(code, low, high):
+    text = json.dumps(["d", [[["s", "results"], ["l", [["t", "a"]] * 40_000]], [["s", "error"], ["n"]]]]).encode()
+    head = json.dumps({"a": {"dtype": "U8", "shape": [2] * 21, "data_offsets": [0, 2**21]}}).encode()
+    send(struct.pack("<Q", len(text)) + text + struct.pack("<Q", len(head)) + head + bytes(2**21))
+    os._exit(0)
+""",
+        "could not be read",
+    ),
 }

@@ -110,7 +110,27 @@ def describe_difference(one, other, tolerance: float, ask_for_return: bool = Tru
         return f"it returned {one!r} instead of None."
     if type(one) is not type(other):
         return f"it returned {_a(type(one).__name__)}; {_a(type(other).__name__)} is wanted."
-    return f"it returned {one!r} instead of {other!r}."
+    return f"it returned {written(one)} instead of {other!r}."
+
+
+def written(value) -> str:
+    """As `repr`, but with words for tensors: writing out one of many dimensions takes minutes."""
+    try:
+        return repr(_in_words(value))
+    except RecursionError:  # a list that is in itself
+        return repr(value)
+
+
+class _Words(str):
+    __repr__ = str.__str__
+
+
+def _in_words(value):
+    if isinstance(value, torch.Tensor):
+        return _Words(f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}")
+    if type(value) in (list, tuple, set):
+        return type(value)(map(_in_words, value))
+    return {_in_words(k): _in_words(v) for k, v in value.items()} if type(value) is dict else value
 
 
 def describe_arguments(arguments: tuple) -> str:

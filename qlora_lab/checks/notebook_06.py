@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch.nn.functional import cross_entropy
 
-from qlora_lab.checks.differences import plain_number
+from qlora_lab.checks.differences import plain_number, written
 from qlora_lab.checks.exercise import Exercise, Misconception, draw_integers, draw_normal, edited, edits
 
 END = 2  # the end-of-turn token, which fills up as well
@@ -161,7 +161,9 @@ def _what_differs(said, wanted) -> str:
 
 
 def _describe(arguments: tuple, result, expected) -> str:
-    return f"{_what_differs(*arguments)}: your function returned {plain_number(result)!r} instead of {expected!r}."
+    return (
+        f"{_what_differs(*arguments)}: your function returned {written(plain_number(result))} instead of {expected!r}."
+    )
 
 
 def _in_any_order(said, wanted):

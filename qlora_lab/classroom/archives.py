@@ -1,6 +1,8 @@
 """The files of a folder, those in zip archives included, with limits: whoever made an archive need not mean well."""
 
+import bz2
 import contextlib
+import copy
 import io
 import lzma
 import re
@@ -14,7 +16,9 @@ from pathlib import Path
 from qlora_lab.classroom.students import of_platform
 
 LARGEST = 50 * 2**20  # bytes of one file
-LARGEST_INNER = 4 * LARGEST  # bytes of all files in an archive that lies in another, where packing counts twice
+LARGEST_INNER = 4 * LARGEST  # bytes of all files in an archive of one student's; packing counts twice in another
+DICTIONARY = 2**28  # bytes that unpacking LZMA may take
+ENCRYPTED = 1  # a member's flag
 MOST_MEMBERS = 20_000  # of an archive
 MOST_INNER = 1_000  # of an archive in another
 SKIPPED = re.compile(r"(^|/)(\.|__MACOSX|Thumbs\.db|desktop\.ini)")
@@ -38,7 +42,7 @@ def files_below(folder: Path) -> Iterator[File]:
     for path in paths:
         name = printable(path.relative_to(top).as_posix())
         if path.suffix.lower() == ".zip":
-            yield from _members(path, name, whole)
+            yield from _told(name, _members(path, name, whole))
         else:
             yield name, _changed(path), partial(_loose, path)
 
@@ -58,12 +62,22 @@ def _changed(path: Path) -> float:
         return 0.0  # reading it says why
 
 
+def _told(name: str, members: Iterator[File]) -> Iterator[File]:
+    """Members of an archive; where a library stumbles over the archive itself, a last one that says so."""
+    try:
+        yield from members
+    except Exception as error:
+        kind = f"{type(error).__name__}: {error}".strip(": ")
+        yield name, 0.0, partial(_fail, f"not a zip archive that can be read ({kind})")
+
+
 def _loose(path: Path) -> bytes:
     return _limited(path.stat().st_size, path.read_bytes)
 
 
 def _listed(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-    return [m for m in archive.infolist() if not m.is_dir() and not SKIPPED.search(m.filename)]
+    """Its files. One may have no name at all, which `is_dir` does not expect."""
+    return [m for m in archive.infolist() if m.filename[-1:] not in ("", "/") and not SKIPPED.search(m.filename)]
 
 
 def _downloaded(path: Path) -> bool:
@@ -94,13 +108,19 @@ def _members(source: Path | io.BytesIO, name: str, whole: bool) -> Iterator[File
         if inner and sum(member.file_size for member in members) > LARGEST_INNER:
             yield name, 0.0, partial(_fail, f"an archive that unpacks to more than {LARGEST_INNER >> 20} MiB")
             return
-        for member in members:
+        left = float("inf") if whole else LARGEST_INNER
+        # Notebooks first: what else a student packed takes nothing from them.
+        for member in sorted(members, key=lambda m: not m.filename.lower().endswith(".ipynb")):
             place = _name(member) if whole else f"{_without_suffix(name)}/{_name(member)}"
             content = partial(_limited, member.file_size, partial(_member, archive, member))
+            if member.file_size <= LARGEST:
+                left -= member.file_size
+                if left < 0:
+                    content = partial(_fail, f"files before it in its archive have {LARGEST_INNER >> 20} MiB already")
             if not place.lower().endswith(".zip"):
                 yield place, _time(member), content
             elif whole:
-                yield from _inner(place, content)
+                yield from _told(place, _inner(place, content))
             else:
                 yield place, 0.0, partial(_fail, "an archive in a student's archive: hand in the notebooks themselves")
 
@@ -136,11 +156,35 @@ def _time(member: zipfile.ZipInfo) -> float:
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    if member.flag_bits & ENCRYPTED:
+        raise ValueError("packed with a password: hand it in without one")
     try:
+        if member.compress_type in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+            return _unpacked(archive, member)
         with archive.open(member) as file:
             return file.read(LARGEST + 1)  # what the archive says of its size need not be true
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+    except NotImplementedError as error:
+        raise ValueError(f"packed in a way that cannot be read ({error}): pack it as an ordinary zip") from None
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
         raise ValueError(f"damaged in its archive ({str(error) or 'cut short'}): hand it in again") from None
+
+
+def _unpacked(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """A member packed with bzip2 or LZMA, of which `zipfile` unpacks all there is, however little is asked for."""
+    packed = copy.copy(member)
+    packed.compress_type, packed.file_size = zipfile.ZIP_STORED, member.compress_size
+    del packed.CRC  # it is that of the contents
+    with archive.open(packed) as file:
+        data = file.read(LARGEST)
+    if member.compress_type == zipfile.ZIP_BZIP2:
+        unpack = bz2.BZ2Decompressor()
+    else:  # its version and the length of what follows, then as in a file of LZMA's own, but for the size
+        unpack = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=DICTIONARY)
+        data = data[4:9] + b"\xff" * 8 + data[9:]
+    content = unpack.decompress(data, member.file_size + 1)
+    if len(content) != member.file_size or zlib.crc32(content) != member.CRC:
+        raise zipfile.BadZipFile("its size or checksum is wrong")
+    return content
 
 
 def _limited(size: int, content: Callable[[], bytes]) -> bytes:

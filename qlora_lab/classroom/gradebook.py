@@ -16,6 +16,7 @@ import io
 import json
 import logging
 import os
+import re
 import shutil
 import sysconfig
 import tempfile
@@ -39,6 +40,8 @@ from qlora_lab.classroom.course import Course
 from qlora_lab.classroom.judging import NOT_JUDGED, Judge
 from qlora_lab.classroom.sandbox import Stopped
 from qlora_lab.machine.files import write_text
+
+NO_WIDTH = "\u200b"  # a space that takes no room
 
 
 class SandboxVerdicts(NbGraderPreprocessor):
@@ -214,15 +217,25 @@ def _answered_copy(course: Course, name: str, work) -> nbformat.NotebookNode:
         if grader.get("solution") and cell.cell_type == "code":
             cell.source = work.found[grader["grade_id"]]["code"] or cell.source
         elif grader.get("solution"):
-            # The formgrader shows Markdown as a web page: no tag of a student's becomes one of it.
             given = work.opened.get(grader["grade_id"])
-            cell.source = given.replace("<", "&lt;") if given else cell.source
+            cell.source = _harmless(given) if given else cell.source
         elif cell.cell_type == "code" and not grader.get("grade"):
             continue  # `check`: its verdict is the test cell's
         elif "<details>" in cell.source:
             continue  # hints
         cells.append(cell)
     return nbformat.v4.new_notebook(cells=cells, metadata=course.books[name].metadata | {"qlora_lab": "copy"})
+
+
+def _harmless(text: str) -> str:
+    """A student's Markdown, which the formgrader shows as a web page, without what is more than text there.
+
+    No tag becomes one of the page. Links and pictures, which may hold scripts or call home, stay as they were written:
+    between the brackets comes a space of no width. So it does in commands of TeX that make links or load others. A web
+    address that stands in the text can be followed, as it is read.
+    """
+    text = re.sub(r"\](?=[(\[:])", f"]{NO_WIDTH}", text.replace("<", "&lt;"))
+    return re.sub(r"\\(?=(?:href|mmlToken|require)(?![a-zA-Z]))", rf"\\{NO_WIDTH}", text)
 
 
 def _restore(book: nbformat.NotebookNode, sources: list[SourceCell]) -> None:

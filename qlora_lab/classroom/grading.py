@@ -5,6 +5,8 @@ was not, a later file before an earlier. It is judged, put into a clean copy of 
 nbgrader's records.
 """
 
+import time
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,8 +19,9 @@ from qlora_lab.classroom.judging import NOT_JUDGED, Judge, Unjudged
 from qlora_lab.classroom.open_answers import find_open_answers
 from qlora_lab.classroom.results import ItemStatistics, statistics, write_csv, write_feedback, write_items
 from qlora_lab.classroom.sandbox import Stopped
-from qlora_lab.classroom.submissions import Doubtful, HandedInNotebook, Unreadable
+from qlora_lab.classroom.submissions import Doubtful, HandedInNotebook, Texts, Unreadable
 
+SEARCH = 60  # times the limit of time of one answer, for all notebooks of a student: nobody's take a tenth of it
 RANK = {"missing": 0, "stub": 1, "broken": 2, "newer": 3, "answer": 3}
 LOST = "{exercise}: an answer stands {place}, which the notebook does not run. {state} Hand it in again in a code cell."
 
@@ -36,7 +39,7 @@ class StudentWork:
     files: list[str] = field(default_factory=list)
     found: dict[str, dict] = field(default_factory=dict)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
-    texts: list[tuple[str, ...]] = field(default_factory=list)
+    texts: list[Texts] = field(default_factory=list)
     opened: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -144,20 +147,27 @@ def _find(handed: list[HandedInNotebook], judge: Judge, pool, tell) -> tuple[lis
 
     handed_out = {cell.source.strip() for book in judge.course.books.values() for cell in book.cells}
 
+    spent: dict[str, float] = defaultdict(float)
+
     def look(one: HandedInNotebook):
+        if spent[one.student] > SEARCH * judge.limits[0]:
+            return Unreadable(one.path, "searching others of the same student took too long: hand in what counts alone")
+        began = time.monotonic()
         try:
             return judge.find([*one.code, *({"text": text} for text in one.text if text.strip() not in handed_out)])
         except Stopped as stopped:
             return Unreadable(one.path, f"its code cannot be parsed: {stopped}")
         except Unjudged as problem:
             return Unreadable(one.path, str(problem))
+        finally:
+            spent[one.student] += time.monotonic() - began
 
     works: dict[str, StudentWork] = {}
     ranks: dict[tuple[str, str], tuple] = {}
     problems = []
     for number, (one, found) in enumerate(zip(handed, pool.map(look, handed), strict=True)):
         tell("reading", number, len(handed))
-        if not isinstance(found, Unreadable) and not any(RANK[f["status"]] for f in found.values()):
+        if not isinstance(found, Unreadable) and not any(RANK[f["status"]] or "aside" in f for f in found.values()):
             found = Unreadable(one.path, "none of the course's functions is in it")
         if isinstance(found, Unreadable):
             problems.append(found)

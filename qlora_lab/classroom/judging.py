@@ -25,6 +25,8 @@ create table if not exists verdicts (hash text primary key, exercise text, statu
 """
 
 
+LARGEST_KEPT = 2**22  # characters of what was found in a notebook; what is more is searched for again
+STOPPED = "not searched"  # in the place of a function's name, beside which no other stands: why cells cannot be parsed
 NOT_JUDGED = "not judged"  # a verdict's status where there is none
 
 
@@ -50,7 +52,6 @@ class Judge:
         self._had_one = False
         self._lock = threading.RLock()
         self._tests: dict[str, HiddenTests] = {}
-        self._stopped: dict[str, Verdict] = {}
         self._store = sqlite3.connect(course.verdicts, check_same_thread=False, timeout=60)
         self._store.execute("pragma journal_mode=wal")
         self._store.execute("pragma synchronous=normal")
@@ -121,9 +122,15 @@ class Judge:
         if row:
             found = json.loads(row[0])
         else:
-            found = self._run(lambda sandbox: sandbox.find_answers(cells, list(self.names)))
-            with self._lock, self._store:
-                self._store.execute("insert or replace into notebooks values (?, ?)", (key, json.dumps(found)))
+            try:
+                found = self._run(lambda sandbox: sandbox.find_answers(cells, list(self.names)))
+            except Stopped as stopped:
+                found = {STOPPED: str(stopped)}
+            if len(text := json.dumps(found)) <= LARGEST_KEPT:
+                with self._lock, self._store:
+                    self._store.execute("insert or replace into notebooks values (?, ?)", (key, text))
+        if STOPPED in found:
+            raise Stopped(found[STOPPED])
         return {self.names[name]: what for name, what in found.items()}
 
     def verdict(self, exercise: str, found: dict) -> Verdict:
@@ -156,8 +163,6 @@ class Judge:
         """On an answer's code."""
         tests = self._tests_of(exercise)
         key, limited = _hash(code, tests.digest), _hash(code, tests.digest, self.limits)
-        if key in self._stopped:
-            return self._stopped[key]
         with self._lock:
             query = "select status, message from verdicts where hash in (?, ?)"
             row = self._store.execute(query, (key, limited)).fetchone()
@@ -165,9 +170,8 @@ class Judge:
             return Verdict(exercise, *row)
         try:
             verdict = self._run(lambda sandbox: tests.judge(code, sandbox))
-        except Stopped as stopped:  # not kept for the next run, which may have other limits
-            self._stopped[key] = Verdict(exercise, "wrong", str(stopped))
-            return self._stopped[key]
+        except Stopped as stopped:
+            verdict = Verdict(exercise, "wrong", str(stopped))
         with self._lock, self._store:
             row = (key if verdict.status == "right" else limited, exercise, verdict.status, verdict.message)
             self._store.execute("insert or replace into verdicts values (?, ?, ?, ?)", row)

@@ -1,7 +1,8 @@
 """Answers to open questions: found by the line that their cells begin with, or else by where they stand."""
 
 import itertools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 
 from qlora_lab.classroom.course import Course
 from qlora_lab.classroom.submissions import Doubtful
@@ -25,10 +26,11 @@ class OpenAnswer:
         self.question, self.template = question.source.strip(), cell.source.strip()
         self.marker, _, self.stub = self.template.partition("\n")
         self.heading = self.question.partition("\n")[0]
+        self._heading_line = re.compile(rf"^[^\S\n]*{re.escape(self.heading)}[^\S\n]*$", re.MULTILINE)
 
     def in_(self, text: str) -> bool:
         """Whether a cell is, or was, the one that asks or the one for the answer."""
-        return self.marker in text or self.heading in map(str.strip, text.split("\n"))
+        return self.marker in text or self._heading_line.search(text) is not None
 
     def added(self, text: str) -> str:
         """What is left of such a cell without what was handed out in it."""
@@ -36,20 +38,22 @@ class OpenAnswer:
             text = text.replace(own, "")
         return text.strip()
 
-    def find(self, texts: tuple[str, ...], ends: Callable[[str], bool]) -> str | None:
+    def find(self, texts: Sequence[str], ends: Callable[[str], bool]) -> str | None:
         """The last answer among the text cells of a notebook, with its line before it; None if there is none.
 
         Args:
             ends: whether a cell is none of the student's own, or of another question. An answer may go on in cells
                 after its own, or stand only there.
         """
+        end = len(texts)
         for place in reversed([place for place, text in enumerate(texts) if self.in_(text)]):
-            after = itertools.takewhile(lambda text: self.in_(text) or not ends(text), texts[place + 1 :])
+            after = itertools.takewhile(lambda text: self.in_(text) or not ends(text), texts[place + 1 : end])
             own, *more = map(self.added, (texts[place], *after))
             # A cell that has its line is taken as it is: what changes is shown to a person again.
             begin = texts[place] if own and self.marker in texts[place] else f"{self.marker}\n\n{own}".strip()
             if own or any(more):
                 return "\n\n".join(filter(None, [begin, *more]))
+            end = place  # from there on nothing was added
         return None
 
 
@@ -74,26 +78,29 @@ def find_open_answers(course: Course, works: list) -> list[Doubtful]:
     of_all = set().union(*given.values())
     problems = []
     for work in works:
+        files = [tuple(file) for file in work.texts]
         for answer in asked:
             others = [other for other in asked if other is not answer]
 
             def ends(text: str, others=others) -> bool:
                 return text.strip() in of_all or any(other.in_(text) for other in others)
 
-            found = [text for file in work.texts if (text := answer.find(file, ends)) is not None]
+            found = [text for file in files if (text := answer.find(file, ends)) is not None]
             of_others = set().union(*(texts for name, texts in given.items() if name != answer.book))
             if found:
                 work.opened[answer.id] = found[-1]
-            elif _may_be_lost(answer, work, course, given[answer.book] - of_others, of_all):
+            elif _may_be_lost(answer, work, files, course, given[answer.book] - of_others, of_all):
                 note = LOST.format(name=answer.id.replace("question-", "question "), marker=answer.marker)
                 work.notes.append(note)
                 problems.append(Doubtful(", ".join(work.files), note))
     return problems
 
 
-def _may_be_lost(answer: OpenAnswer, work, course: Course, given: set[str], of_all: set[str]) -> bool:
+def _may_be_lost(
+    answer: OpenAnswer, work, files: list[tuple], course: Course, given: set[str], of_all: set[str]
+) -> bool:
     """Whether the answer's line is gone from a notebook that was handed in, and there is text of the student's own."""
-    texts = [text.strip() for file in work.texts for text in file if text.strip()]
+    texts = [text.strip() for file in files for text in file if text.strip()]
     exercises = [item.exercise for item in course.items if item.notebook == answer.book]
     handed_in = any(work.found.get(e, {}).get("status") in ("answer", "broken") for e in exercises)
     handed_in = handed_in or any(text in given for text in texts)

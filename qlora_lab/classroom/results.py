@@ -24,7 +24,9 @@ from qlora_lab.machine.files import write_text
 
 ITEM_COLUMNS = ["notebook", "exercise", "points", "students", "attempted", "right", "difficulty", "discrimination"]
 ITEM_COLUMNS += ["most frequent diagnosis", "how often"]
-FORMULA = re.compile(r"[=+@\t]|-(?!\d+(\.\d+)?\Z)")  # what a spreadsheet takes for the begin of one; -0.25 is a number
+# What a spreadsheet takes for the begin of a formula, also where it parts cells at semicolons; -0.25 is a number.
+FORMULA = re.compile(r"(?:\A|(?<=[;|\t]))(?=\t|\s*(?:[=+@＝＋＠－]|-(?!\d+(\.\d+)?\Z)))")
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]+")  # ends of lines among them, which would begin a row
 UNKNOWN_MISTAKE = "a mistake that looks like no known misconception"
 
 
@@ -96,13 +98,14 @@ def write_items(path: Path, found: list[ItemStatistics]) -> None:
 def write_csv(path: Path, head: list[str], rows: list[list]) -> None:
     """A table for spreadsheets, in which a text that begins like a formula is kept a text; a number is none.
 
-    It begins with a byte order mark, without which Excel takes UTF-8 for the system's own encoding.
+    A row is one line, whatever stands in its cells. The file begins with a byte order mark, without which Excel takes
+    UTF-8 for the system's own encoding.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head)
     for row in rows:
-        writer.writerow([f"'{cell}" if FORMULA.match(str(cell)) else cell for cell in row])
+        writer.writerow([FORMULA.sub("'", CONTROL.sub(" ", str(cell))) for cell in row])
     write_text(path, "\ufeff" + text.getvalue())
 
 

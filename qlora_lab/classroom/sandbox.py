@@ -27,6 +27,7 @@ from qlora_lab.machine.errors import UserFacingError
 ZYGOTE = Path(__file__).parent / "inside" / "zygote.py"
 SECONDS = 10.0  # of processor time, for all calls of one answer
 PATIENCE = 6  # times as long by the clock, and longer while it computes: a busy machine must not cost a student points
+USED = 0.2  # of each second beyond these, at least, it must have run or waited for a processor
 BUSIEST = 10  # times as long as that, until it is the machine that is to blame
 MEMORY = 2**30  # bytes
 LARGEST_REPLY = 2**22  # bytes of results; right ones of the largest exercise take 2**17
@@ -70,6 +71,7 @@ class Child:
         self.connection, self.seconds, self.pid = connection, seconds, pid
         self.began = time.monotonic()
         self.deadline = self.began + seconds
+        self._busy: dict[str, float] = {}
 
     def ask(self, data: bytes) -> bytes:
         """Send bytes, return the reply.
@@ -122,19 +124,43 @@ class Child:
     def _extend(self) -> None:
         """Give it another second if it is not sealed yet, or would compute if others left it a processor."""
         states = _states(self.pid) if self.pid else {"R"}
-        if "T" in states or "t" in states:
+        if "T" in states:
             raise Interrupted("the answer's process was halted from outside")
-        if not states & {"R", "D"}:
+        if not states & {"R", "D", "t"} or not self._computed(states):
             raise Stopped(f"It did not finish within {self.seconds:g} seconds. Does it wait for something?", slow=True)
         if time.monotonic() > self.began + BUSIEST * self.seconds:
             raise Interrupted(f"the processors had no time for an answer in {BUSIEST * self.seconds:g} seconds")
         self.deadline = time.monotonic() + 1
 
+    def _computed(self, states: set[str]) -> bool:
+        """Whether it has used the second that it was given last: an answer may know when it is looked at.
 
-def _states(pid: int) -> set[str]:
-    """What the threads of a process are doing, in letters of /proc: R runs, or waits for a processor; D for a disk."""
+        Waiting is counted when it ends. So a thread that would run, and did not in all that time, waits.
+        """
+        before, self._busy = self._busy, _busy(self.pid) if self.pid else {}
+        if states & {"D", "t"} or not before or not self._busy:
+            return True
+        used = {thread: now - before.get(thread, 0.0) for thread, now in self._busy.items()}
+        return max(used.values()) > USED or any(used[t] == 0 and "R" in _states(self.pid, t) for t in used)
+
+
+def _busy(pid: int) -> dict[str, float]:
+    """For each thread of a process the seconds in which it ran or waited for a processor, where these are counted."""
+    seconds = {}
+    for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            ran, waited = path.read_text().split()[:2]
+            seconds[path.parent.name] = (int(ran) + int(waited)) / 1e9
+    return seconds
+
+
+def _states(pid: int, thread: str = "*") -> set[str]:
+    """What the threads of a process are doing, or one of them, in letters of /proc.
+
+    R runs or waits for a processor, D waits for a disk, t for who traces it; T was halted by a signal.
+    """
     states = set()
-    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+    for path in Path(f"/proc/{pid}/task").glob(f"{thread}/stat"):
         with contextlib.suppress(OSError, IndexError):  # it has ended meanwhile
             states.add(path.read_text(errors="replace").rpartition(")")[2].split()[0])
     return states

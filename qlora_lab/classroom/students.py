@@ -8,15 +8,18 @@ import re
 import unicodedata
 from pathlib import PurePosixPath
 
+# What a platform writes comes first, and then the name that a student gave the file, which may look like another's: so
+# the first place where a pattern fits is the one that counts.
 PLATFORMS = tuple(
     re.compile(pattern, re.DOTALL)
     for pattern in (
-        r"(?P<who>.+)_assignsubmission_.*",  # Moodle: Ada L_123_assignsubmission_file_
-        # Canvas: lovelaceada_LATE_12_3456_homework; but no year, as in hw_2_2026_ada
-        r"(?P<who>[^_]+)_(?:LATE_)?(?P<id>[1-9]\d*)_(?!20\d\d_)[1-9]\d{2,}_.+",
+        r"(?P<who>.+?)_assignsubmission_.*",  # Moodle: Ada L_123_assignsubmission_file_
+        # Canvas: lovelaceada_LATE_12_3456_homework; but no year, as in hw_2_2026_ada, and no number that is
+        # the name of a student of Blackboard's, as in Homework_1_20261234_attempt_...
+        r"(?P<who>[^_]+)_(?:LATE_)?(?P<id>[1-9]\d*)_(?!20\d\d_|\d+_attempt_\d{4}-)[1-9]\d{2,}_.+",
         # Brightspace: 12345-678 - Ada Lovelace - Nov 27, 2026 1204 PM
         r"(?P<id>\d+)-\d+ ?- ?(?P<who>.+?) ?- ?(?=[^-]*\b\d{4}\b)[^-]*",
-        r".+_(?P<who>[^_]+)_attempt_\d{4}(?:-\d\d){5}(?:_.*)?",  # Blackboard: Homework_ada1_attempt_2026-11-27-12-04-…
+        r".+?_(?P<who>[^_]+)_attempt_\d{4}(?:-\d\d){5}(?:_.*)?",  # Blackboard: Homework_ada1_attempt_2026-11-27-12-04-…
     )
 )
 LONGEST = 200  # bytes: it becomes part of file names, of which file systems take 255

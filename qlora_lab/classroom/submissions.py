@@ -6,11 +6,53 @@ Who handed a file in is told by the folder it lies in, or by its name. What it a
 import itertools
 import json
 import operator
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from qlora_lab.classroom.archives import files_below
 from qlora_lab.classroom.students import class_folders, name_in, of_platform, student_of
+
+# What is handed in instead of notebooks: the place of some bytes, these, and what they tell.
+OTHER_KINDS = (
+    (0, b"PK\x03\x04", "a zip archive or a document, under another name"),
+    (0, b"Rar!", "a RAR archive"),
+    (0, b"7z\xbc\xaf", "a 7z archive"),
+    (0, b"\x1f\x8b", "something packed with gzip"),
+    (0, b"BZh", "something packed with bzip2"),
+    (0, b"\xfd7zXZ", "something packed with xz"),
+    (0, b"\x28\xb5\x2f\xfd", "something packed with Zstandard"),
+    (257, b"ustar", "a tar archive"),
+    (0, b"%PDF", "a PDF"),
+    (0, b"\xd0\xcf\x11\xe0", "an old document of an office program"),
+    (0, b"\x89PNG", "a picture"),
+    (0, b"\xff\xd8\xff", "a picture"),
+)
+MERGE = re.compile(rb"^<<<<<<< ", re.MULTILINE)
+
+
+class Texts(Sequence):
+    """Texts of cells, kept packed: those of a whole class are in memory at once, and an archive packs a thousandfold.
+
+    Made again each time that one is asked for; who needs them several times makes a tuple of them.
+    """
+
+    def __init__(self, texts: Iterable[str]):
+        self._packed = zlib.compress(json.dumps(list(texts)).encode(), 1)
+
+    def _texts(self) -> list[str]:
+        return json.loads(zlib.decompress(self._packed))
+
+    def __len__(self) -> int:
+        return len(self._texts())
+
+    def __getitem__(self, place):
+        return self._texts()[place]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts())
 
 
 @dataclass(frozen=True)
@@ -20,8 +62,8 @@ class HandedInNotebook:
     student: str
     path: str
     time: float
-    code: tuple[str, ...]
-    text: tuple[str, ...]
+    code: Texts
+    text: Texts
 
 
 @dataclass(frozen=True)
@@ -65,7 +107,7 @@ def read(folder: Path, names: list[str]) -> tuple[list[HandedInNotebook], list[P
         except Exception as error:  # one file never stops the rest, whatever it makes a library raise
             problems.append(Unreadable(path, f"{type(error).__name__}: {error}".strip(": ")))
         else:
-            books.append((path, time, tuple(code), tuple(text)))
+            books.append((path, time, Texts(code), Texts(text)))
     if not books and not problems:
         raise ValueError(f"nothing was handed in: {folder} is empty")
     students, doubts = _students(sorted({path for path, *_ in books}), names)  # an archive may hold a name twice
@@ -125,9 +167,13 @@ def cells_of(data: bytes) -> tuple[list[str], list[str]]:
     """
     if not data.strip():
         raise ValueError("the file is empty")
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    for place, begins, what in OTHER_KINDS:
+        if data.startswith(begins, place):
+            raise ValueError(f"not a notebook but {what}: hand in the notebook itself, or a zip archive of notebooks")
+    if MERGE.search(data):
+        raise ValueError("not a notebook: it has the marks of a merge (<<<<<<<) that was not brought to an end")
     try:
-        book = json.loads(data.decode(encoding))
+        book = json.loads(data.decode(json.detect_encoding(data)))
     except UnicodeDecodeError:
         raise ValueError("not a notebook: it is no text in UTF-8") from None
     except json.JSONDecodeError as error:

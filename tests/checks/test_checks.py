@@ -224,6 +224,13 @@ def test_a_wrong_answer_nobody_foresaw_gets_something_to_go_on(double, answer, w
 def test_numbers_lists_and_words():
     assert is_same(0.1 + 0.2, 0.3, 0) and not is_same(0.3001, 0.3, 1e-6) and not is_same(True, 1, 0)
     assert is_same(torch.tensor(3), 3, 0) and not is_same((1, 2), (1, 2, 3), 0)
+    many = torch.zeros((2,) * 20)  # printed in full, these are a million numbers
+    assert describe_difference({"a": [many]}, {"a": 1}, 0) == (
+        f"it returned {{'a': [float32 of shape {(2,) * 20}]}} instead of {{'a': 1}}."
+    )
+    endless: dict = {}
+    endless["a"] = endless
+    assert "{'a': {...}}" in describe_difference(endless, {}, 0)
     assert "12000 instead of 6000, 2 times" in describe_difference(12000, 6000, 0)
     assert "12 instead of 10, 2 too many" in describe_difference(12, 10, 0)
     assert "[1, 2] instead of [1, 2, 3]" in describe_difference([1, 2], [1, 2, 3], 0)

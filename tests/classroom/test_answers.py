@@ -175,6 +175,33 @@ LIVE = {
         "for i in range(1):\n    setup()",
         "def f(): return STEPS",
     ],
+    "a table that a function writes to": [
+        "import torch\nT = torch.zeros(1)",
+        "torch.add(torch.tensor([5]), 2, out=T)",
+        "def f(): return int(T)",
+    ],
+    "a table that is added to at places": [
+        "import numpy as np\nT = np.zeros(1)",
+        "np.add.at(T, 0, 7)",
+        "def f(): return T[0]",
+    ],
+    "by a function given by name": [
+        "T = []\ndef key(x):\n    T.append(7)\n    return x",
+        "sorted([1], key=key)",
+        "def f(): return T[0]",
+    ],
+    "an old try under what is not": ["OLD = False", "def f(): return 7", "if OLD:\n    def f(): return 3"],
+    "an old try in a loop over nothing": ["def f(): return 7", "for _ in []:\n    def f(): return 3"],
+    "an old try in a branch": [
+        "OLD = False",
+        "if OLD:\n    def f(): return 3\nelse:\n    def f(): return 7",
+        "while OLD:\n    def f(): return 4",
+    ],
+    "an old try that is not come to": [
+        "def f(): return 7",
+        "try:\n    import no_such_module\n    def f(): return 3\nexcept ImportError:\n    pass",
+    ],
+    "the last of two in one place": ["def f(): return 3", "NEW = 1", "if NEW:\n    def f(): return 7"],
     "a table filled by a call": ["T = []\ndef add(): T.append(7)", "add()", "def f(): return T[0]"],
     "a table given to a call": ["T = []\ndef add(t): t.append(7)", "add(T)", "def f(): return T[0]"],
     "handed on": ["T = []\ndef add(t): t.append(7)\ndef outer(u): add(u)", "outer(T)", "def f(): return T[0]"],

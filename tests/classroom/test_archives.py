@@ -1,7 +1,10 @@
 """Archives of a class and of one student, packed by any program, and those made to do harm."""
 
 import io
+import json
 import os
+import re
+import tracemalloc
 import zipfile
 
 import pytest
@@ -90,6 +93,140 @@ def test_an_inner_archive_that_is_refused_costs_only_itself(tmp_path, inner, rea
     handed, problems = read(archive(tmp_path / "class.zip", {"ada/x.ipynb": BOOK, "bob/hw.zip": inner}), NAMES)
     assert [one.student for one in handed] == ["ada"]
     assert [reason in one.reason and one.path.startswith("bob/hw") for one in problems] == [True]
+
+
+def test_of_one_students_archive_notebooks_are_read_first_and_not_more_than_fits(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "LARGEST_INNER", 3 * len(BOOK))
+    (tmp_path / "ada.ipynb").write_bytes(BOOK)
+    members = {"a.dat": b"x" * len(BOOK), "large.bin": b"x" * (51 * 2**20)} | {f"{n}.ipynb": BOOK for n in range(3)}
+    archive(tmp_path / "bob.zip", members)
+    handed, problems = read(tmp_path, NAMES)
+    assert [one.path for one in handed] == ["ada.ipynb", "bob/0.ipynb", "bob/1.ipynb", "bob/2.ipynb"]
+    assert {one.path: one.reason[:12] for one in problems} == {
+        "bob/a.dat": "files before",
+        "bob/large.bin": "larger than ",
+    }
+
+
+METHODS = {"stored": zipfile.ZIP_STORED, "deflate": zipfile.ZIP_DEFLATED, "bz2": zipfile.ZIP_BZIP2}
+METHODS |= {"lzma": zipfile.ZIP_LZMA}
+
+
+def with_claims(path, method: str, content: bytes, size: int) -> None:
+    """An archive with one member, which says of itself that it has this many bytes."""
+    with zipfile.ZipFile(path, "w", METHODS[method]) as file:
+        file.writestr("x.ipynb", content)
+    data = bytearray(path.read_bytes())
+    for mark, place in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        start = data.find(mark) + place
+        data[start : start + 4] = size.to_bytes(4, "little")
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_members_packed_in_any_way_are_read(tmp_path, method):
+    book = BOOK.replace(b"hm", b"hm" * 50_000)
+    (tmp_path / "bob").mkdir()
+    with zipfile.ZipFile(tmp_path / "bob" / "hw.zip", "w", METHODS[method]) as file:
+        file.writestr("x.ipynb", book)
+        file.writestr("empty.ipynb", b"")
+    handed, problems = read(tmp_path, NAMES)
+    assert [one.path for one in handed] == ["bob/hw/x.ipynb"] and handed[0].text[0] == "hm" * 50_000
+    assert [one.reason for one in problems] == ["the file is empty"]
+
+
+@pytest.mark.parametrize("size", [0, 100])
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_member_says_of_its_size_bounds_what_is_unpacked(tmp_path, method, size):
+    """A thousand bytes of bzip2 may hold gigabytes, all of which `zipfile` unpacks to give a hundred."""
+    (tmp_path / "ada.ipynb").write_bytes(BOOK)
+    with_claims(tmp_path / "bob.zip", method, b" " * (2**26 if method in ("bz2", "lzma") else 2**16), size)
+    tracemalloc.start()
+    try:
+        handed, problems = read(tmp_path, NAMES)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [one.path for one in handed] == ["ada.ipynb"] and [one.path for one in problems] == ["bob/x.ipynb"]
+    assert peak < 2**25  # LZMA has a dictionary of 2**23
+
+
+def flagged(path, mark: bytes, place: int, value: int) -> None:
+    data = bytearray(path.read_bytes())
+    start = data.find(mark) + place
+    data[start : start + 2] = value.to_bytes(2, "little")
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("local", "central", "value", "reason"),
+    [(6, 8, 1, "packed with a password"), (8, 10, 9, r"cannot be read .*ordinary zip")],
+)
+def test_a_member_that_cannot_be_read_is_told_in_a_sentence(tmp_path, local, central, value, reason):
+    archive(tmp_path / "bob.zip", {"x.ipynb": BOOK})
+    flagged(tmp_path / "bob.zip", b"PK\x03\x04", local, value)
+    flagged(tmp_path / "bob.zip", b"PK\x01\x02", central, value)
+    (tmp_path / "ada.ipynb").write_bytes(BOOK)
+    handed, problems = read(tmp_path, NAMES)
+    assert [one.student for one in handed] == ["ada"]
+    assert re.search(reason, problems[0].reason) and "ZipInfo" not in problems[0].reason
+
+
+def spoiled(**changes: int) -> bytes:
+    """An archive of two notebooks; in what its directory says of the first, bytes at places are others."""
+    data = bytearray(packed({"q.ipynb": BOOK, "w/fine.ipynb": BOOK}))
+    start = data.find(b"PK\x01\x02")
+    for place, byte in changes.items():
+        data[start + int(place[1:])] = byte
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        packed({"a.ipynb": BOOK, "w/fine.ipynb": BOOK}).replace(b"a.ipynb", b"\0.ipynb"),  # no name at all
+        *(spoiled(**{f"b{place}": byte}) for place in range(4, 46) for byte in (0, 255)),
+        packed({"a.ipynb": BOOK})[:-5],
+    ],
+)
+def test_no_archive_stops_the_class(tmp_path, data):
+    """Neither beside others' work nor within the archive of a class."""
+    (tmp_path / "ada.ipynb").write_bytes(BOOK)
+    (tmp_path / "bob.zip").write_bytes(data)
+    beside = read(tmp_path, NAMES)
+    within = read(archive(tmp_path / "class.zip", {"ada.ipynb": BOOK, "bob.zip": data}), NAMES)
+    for handed, problems in (beside, within):
+        assert "ada.ipynb" in [one.path for one in handed]
+        assert len(handed) + len(problems) > 1
+
+
+def test_an_archive_that_a_library_stumbles_over_is_told_and_costs_only_itself(tmp_path, monkeypatch):
+    listed = archives._listed
+
+    def stumble(file):
+        if "stumble" in str(file.filename):
+            raise IndexError("index out of range")
+        return listed(file)
+
+    monkeypatch.setattr(archives, "_listed", stumble)
+    archive(tmp_path / "bob-stumble.zip", {"x.ipynb": BOOK})
+    archive(tmp_path / "carol.zip", {"x.ipynb": BOOK})
+    handed, problems = read(tmp_path, NAMES)
+    assert [one.student for one in handed] == ["carol"]
+    assert [one.path for one in problems] == ["bob-stumble.zip"] and "IndexError" in problems[0].reason
+
+
+def test_the_texts_of_a_class_are_kept_packed(tmp_path):
+    book = json.dumps({"cells": [{"cell_type": "code", "source": "x = '" + "a" * 2**20 + "\U0001f600'"}]})
+    with_all = archive(tmp_path / "class.zip", {f"s{n}/x.ipynb": book for n in range(20)})
+    tracemalloc.start()
+    try:
+        handed, _ = read(with_all, NAMES)
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(handed) == 20 and kept < 2**20 and peak < 20 * 2**20
+    assert list(handed[7].code) == json.loads(book)["cells"][0]["source"].split("\n")
 
 
 def test_an_archive_too_large_to_lie_in_another_is_refused(tmp_path, monkeypatch):

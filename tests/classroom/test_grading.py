@@ -17,7 +17,7 @@ from synthetic_class import LISTED, Student, answered, make_class, plain, soluti
 from typer.testing import CliRunner
 from workers import Ended, alone
 
-from qlora_lab.classroom import submissions
+from qlora_lab.classroom import grading, submissions
 from qlora_lab.classroom.course import Course
 from qlora_lab.classroom.grading import judge_all
 from qlora_lab.classroom.judging import Judge, Unjudged
@@ -173,6 +173,45 @@ def test_spreadsheets_read_the_tables_as_utf_8(graded):
     for name in ("grades", "items", "unreadable"):
         text = (graded[0] / f"{name}.csv").read_bytes()
         assert text.startswith(b"\xef\xbb\xbf") and text.count(b"\xef\xbb\xbf") == 1
+
+
+def handed_in(folder: Path, files: dict[str, str], own_course) -> list:
+    for path, code in files.items():
+        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_text(nbformat.writes(book))
+    return submissions.read(folder, own_course.names)[0]
+
+
+def test_one_students_notebooks_do_not_keep_a_class_waiting(own_course, tmp_path, monkeypatch):
+    monkeypatch.setattr(grading, "SEARCH", 0)
+    right = "def decode(code, low, high):\n    return low + (high - low) * code / 15"
+    files = {f"eve/{n}.ipynb": f"{right}\n# {n} {tmp_path}" for n in range(5)} | {"zoe/x.ipynb": right}
+    with Judge(own_course) as judge:
+        works, problems = judge_all(handed_in(tmp_path, files, own_course), judge)
+    assert {work.student: len(work.files) for work in works} == {"eve": 1, "zoe": 1}
+    assert [one.path for one in problems] == [f"eve/{n}.ipynb" for n in range(1, 5)]
+    assert all("took too long" in one.reason for one in problems)
+
+
+def test_an_answer_in_a_text_alone_is_told_as_one(own_course, tmp_path):
+    text = "# def decode(code, low, high):\n#     return 1"
+    with Judge(own_course) as judge:
+        (work,), (problem,) = judge_all(handed_in(tmp_path, {"eve/x.ipynb": text}, own_course), judge)
+    assert work.verdicts["decode"].status == "not attempted" and "an answer stands in a comment" in problem.reason
+
+
+@pytest.mark.parametrize("end", ["\r", "\n", "\r\n", "\v", "\x85", "\u2028"])
+@pytest.mark.parametrize("begin", ["=1+1", "+1", "@x", "-x"])
+def test_a_row_is_one_line_and_no_part_of_a_cell_a_formula(tmp_path, end, begin):
+    """Also where a spreadsheet parts cells at semicolons, as in German."""
+    cells = [f"a{end}{begin}", f"b;{begin}", f"c; {begin}", f" {begin}"]
+    write_csv(tmp_path / "some.csv", list("abcd"), [cells, ["x"] * 4])
+    text = (tmp_path / "some.csv").read_bytes().decode("utf-8-sig")
+    assert len(text.splitlines()) == 3 and text.splitlines()[2] == "x,x,x,x"
+    parts = text.splitlines()[1].replace(";", ",").split(",")
+    assert not [part for part in parts if part.strip(' "')[:1] in ("=", "+", "@", "-")]
+    assert next(csv.reader(text.splitlines()[1:]))[0] == f"a {begin}"
 
 
 def test_in_a_table_what_begins_like_a_formula_is_a_text_and_a_number_a_number(tmp_path):

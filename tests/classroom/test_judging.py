@@ -11,7 +11,7 @@ import pytest
 from qlora_lab.classroom import hidden_tests
 from qlora_lab.classroom.course import Course
 from qlora_lab.classroom.judging import Judge, Unjudged
-from qlora_lab.classroom.sandbox import Child, Sandbox, SandboxUnavailable
+from qlora_lab.classroom.sandbox import Child, Sandbox, SandboxUnavailable, Stopped
 
 RIGHT = "def decode(code, low, high):\n    return low + (high - low) * code / 15"
 LARGE = "def decode(code, low, high):\n    x = bytes(3 * 10**8)\n    return low + (high - low) * code / 15"
@@ -61,6 +61,40 @@ def test_what_is_kept_is_not_run_again(own_course):
     for seconds, kept in ((5, [True, True]), (6, [True, False])):
         with Judge(own_course, seconds=seconds) as judge:
             assert [verdict(judge, c).message == "as it was kept" for c in (RIGHT, wrong)] == kept
+
+
+def test_what_was_found_in_a_large_notebook_is_not_kept(own_course):
+    """Each function may need all of it: a zip of a student's would fill the disk."""
+    with Judge(own_course) as judge:
+        for size, kept in ((10**4, 1), (5 * 10**6, 1)):
+            assert judge.find([f"T = '{'x' * size}'", RIGHT.replace("15", "len(T)")])["decode"]["status"] == "answer"
+            assert judge._store.execute("select count(*) from notebooks").fetchone() == (kept,)
+
+
+def test_what_was_stopped_is_not_run_again_either_under_the_same_limits(own_course, monkeypatch):
+    """Neither an answer without an end, nor cells that crash what parses them."""
+    endless = "def decode(code, low, high):\n    while True:\n        pass"
+    asked = []
+    find_answers = Sandbox.find_answers
+
+    def crash(self, cells, names):
+        asked.append(cells)
+        if "crash" in cells[0]:
+            raise Stopped("It crashed Python.")
+        return find_answers(self, cells, names)
+
+    monkeypatch.setattr(Sandbox, "find_answers", crash)
+    for _ in range(2):
+        with Judge(own_course, seconds=1) as judge:
+            found = verdict(judge, endless)
+            assert found.status == "wrong" and "stopped after 1 seconds" in found.message
+            with pytest.raises(Stopped, match="It crashed Python"):
+                judge.find(["# crash"])
+        monkeypatch.setattr(Sandbox, "answer", None)
+    assert asked == [["# crash"]]
+    monkeypatch.undo()
+    with Judge(own_course, seconds=2) as judge:
+        assert "stopped after 2 seconds" in verdict(judge, endless).message
 
 
 def test_another_version_of_what_decides_keeps_nothing(own_course, monkeypatch):

@@ -1,9 +1,13 @@
 """Open answers are found by their line, or where they stand; what may be one and was not found is told."""
 
+import sys
+from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
+from nbconvert.filters import markdown2html
 
+from qlora_lab.classroom.gradebook import _harmless
 from qlora_lab.classroom.open_answers import find_open_answers, open_answers
 
 NAME, ID, MARKER = "01_four_bit_quantization", "question-01-a", "**Answer to question 01-a**"
@@ -18,12 +22,92 @@ def texts(course):
     return cells, place
 
 
+@pytest.mark.parametrize(
+    "cells",
+    [
+        [MARKER] * 3000,
+        [f"{MARKER}\n\nYOUR ANSWER HERE"] * 3000,
+        ["### Question 01-a"] * 3000,
+        [MARKER, *["x"] * 3, ""] * 600,
+        ["\n" * 10**6],
+        [" " * 10**6 + "x"],
+    ],
+    ids=["lines", "stubs", "headings", "answers", "ends of lines", "spaces"],
+)
+def test_each_cell_is_looked_at_a_few_times_however_many_there_are(course, cells):
+    """Counted, not timed: calls of functions of open_answers.py."""
+    counted = [0]
+
+    def count(frame, event, _):
+        counted[0] += event == "call" and frame.f_code.co_filename.endswith("open_answers.py")
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        look(course, cells)
+    finally:
+        sys.setprofile(before)
+    assert counted[0] < 100 * len(cells) + 1000
+
+
+def test_the_last_answer_counts_and_what_is_empty_after_it_does_not(course):
+    cells = [MARKER, "Old.", MARKER, "New.", "And more.", MARKER, MARKER, ""]
+    assert look(course, cells).opened == {ID: f"{MARKER}\n\nNew.\n\nAnd more."}
+
+
 def look(course, *files, attempted=True):
     found = {"decode": {"status": "answer" if attempted else "missing", "code": ""}}
     work = SimpleNamespace(files=["ada/x.ipynb"], texts=files, found=found, opened={}, notes=[])
     problems = find_open_answers(course, [work])
     assert [one.reason for one in problems] == work.notes
     return work
+
+
+HARMFUL = [
+    "[x](javascript:alert(1))",
+    "[x](&#106;avascript:alert(1))",
+    "[x](JaVaScRiPt:alert(1) 'title')",
+    "[x][y]\n\n[y]: javascript:alert(1)",
+    "[y][]\n\n[y]: javascript:alert(1)",
+    "[y]\n\n  [y]: javascript:alert(1)",
+    "![x](http://192.0.2.1/seen.png)",
+    "![x][y]\n\n[y]: data:image/svg+xml,x",
+    "[![x](a)](javascript:alert(1))",
+    "[x](data:text/html,x)",
+    "<javascript:alert(1)>",
+    "<img src=x onerror=alert(1)>",
+    "> [x](javascript:alert(1))",
+    "- [ ] [x](vbscript:x)",
+    "| a |\n|---|\n| [x](javascript:x) |",
+    "[x\n](javascript:alert(1))",
+    "[[x]](javascript:alert(1))",
+    "[x]\\[y](javascript:alert(1))",
+    "[^1]\n\n[^1]: [x](javascript:x)",
+]
+
+
+@pytest.mark.parametrize("text", HARMFUL)
+def test_an_answer_is_text_on_the_teachers_page_and_fetches_and_runs_nothing(text):
+    class Tags(HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            found.append(tag)
+            names.update(dict(attributes))
+
+    found, names = [], {}
+    Tags().feed(markdown2html(_harmless(text)))
+    assert not {"img", "script", "iframe", "object", "svg"} & set(found)
+    assert names.pop("href", "http://").startswith("http://")  # a web address that stands there as such
+    assert not {name for name in names if name == "src" or name.startswith("on")}
+
+
+@pytest.mark.parametrize("command", [r"\href{javascript:alert(1)}{x}", r"\let\a\href \a{x}{y}", r"\require{html}"])
+def test_nor_does_tex_link(command):
+    assert r"\href" not in _harmless(command) and r"\require" not in _harmless(command)
+
+
+@pytest.mark.parametrize("text", [r"$\frac{a}{b} < x_{[1]}$ and \hrefs", "**Bold**, `x[1]`, [1] and (2)", "a\n\n- b"])
+def test_other_text_stays_as_it_was_written(text):
+    assert _harmless(text) == text.replace("<", "&lt;")
 
 
 def test_a_course_has_its_questions(course):

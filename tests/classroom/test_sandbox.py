@@ -183,6 +183,51 @@ def test_on_a_busy_machine_what_computes_has_its_time_and_an_endless_loop_is_tol
         assert stopped.value.slow
 
 
+@pytest.mark.parametrize(
+    "waits",
+    [
+        # It is looked at once a second, and seen to compute.
+        "import time\nBEGAN = time.monotonic()\ndef f():\n    turn = 0\n    while True:\n        turn += 0.1\n"
+        "        time.sleep(max(0, BEGAN + turn - time.monotonic()))\n        end = time.monotonic() + 0.01\n"
+        "        while time.monotonic() < end:\n            pass",
+        # The same in many threads, each for a moment.
+        "import threading, time\ndef nap():\n    while True:\n        time.sleep(0.05)\n"
+        "def f():\n    for _ in range(5):\n        threading.Thread(target=nap).start()\n    nap()",
+    ],
+    ids=["one", "many"],
+)
+def test_who_only_looks_busy_gets_no_more_time(monkeypatch, waits):
+    """Its processor time would last for five minutes of that."""
+    states = sandbox_module._states
+    monkeypatch.setattr(sandbox_module, "_states", lambda pid, *one: states(pid, *one) if one else {"R"})
+    if not sandbox_module._busy(os.getpid()):
+        pytest.skip("this kernel does not count how long threads wait for a processor")
+    with Sandbox(seconds=60, patience=0.03) as fresh, pytest.raises(Stopped, match="Does it wait") as stopped:
+        call(fresh, waits)
+    assert stopped.value.slow
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "state", "computed"),
+    [
+        ({}, {"1": 5.0}, "S", True),  # not looked at before
+        ({"1": 5.0}, {}, "R", True),  # a kernel that does not count
+        ({"1": 5.0}, {"1": 5.9}, "S", True),
+        ({"1": 5.0, "2": 1.0}, {"1": 5.01, "2": 1.9}, "S", True),
+        ({"1": 5.0}, {"1": 5.01}, "R", False),  # it woke for this moment
+        ({"1": 5.0}, {"1": 5.01, "2": 0.01}, "R", False),
+        ({"1": 5.0}, {"1": 5.0}, "S", False),
+        ({"1": 5.0}, {"1": 5.0}, "R", True),  # others had the processor all the time
+    ],
+)
+def test_who_computed_is_told_from_who_slept(monkeypatch, before, now, state, computed):
+    child = sandbox_module.Child(None, 1, pid=1)
+    child._busy = before
+    monkeypatch.setattr(sandbox_module, "_busy", lambda pid: now)
+    monkeypatch.setattr(sandbox_module, "_states", lambda pid, thread: {state})
+    assert child._computed({state}) is computed
+
+
 def test_a_machine_without_any_time_is_not_the_answers_fault(monkeypatch):
     monkeypatch.setattr(sandbox_module, "BUSIEST", 0)
     with Sandbox(seconds=9, patience=0.01) as busy, pytest.raises(Interrupted, match="had no time for an answer"):

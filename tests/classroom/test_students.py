@@ -20,6 +20,14 @@ NAMES = ["01_four_bit_quantization", "03_lora"]
         ("12345-910 - Ada Lovelace- 4 December, 2026 904 AM/x.ipynb", "Ada Lovelace_12345"),
         ("12345-910 - Ada King-Noel - Dec 4, 2026 904 AM/x.ipynb", "Ada King-Noel_12345"),
         ("Home_work_ada1_attempt_2026-11-27-12-04-59_x.ipynb", "ada1"),
+        # What a student named the file comes after what a platform wrote, and is none of another's.
+        ("HW_eve_attempt_2026-11-27-12-04-59_x_ada_attempt_2026-11-27-12-04-59.ipynb", "eve"),
+        ("HW_eve_attempt_2026-11-27-12-04-59_ada_attempt_2026-11-27-12-04-59_x/y.ipynb", "eve"),
+        ("Eve_7_assignsubmission_file_Ada_8_assignsubmission_file_x.ipynb", "Eve_7"),
+        ("eve_66_9999_HW_ada_attempt_2026-11-27-12-04-59.ipynb", "eve_66"),
+        ("12345-678 - Eve - Nov 27, 2026 1204 PM/12345-679 - Ada - Nov 27, 2026 1204 PM.ipynb", "Eve_12345"),
+        ("Homework_1_20261234_attempt_2026-11-27-12-04-59_x.ipynb", "20261234"),  # whose name is a number
+        ("Homework_1_20261234_attempt_2026-11-27-12-04-59_eve_66_9999_x.ipynb", "20261234"),
         ("hw_2_2026_ada.ipynb", "hw_2_2026_ada"),  # a year, not a submission
         ("ada_01_2026_final.ipynb", "ada _2026_final"),
         ("alice_01.ipynb", "alice"),

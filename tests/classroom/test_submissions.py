@@ -1,6 +1,9 @@
 """Whatever students hand in is read, or told why not."""
 
+import bz2
+import gzip
 import json
+import lzma
 
 import pytest
 from synthetic_class import LISTED, UNREADABLE
@@ -14,7 +17,10 @@ BOOK = b'{"cells": [{"cell_type": "code", "source": ["x = 1\\n", "y"]}, {"cell_t
 def test_cells_of_all_formats():
     assert cells_of(BOOK) == (["x = 1\ny"], ["hm"])
     assert cells_of(b"\xef\xbb\xbf" + BOOK)[0] == ["x = 1\ny"]
-    assert cells_of(BOOK.decode().encode("utf-16"))[0] == ["x = 1\ny"]
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le"):
+        assert cells_of(BOOK.decode().encode(encoding))[0] == ["x = 1\ny"]
+    merged = {"cells": [{"cell_type": "code", "source": ["# how\n", "<<<<<<< no merge"]}]}
+    assert cells_of(json.dumps(merged, indent=1).encode())[0] == ["# how\n<<<<<<< no merge"]
     old = {
         "worksheets": [{"cells": [{"cell_type": "code", "input": "x = 1"}, {"cell_type": "heading", "source": "h"}]}]
     }
@@ -42,6 +48,16 @@ def test_cells_of_all_formats():
         (b"\xff\xfa\xf0", "no text"),
         (b"[]", "no cells"),
         (b'{"cells": 3}', "no cells"),
+        (b"Rar!\x1a\x07\x00" + bytes(50), "but a RAR archive: hand in the notebook itself, or a zip"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(40), "but a 7z archive"),
+        (gzip.compress(BOOK), "packed with gzip"),
+        (bz2.compress(BOOK), "packed with bzip2"),
+        (lzma.compress(BOOK), "packed with xz"),
+        (b"\0" * 257 + b"ustar" + bytes(250), "but a tar archive"),
+        (b"PK\x03\x04" + bytes(60), "but a zip archive or a document, under another name"),
+        (b"%PDF-1.4", "but a PDF"),
+        (b"\x89PNG\r\n", "but a picture"),
+        (b'{"cells": [\n<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> b\n]}', "marks of a merge"),
         (b'{"cells": []}', "without code"),
         (b'{"worksheets": 5}', "no cells"),
         (b'{"worksheets": [{"cells": null}]}', "no cells"),

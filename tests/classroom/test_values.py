@@ -134,6 +134,21 @@ def test_untrusted_values_are_counted_before_they_are_built(value, words):
     assert type(unpack(data)) is type(value)
 
 
+def test_a_tensor_stands_for_one_value():
+    """In a few bytes a large one may be named a hundred thousand times, and each is written out, or stacked."""
+    tail = pack(torch.ones(3))[8 + len(json.dumps(["t", "t0"])) :]
+    for count in (1, 2):
+        text = json.dumps(["l", [["t", "t0"]] * count]).encode()
+        data = len(text).to_bytes(8, "little") + text + tail
+        if count == 1:
+            assert unpack(data)[0].tolist() == [1, 1, 1]
+        else:
+            with pytest.raises(ValueError, match="not a packed value"):
+                unpack(data)
+    shared = torch.ones(3)
+    assert [t.tolist() for t in unpack(pack([shared, shared]))] == [[1, 1, 1]] * 2
+
+
 def test_untrusted_values_within_the_limits_come_back():
     value = [set(range(MOST_KEYS)), {n: None for n in range(100)}, "[" * 1000, torch.ones(3)]
     found = unpack(pack(value), most=10_000)

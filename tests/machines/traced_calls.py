@@ -2,17 +2,20 @@
 
 Runs every solution, wrong, hostile and honest answer that the tests have in a sandbox whose processes `strace` follows,
 and prints which calls they made after they were sealed: how often, how often refused (EPERM), and for calls with many
-faces which. The list of allowed calls in `qlora_lab/classroom/inside/system_calls.py` was made from it.
-Linux with strace, a few minutes.
+faces which; last, what is allowed and was not asked for. The list of allowed calls in
+`qlora_lab/classroom/inside/system_calls.py` was made from it. Linux with strace, a few minutes.
 """
 
 import argparse
 import inspect
+import platform
 import re
+import subprocess
 import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -26,6 +29,7 @@ from qlora_lab.checks import EXERCISES  # noqa: E402
 from qlora_lab.classroom import sandbox as sandbox_module  # noqa: E402
 from qlora_lab.classroom.hidden_tests import HiddenTests, function_name  # noqa: E402
 from qlora_lab.classroom.inside.answers import find_answers  # noqa: E402
+from qlora_lab.classroom.inside.system_calls import ALLOWED, numbers  # noqa: E402
 from qlora_lab.classroom.inside.values import pack  # noqa: E402
 from qlora_lab.classroom.sandbox import Sandbox, Stopped  # noqa: E402
 
@@ -45,7 +49,7 @@ FACES = {
 FACES |= {"prlimit64": 1, "rt_sigprocmask": 0, "clock_gettime": 0, "openat": 2, "mremap": 3}
 
 
-class Traced(sandbox_module.subprocess.Popen):
+class Traced(subprocess.Popen):
     """A process that is started below strace."""
 
     folder: Path
@@ -53,8 +57,14 @@ class Traced(sandbox_module.subprocess.Popen):
 
     def __init__(self, command, **options):
         Traced.count += 1
-        strace = ["strace", "-f", "-qq", "-o", str(self.folder / f"trace-{Traced.count}"), "--"]
+        strace = ["strace", "-f", "-qq", "--decode-pids=pidns", "-o", str(self.folder / f"trace-{Traced.count}"), "--"]
         super().__init__(strace + command, **options)
+
+
+def outside(result: str) -> str:
+    """The process id that `clone` gave, as strace counts: `5 /* 2345 in strace's PID NS */` in a namespace."""
+    found = re.search(r"/\* (\d+) in strace's", result)
+    return found[1] if found else result.split()[0]
 
 
 def sealed_calls(path: Path) -> tuple[Counter, Counter, Counter]:
@@ -65,7 +75,7 @@ def sealed_calls(path: Path) -> tuple[Counter, Counter, Counter]:
         if found := RESUMED.match(line):
             pid, name, result = found.groups()
             if name.startswith("clone") and pid in sealed:
-                sealed.add(result.split()[0])
+                sealed.add(outside(result))
             if pid in sealed and "EPERM" in result:
                 refused[name] += 1
             continue
@@ -80,7 +90,7 @@ def sealed_calls(path: Path) -> tuple[Counter, Counter, Counter]:
                 parts = arguments.split(", ")
                 faces[name, parts[FACES[name]] if len(parts) > FACES[name] else arguments] += 1
             if name.startswith("clone") and result and result[0].isdigit():
-                sealed.add(result.split()[0])
+                sealed.add(outside(result))
             if name in ("exit", "exit_group"):
                 sealed.discard(pid)
         elif name == "prctl" and "PR_SET_SECCOMP" in arguments and result == "0":
@@ -103,37 +113,46 @@ def main() -> None:
     folder = parser.parse_args().keep or Path(tempfile.mkdtemp())
     folder.mkdir(exist_ok=True)
     Traced.folder = folder.resolve()
-    sandbox_module.subprocess.Popen = Traced
-    answers = [(exercise, solution_of(exercise)) for exercise in EXERCISES]
-    answers += list(wrong_answers())
+    sandbox_module.subprocess = SimpleNamespace(**vars(subprocess) | {"Popen": Traced})
+    tests = {exercise: HiddenTests(EXERCISES[exercise], "a seed") for exercise in EXERCISES}
+    groups = {
+        "solutions and wrong answers": [*((e, solution_of(e)) for e in EXERCISES), *wrong_answers()],
+        "hostile answers": list(hostile_answers()),
+        "honest answers": [("", code) for code in HONEST.values()],
+    }
+    asked = set()
+    for number, (group, answers) in enumerate(groups.items(), 1):
+        with Sandbox(seconds=60 if group == "honest answers" else 3, patience=6) as sandbox:
+            for exercise, code in answers:
+                try:
+                    if exercise:
+                        tests[exercise].judge(code, sandbox)
+                    else:
+                        with sandbox.answer(code, "f") as child:
+                            child.ask(pack([()]))
+                except Stopped:
+                    pass
+        calls, refused, faces = sealed_calls(folder / f"trace-{number}")
+        asked |= set(calls)
+        print(f"\n{group}: {len(answers)}")
+        always = sorted(name for name in calls if refused[name] == calls[name])
+        print("always refused:", *[name for name in always if not name.startswith("syscall_")])
+        for name, count in sorted(calls.items()):
+            if name in always:
+                continue
+            print(f"{name:24}{count:9}{refused[name] or '':9}")
+            for (of, face), times in sorted(faces.items()):
+                if of == name:
+                    print(f"{'':8}{face:60}{times:9}")
+    print("\nallowed and not asked for:", *sorted(set(numbers(ALLOWED, platform.machine())) - asked))
+
+
+def hostile_answers():
     places = {"{seed}": ROOT / "README.md", "{package}": Path(qlora_lab.__file__).parent, "{root}": ROOT}
     for exercise, code, _ in HOSTILE.values():
         for mark, path in places.items():
             code = code.replace(mark, str(path))
-        answers.append((exercise, code))
-    tests = {exercise: HiddenTests(EXERCISES[exercise], "a seed") for exercise in EXERCISES}
-    with Sandbox(seconds=5, memory=2**29, patience=6) as sandbox:
-        for exercise, code in answers:
-            try:
-                verdict = tests[exercise].judge(code, sandbox)
-            except Stopped as stopped:
-                verdict = stopped
-            print(f"\r{exercise}: {verdict}"[:100].ljust(100), end="", file=sys.stderr)
-    print(file=sys.stderr)
-    with Sandbox(seconds=60) as sandbox:
-        for name, code in HONEST.items():
-            try:
-                with sandbox.answer(code, "f") as child:
-                    child.ask(pack([()]))
-            except Stopped as stopped:
-                print(f"{name}: {stopped}")
-    totals = [sum(parts, Counter()) for parts in zip(*map(sealed_calls, folder.glob("trace-*")), strict=True)]
-    calls, refused, faces = totals
-    for name, count in sorted(calls.items()):
-        print(f"{name:24}{count:9}{refused[name] or '':9}")
-        for (of, face), times in sorted(faces.items()):
-            if of == name:
-                print(f"{'':8}{face:60}{times:9}")
+        yield exercise, code
 
 
 if __name__ == "__main__":

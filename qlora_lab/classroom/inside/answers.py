@@ -24,6 +24,9 @@ COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 MUTATORS = {"append", "extend", "insert", "add", "update", "setdefault", "pop", "popitem", "clear", "remove", "discard"}
 MUTATORS |= {"sort", "reverse", "shuffle", "heappush", "heapify", "heappop", "insort", "insort_left", "insort_right"}
 MUTATORS |= {"setattr", "delattr", "setitem", "put", "copyto", "fill_diagonal", "appendleft", "extendleft", "rotate"}
+MUTATORS |= {"at"}  # `numpy.add.at`
+# What need not come to what stands in it: a name that it binds may still be what it was before.
+MAY_BIND = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.TryStar, ast.Match, ast.With, ast.AsyncWith)
 # Functions of modules that change how other functions of them behave.
 SETTINGS = {"seed", "manual_seed", "set_default_dtype", "set_default_tensor_type", "set_grad_enabled", "seterr"}
 SEEDS = {"seed", "manual_seed"}
@@ -329,6 +332,9 @@ class _Program:
 
         for place in places:
             choose(place)
+        if isinstance(self.statements[end].node, MAY_BIND):
+            for place in {p for bound in self.statements[end].binds for p in self.binders[bound]}:
+                choose(place)
         for _ in range(3):  # what sets a module up may need something itself
             while names:
                 name = names.pop()
@@ -502,7 +508,7 @@ def _changed(node: ast.stmt) -> tuple[set[str], set[str], set[tuple[str, int, st
         if isinstance(one, ast.Call):
             calls |= _root(one.func)
             # `list(map(note, items))` calls what it is given.
-            calls |= {a.id for a in one.args if isinstance(a, ast.Name)}
+            calls |= {a.id for a in (*one.args, *(k.value for k in one.keywords)) if isinstance(a, ast.Name)}
             if isinstance(one.func, ast.Name):
                 given |= {(one.func.id, n, name) for n, a in enumerate(one.args) for name in _root(a)}
             if one.args and isinstance(one.args[0], ast.Name):  # `partial(add, table)` gives it, too
@@ -516,7 +522,7 @@ def _stored(one: ast.AST) -> set[str]:
         return _root(one)
     if not isinstance(one, ast.Call):
         return set()
-    changed = set()
+    changed = {name for k in one.keywords if k.arg == "out" for name in _root(k.value)}
     attribute = isinstance(one.func, ast.Attribute)
     name = one.func.attr if attribute else getattr(one.func, "id", "")
     if name in MUTATORS or (name.endswith("_") and not name.endswith("__")):

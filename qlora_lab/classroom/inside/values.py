@@ -111,7 +111,9 @@ def _value(plain: list, tensors: dict, names: set[str] | None) -> Any:
         return None
     (content,) = rest
     if letter == "t":
-        return tensors[content]
+        return tensors.pop(
+            content
+        )  # each stands for one value; what was written by others may name one again and again
     if letter == "i":
         return int(content)
     if letter in "bfs":
