@@ -98,6 +98,7 @@ qlora_lab/
     checks/                     the exercises: right, or what a wrong answer looks like
         exercise.py             what an exercise is, misconceptions as edits, the verdict
         differences.py          in what two results differ, in words
+        resemblances.py         how wrong results follow from right ones: transposed, a part left out
         time_limit.py           a loop without an end is stopped
         notebook_00.py          what weights take
         notebook_01.py          codes, scales, packing, NF4, counter-examples

@@ -16,9 +16,10 @@ WRONG = [
     for function in vars(importlib.import_module(f"wrong_answers.{name}")).values()
     if hasattr(function, "exercise")
 ]
+SETS = ("first", "second", "third", "fourth")  # of `unseen_answers`
 UNSEEN = [
     (function.exercise, function)
-    for name in ("first", "second")
+    for name in SETS
     for function in vars(importlib.import_module(f"unseen_answers.{name}")).values()
     if hasattr(function, "exercise")
 ]

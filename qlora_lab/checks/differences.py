@@ -67,8 +67,12 @@ def _same_number(one, other: float, tolerance: float, largest: float) -> bool:
     """Whether `one` is `other`, or as near to it as `tolerance` allows where the largest number is `largest`."""
     if isinstance(one, bool) or not isinstance(one, int | float):
         return False
-    # a zero that was rounded on its way is a zero
-    return math.isclose(one, other, rel_tol=1e-12, abs_tol=max(tolerance * largest, 1e-15 if tolerance else 0.0))
+    if isinstance(one, int) and isinstance(other, int):
+        return one == other
+    try:  # a zero that was rounded on its way is a zero
+        return math.isclose(one, other, rel_tol=1e-12, abs_tol=max(tolerance * largest, 1e-15 if tolerance else 0.0))
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def plain_number(value):
@@ -105,7 +109,9 @@ def describe_difference(one, other, tolerance: float, ask_for_return: bool = Tru
     if isinstance(other, torch.Tensor):
         return _tensors(one, other, tolerance)
     if isinstance(other, int | float) and not isinstance(other, bool) and isinstance(one, int | float):
-        return f"it returned {one!r} instead of {other!r}{_how_far(one, other)}."
+        beyond = isinstance(one, int) and one.bit_length() > 1000  # Python writes no more than 4,300 digits
+        shown = "a number of hundreds of digits" if beyond else repr(one)
+        return f"it returned {shown} instead of {other!r}{_how_far(one, other)}."
     if other is None and isinstance(one, int | float):
         return f"it returned {one!r} instead of None."
     if type(one) is not type(other):
@@ -152,8 +158,11 @@ def describe_arguments(arguments: tuple) -> str:
 
 def _how_far(one: float, other: float) -> str:
     """How far a number is off: the difference where that is a few of many, else the ratio."""
-    off = one - other
-    if isinstance(one, bool) or not math.isfinite(off):
+    try:
+        off = one - other
+        if isinstance(one, bool) or not math.isfinite(off):
+            return ""
+    except OverflowError:  # a whole number beyond all floats
         return ""
     if float(one).is_integer() and float(other).is_integer() and abs(off) <= max(8, 0.01 * abs(other)):
         return f", {abs(off):.12g} too {'many' if off > 0 else 'few'}"
@@ -171,7 +180,7 @@ def _listed(value, count: int) -> list | None:
 
 
 def _a(name: str) -> str:
-    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+    return f"{'an' if name[:1].lower() in 'aeiou' or name == 'ndarray' else 'a'} {name}"
 
 
 def _lists(one, other) -> str:

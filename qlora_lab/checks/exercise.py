@@ -3,11 +3,13 @@
 An exercise is a function to write. Its specification is another function, the plain one; both get the same inputs,
 drawn at random in many shapes, and their results are compared. Where they differ, the answer is compared with *wrong*
 functions as well, each the specification with one typical misconception in it: if it always gives what one of these
-gives, that is what it looks like. Else `differences` describes what can be seen.
+gives, that is what it looks like. Else `resemblances` looks for what the results have to do with the right ones, and
+`differences` describes what can be seen.
 """
 
 import functools
 import inspect
+import itertools
 import math
 import re
 import textwrap
@@ -20,10 +22,12 @@ from typing import Any
 import torch
 
 from qlora_lab.checks.differences import describe_arguments, describe_difference, is_same
+from qlora_lab.checks.resemblances import changed_result, evidence, other_arguments, other_parts
 from qlora_lab.checks.time_limit import TimeLimit, TimeUp
 
 CASES = 8
 SECONDS = 20  # for all calls of a check together
+ENOUGH = 30  # bits of results, above which it is no chance that another function gives them all
 
 
 @dataclass(frozen=True)
@@ -75,17 +79,22 @@ def edited_line(solution: Callable, old: str, new: str) -> str:
 
 
 @functools.cache
-def edited(solution: Callable, old: str, new: str) -> Callable:
-    """`solution` as it would be with `new` in the place of `old` in its source. `new` may use math, re and torch.
+def edited(solution: Callable, *changes: str) -> Callable:
+    """`solution` as it would be with each new in the place of the old before it in its source.
+
+    Args:
+        changes: old, new, and so on. New ones may use math, re and torch.
 
     Raises:
-        ValueError: `old` does not stand there exactly once.
+        ValueError: an old one does not stand there exactly once.
     """
     source = textwrap.dedent(inspect.getsource(solution))
-    if (count := source.count(old)) != 1:
-        raise ValueError(f"{old!r} stands {count} times in {solution.__name__}; an edit is of one place")
+    for old, new in zip(changes[::2], changes[1::2], strict=True):
+        if (count := source.count(old)) != 1:
+            raise ValueError(f"{old!r} stands {count} times in {solution.__name__}; an edit is of one place")
+        source = source.replace(old, new)
     names, defined = {"math": math, "re": re, "torch": torch} | solution.__globals__, {}
-    exec(compile(source.replace(old, new), f"<{solution.__name__}, edited>", "exec"), names, defined)
+    exec(compile(source, f"<{solution.__name__}, edited>", "exec"), names, defined)
     return defined[solution.__name__]
 
 
@@ -107,6 +116,8 @@ class Exercise:
             exercise that knows more of them than `differences` does. It gives None where that is to speak.
         cases: how many inputs; more than usual where there are more ways to be wrong than that.
         any_float: float64 is as good as float32, since the task names no dtype.
+        parts: where the result is a sum: its parts by name, from the arguments, so that one can tell which is missing
+            or counted too often.
     """
 
     id: str
@@ -119,6 +130,7 @@ class Exercise:
     describe: Callable[[tuple, Any, Any], str | None] | None = None
     cases: int = CASES
     any_float: bool = False
+    parts: Callable[..., dict[str, Any]] | None = None
 
     def is_right(self, result: Any, expected: Any) -> bool:
         """Whether what is compared of a result is what is expected."""
@@ -206,20 +218,60 @@ def diagnose(exercise: Exercise, cases: list[tuple], error: str | None) -> Verdi
     if not off:
         return Verdict(exercise.id, "wrong", error)
     for misconception in exercise.misconceptions:
-        if _gives(exercise, misconception, cases):
+        if _gives(exercise, exercise.with_misconception(misconception), cases):
             return Verdict(exercise.id, "wrong", misconception.message)
-    arguments, result, expected = off[0]
+    if (both := _two_at_once(exercise, cases)) is not None:
+        return Verdict(exercise.id, "wrong", both)
+    resembles, told = _resembles(exercise, cases), _describe(exercise, cases, *off[0])
+    return Verdict(exercise.id, "wrong", told if resembles is None else f"{resembles} {told}")
+
+
+def _describe(exercise: Exercise, cases: list[tuple], arguments: tuple, result: Any, expected: Any) -> str:
+    """In what a result differs from the right one."""
     told = exercise.describe(arguments, result, expected) if exercise.describe is not None else None
-    if told is None:
-        none_is_right = any(case[2] is None for case in cases)
-        words = describe_difference(result, expected, exercise.tolerance, ask_for_return=not none_is_right)
-        told = f"With {describe_arguments(arguments)}: {words}"
-    return Verdict(exercise.id, "wrong", told)
+    if told is not None:
+        return told
+    none_is_right = any(case[2] is None for case in cases)
+    words = describe_difference(result, expected, exercise.tolerance, ask_for_return=not none_is_right)
+    return f"With {describe_arguments(arguments)}: {words}"
 
 
-def _gives(exercise: Exercise, misconception: Misconception, cases: list[tuple]) -> bool:
-    """Whether a misconception leads to all of these results; where it leads to an error, it does not."""
-    wrong = exercise.with_misconception(misconception)
+def _resembles(exercise: Exercise, cases: list[tuple]) -> str | None:
+    """A sentence on what the results have to do with the right ones, as far as that can be said of any exercise."""
+    if exercise.view is not None:
+        return None
+    names = list(inspect.signature(exercise.solution).parameters)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            told = None if exercise.parts is None else other_parts(names, exercise.parts, cases, exercise.tolerance)
+            told = told or changed_result(names, cases, exercise.tolerance)
+            tells = sum(evidence(result) for _, result, _ in cases) >= ENOUGH
+            for words, change in other_arguments(names, cases[0][0]) if told is None and tells else ():
+                if _gives(exercise, lambda *given, change=change: exercise.solution(*change(given)), cases):
+                    return f"It would be right with {words}."
+            return told or changed_result(names, cases, exercise.tolerance, all_values=False)
+    except Exception:  # a result unlike any number, tensor or list
+        return None
+
+
+def _two_at_once(exercise: Exercise, cases: list[tuple]) -> str | None:
+    """What is told of an answer with two misconceptions at once, each an edit of another place."""
+    if exercise.view is not None or sum(evidence(result) for _, result, _ in cases) < ENOUGH:
+        return None
+    for one, other in itertools.combinations((each for each in exercise.misconceptions if each.edit is not None), 2):
+        if one.meaning != other.meaning and one.edit[0] not in other.edit[0] and other.edit[0] not in one.edit[0]:
+            try:
+                wrong = edited(exercise.solution, *one.edit, *other.edit)
+            except (ValueError, SyntaxError):  # both change the same place
+                continue
+            if _gives(exercise, wrong, cases):
+                return f"Two things at once. {one.message} And: {other.message}"
+    return None
+
+
+def _gives(exercise: Exercise, wrong: Callable, cases: list[tuple]) -> bool:
+    """Whether a wrong function leads to all of these results; where it leads to an error, it does not."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

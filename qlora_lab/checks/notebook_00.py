@@ -42,6 +42,13 @@ EXERCISES = (
 
             bits / 8 → bits * 8
             1: Bits become bytes by dividing by 8, and you multiply.
+
+            parameters * bits / 8 → parameters * (bits // 8)
+            1: The bits of a parameter are divided by 8 and rounded down: a parameter of 4 bits then takes nothing. `/`
+               keeps half a byte.
+
+            parameters * bits / 8 → parameters * math.ceil(bits / 8)
+            1: Each parameter is rounded up to whole bytes; several share one.
         """),
         tolerance=2e-6,
     ),

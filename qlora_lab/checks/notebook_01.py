@@ -13,6 +13,10 @@ def decode(code: int, low: float, high: float) -> float:
     return low + (high - low) * code / 15
 
 
+def _parts_of_level(code, low, high):
+    return {"`low`": low, "steps": (high - low) * code / 15}
+
+
 def _code_case(generator: torch.Generator, number: int):
     low, high = ((0.0, 1.95), (-1.0, 1.0), (0.0, 1.0), (0.25, 4.0), (-3.0, -0.5))[number % 5]
     return (5, 12, 10, 7, 9, 15, 1, 3)[number], low, high
@@ -163,6 +167,15 @@ def _which_blocks(_, exposed, expected) -> str | None:
 _RANDOM = torch.randn(16, generator=torch.Generator().manual_seed(1))
 _RANDOM_POSITIVE = torch.where(torch.arange(16) == 3, 3.0, _RANDOM)
 
+
+def _parts_of_bits(block_size, constants, double_quant):
+    return {
+        "codes": 4,
+        "constants of 32 bits": 0 if double_quant else 32 * constants / block_size,
+        "constants of 8 bits, with their second-level scales,": constants * 8.125 / block_size if double_quant else 0,
+    }
+
+
 EXERCISES = (
     Exercise(
         "decode",
@@ -183,9 +196,24 @@ EXERCISES = (
 
             * code → * (code - 1)
             2: These are codes counted from 1. Code 0 is the lowest value, code 15 the highest.
+
+            code / 15 → (code - 1) / 14
+            2: These are codes counted from 1. Code 0 is the lowest value, code 15 the highest.
+
+            code / 15 → (code + 0.5) / 16
+            1: That is the middle of one of sixteen parts of the range; codes stand on steps from `low` to `high`, both
+               included.
+
+            low + (high - low) * code / 15 → high * (2 * code / 15 - 1)
+            low + (high - low) * code / 15 → abs(low) * (2 * code / 15 - 1)
+            2: That takes the range to be as wide below zero as above. It goes from `low` to `high`.
+
+            code / 15 → (15 - code) / 15
+            2: You count down from `high`. Code 0 is the lowest value, code 15 the highest.
         """),
         tolerance=2e-6,
         draw_more=_any_code,
+        parts=_parts_of_level,
     ),
     Exercise(
         "block-absmax",
@@ -207,6 +235,33 @@ EXERCISES = (
 
             block.abs().max() → block.abs().mean()
             1: That is the mean magnitude; weights above it would not fit into [-1, 1].
+
+            for block in blocks] → for row in weight for block in row.split(block_size)]
+            1: Each row is cut by itself. Blocks run over the flattened tensor and do not stop at the end of a row.
+
+            reshape(-1).split → reshape(-1).chunk
+            1: That makes `block_size` blocks; it is the number of weights in a block.
+
+            torch.stack([block.abs().max() for block in blocks]) → weight.view(-1, block_size).abs().amax(0)
+            1: These blocks take every n-th weight; a block is `block_size` weights that stand side by side.
+
+            block.abs().max() → block.max().abs()
+            1: The largest weight is taken first and its magnitude after that: a block whose outlier is negative gets a
+               scale far too small. Take magnitudes first.
+
+            block.abs().max() → block[block.abs().argmax()]
+            1: The largest magnitude has kept its sign; a scale is not negative.
+
+            block.abs().max() → block.abs().min()
+            1: That is the smallest magnitude; the largest is wanted.
+
+            block.abs().max() → (block.max() - block.min())
+            block.abs().max() → (block.max() - block.min()) / 2
+            1: That is the range from the smallest to the largest weight; the largest magnitude is wanted.
+
+            block.abs().max() → block.norm()
+            block.abs().max() → block.square().mean().sqrt()
+            1: That is a block's length or its root mean square; the largest magnitude is wanted.
         """),
         tolerance=1e-6,
         describe=with_arguments(a_value_each(1e-6, size=lambda arguments: arguments[1])),
@@ -233,6 +288,17 @@ EXERCISES = (
 
             torch.bucketize(x, _midpoints(levels)) → ((x + 1) * 7.5).round()
             1: That rounds as if the levels were equally spaced. Compare with the levels you are given.
+
+            torch.bucketize(x, _midpoints(levels)) → (x[:, None] - levels).argmin(1)
+            torch.bucketize(x, _midpoints(levels)) → (levels - x[:, None]).argmin(1)
+            1: The smallest difference is the most negative one; the nearest level has the smallest *magnitude* of a
+               difference.
+
+            torch.bucketize(x, _midpoints(levels)) → (x[:, None] - levels).abs().argmax(1)
+            1: That is the farthest level.
+
+            torch.bucketize(x, _midpoints(levels)) → (x[:, None] - levels).abs().argmin(0)
+            1: That is the nearest number of each level; the nearest level of each number is wanted.
         """),
         describe=with_arguments(_describe_codes),
     ),
@@ -261,6 +327,21 @@ EXERCISES = (
 
             padded[::2] * 16 + padded[1::2] → (padded[::2] * 16 + padded[1::2]).to(torch.int64)
             3: The right numbers in a wider dtype: a byte is torch.uint8, else nothing is saved.
+
+            (codes, codes.new_full((len(codes) % 2,), 7)) → (codes.new_full((len(codes) % 2,), 7), codes)
+            2: The filler stands in front, so that all codes have moved by one; it is the partner of the last.
+
+            codes.new_full((len(codes) % 2,), 7) → codes.new_full((2 - len(codes) % 2,), 7)
+            2: An even number of codes needs no filler: you add two, and a byte.
+
+            codes.new_full((len(codes) % 2,), 7) → codes[-(len(codes) % 2) or len(codes) :]
+            2: An odd last code is there twice. Its partner is the code of zero, 7.
+
+            padded[::2] * 16 + → padded[::2] * 10 +
+            padded[::2] * 16 + → padded[::2] * 15 +
+            padded[::2] * 16 + → padded[::2] * 8 +
+            padded[::2] * 16 + padded[1::2] → (padded[::2] << 3) | padded[1::2]
+            1: The high nibble is worth 16: four bits to the left.
         """),
         describe=with_arguments(packed_codes),
     ),
@@ -289,6 +370,23 @@ EXERCISES = (
             1 - (1 / (2 * count) + 1 / (2 * (count - 1))) / 2 → 1 - 1 / (2 * count)
             2: The outermost probability is half a step short of 1, on average over 2^bits and 2^bits - 1 levels; you
                took one of the two.
+
+            -_quantiles(edge, 0.5, half)[:-1] → _quantiles(edge, 0.5, half)[:-1]
+            2: The levels below zero have no minus; the quantiles of one side are turned for the other.
+
+            (negative, torch.zeros(1), positive) → (-positive, positive)
+            1: There is no exact zero, and both sides have the same number of levels. The positive side has one more
+               than the negative one, and between them is a zero.
+
+            1 - (1 / (2 * count) + 1 / (2 * (count - 1))) / 2 → 1 - 1 / (2 * (count - 1))
+            2: The outermost probability is half a step short of 1, on average over 2^bits and 2^bits - 1 levels; you
+               took one of the two.
+
+            2**bits, 2 ** (bits - 1) → 16, 8
+            -: That is the same table for any number of bits: the number of levels is 2^bits.
+
+            (negative, torch.zeros(1), positive) → (-positive, torch.zeros(1), positive)
+            2: Both sides have as many levels: with the zero that is one too many. The negative side has one less.
         """),
         tolerance=1e-5,
         draw_more=lambda generator, number: tuple(draw_integers(generator, 2, 11, 1)),
@@ -321,7 +419,24 @@ EXERCISES = (
 
             if double_quant else → if False else
             2: Double quantization is ignored: constants then have 8 bits instead of 32.
+
+            32 / (256 * block_size) → 32 / (256 * constants)
+            2: A second-level scale serves 256 constants, and each of these `block_size` weights: divide by both, for
+               each sort of constants.
+
+            4 + constants * constant → 4 + constants * constant * block_size
+            1: A constant is shared by the weights of its block: divide by `block_size`.
+
+            8 / block_size + 32 / (256 * block_size) → 8 / block_size + 32 / block_size
+            2: A second-level scale serves 256 constants: divide by that as well.
+
+            32 / block_size → 16 / block_size
+            1: A constant has 32 bits.
+
+            32 / (256 * block_size) → 32 * 256 / block_size
+            2: You multiply by 256: 256 constants *share* a second-level scale, so divide.
         """),
+        parts=_parts_of_bits,
         tolerance=2e-6,
         draw_more=lambda generator, number: (
             *draw_integers(generator, 8, 5000, 1),
@@ -357,6 +472,28 @@ EXERCISES = (
 
             return predicted, measured → return measured, predicted
             -: The two are swapped: predicted first, then measured.
+
+            steps.square().mean() / 12 → steps.square().mean() / 144
+            1: The step is divided by 12, not by its root.
+
+            return predicted, measured → return predicted**2, measured**2
+            3: These are mean squares; take the root of both.
+
+            return predicted, measured → return predicted, measured**2
+            3: What is measured is a mean square; take its root.
+
+            return predicted, measured → return predicted**2, measured
+            3: What is predicted is a mean square; take its root.
+
+            (decoded - blocks).square().mean().sqrt() → (decoded - blocks).abs().max()
+            3: That is the largest error; the root of the mean of squares is wanted.
+
+            (decoded - blocks).square().mean().sqrt() → (decoded - blocks).square().sum().sqrt()
+            3: What is measured is the root of a sum; take the mean of the squares.
+
+            (blocks / steps).round() → (blocks / steps).trunc()
+            (blocks / steps).round() → (blocks / steps).floor()
+            3: The weights are cut off instead of rounded to the nearest step.
         """),
         tolerance=1e-4,
     ),
@@ -366,7 +503,8 @@ EXERCISES = (
         counterexamples,
         edits("""
             [negative, tie, zero] → [negative, _RANDOM, zero]
-            2: Your second block does not expose the tie. Random numbers never hit a midpoint: put one there.
+            2: Your second block does not expose the tie. Random numbers never hit a midpoint: put one there. It is
+               one only if the largest magnitude is 1.
 
             [negative, tie, zero] → [_RANDOM_POSITIVE, tie, zero]
             1: Your first block does not expose the missing abs(): its largest magnitude has to be negative.

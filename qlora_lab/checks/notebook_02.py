@@ -1,5 +1,7 @@
 """Exercises of notebook 02: what a scale does, how weights are decoded, scales in 8 bits, and what all of it takes."""
 
+import math
+
 import torch
 
 from qlora_lab.checks.differences import a_value_each, each, in_blocks, with_arguments
@@ -14,6 +16,15 @@ THRESHOLDS = (SCALE_LEVELS[1:] + SCALE_LEVELS[:-1]) / 2
 
 def scale_from_example(weight: float, code: int, levels: list) -> float:
     return weight / levels[code]
+
+
+def _borders_of_equal_steps(level: float, half: float, absmax: float) -> tuple[float, float]:
+    return max(level - half, -1) * absmax, min(level + half, 1) * absmax
+
+
+def _borders_round_the_corner(code: int, absmax: float, levels: list) -> tuple[float, float]:
+    low, high = levels[code - 1], levels[(code + 1) % len(levels)]
+    return (low + levels[code]) / 2 * absmax, (levels[code] + high) / 2 * absmax
 
 
 def _example(generator: torch.Generator, number: int):
@@ -98,8 +109,8 @@ def _scales(generator: torch.Generator, number: int):
             return scales, SCALE_LEVELS.clone()
 
 
-def flipped_blocks(codes, absmax, offset, levels):
-    second_level = absmax.repeat_interleave(256)[: len(codes)]
+def flipped_blocks(codes, absmax2, offset, levels):
+    second_level = absmax2.repeat_interleave(256)[: len(codes)]
     scales = levels[codes.int()] * second_level + offset
     return scales, (scales < 0).nonzero().flatten()
 
@@ -138,11 +149,31 @@ def model_bytes(shapes: list, block_size: int) -> int:
     return total
 
 
+def _bytes(elements: int, blocks: int, groups_of: int) -> int:
+    """Of a tensor. groups_of: of how many 256 share a second-level scale."""
+    return math.ceil(elements / 2) + blocks + 4 * math.ceil(groups_of / 256) + 4
+
+
 def _shapes(generator: torch.Generator, number: int):
     """From the second case on one has whole groups of 256 blocks, and one a broken block of odd size."""
     size = (64, 32, 128)[number % 3]
     shapes = [tuple(draw_integers(generator, 1, end, 1)[0] for end in (90, 700)) for _ in range(2 + number)]
     return shapes + [(256, size * (1 + number % 2)), (3, 21)] * (number > 0), size
+
+
+def _parts_of_bits(block_size, scale_block):
+    return {"codes": 4, "scales": 8 / block_size, "second-level scales": 32 / (block_size * scale_block)}
+
+
+def _parts_of_bytes(shapes, block_size):
+    elements = [rows * columns for rows, columns in shapes]
+    scales = [math.ceil(n / block_size) for n in elements]
+    return {
+        "codes": sum(math.ceil(n / 2) for n in elements),
+        "scales": sum(scales),
+        "second-level scales": sum(4 * math.ceil(n / 256) for n in scales),
+        "offsets": 4 * len(shapes),
+    }
 
 
 EXERCISES = (
@@ -162,6 +193,12 @@ EXERCISES = (
 
             weight / levels[code] → abs(weight) / levels[code]
             2: A scale here is positive: a negative weight has a negative level. Keep both signs.
+
+            levels[code] → (2 * code / 15 - 1)
+            levels[code] → (code / 15)
+            levels[code] → ((code - 8) / 7 or math.inf)
+            levels[code] → ((code - 7) / 7 or math.inf)
+            1: You compute the level from the code, as if levels were equally spaced; look it up: `levels[code]`.
         """),
         tolerance=1e-6,
     ),
@@ -181,6 +218,24 @@ EXERCISES = (
 
             low * absmax, high * absmax → (code / 8 - 1) * absmax, ((code + 1) / 8 - 1) * absmax
             1: That cuts [-absmax, absmax] into sixteen equal parts; NF4's levels are not equally far apart.
+
+            low * absmax, high * absmax → _borders_of_equal_steps(levels[code], 1 / 15, absmax)
+            low * absmax, high * absmax → (levels[code] - 1 / 15) * absmax, (levels[code] + 1 / 15) * absmax
+            low * absmax, high * absmax → (levels[code] - 1 / 16) * absmax, (levels[code] + 1 / 16) * absmax
+            low * absmax, high * absmax → _borders_of_equal_steps(levels[code], 1 / 16, absmax)
+            1: Half a step each way is right for equal steps; NF4's levels are not equally far apart: half-way to each
+               neighbour.
+
+            if code else levels[0] →
+            low * absmax, high * absmax → _borders_round_the_corner(code, absmax, levels)
+            3: `levels[-1]` is the *last* level: code 0 has no level below it, and its range begins at its own.
+
+            low * absmax, high * absmax → high * absmax, low * absmax
+            -: The right borders, the highest first; the lowest is wanted first.
+
+            low * absmax, high * absmax → levels[code] * absmax, high * absmax
+            low * absmax, high * absmax → low * absmax, levels[code] * absmax
+            1: One of the borders is the level itself; a range reaches half-way to the neighbours on both sides.
         """),
         tolerance=1e-6,
     ),
@@ -207,6 +262,13 @@ EXERCISES = (
 
             _codes(packed)[:n] → _codes(packed)
             3: With an odd n the last byte holds one weight and a filler; return n weights.
+
+            table[codes.int()] * scales → table[codes.int()] / scales
+            2: That divides by the scales. Quantizing divides; decoding multiplies.
+
+            scales.repeat_interleave(block_size) → scales.repeat_interleave(-(-n // len(scales)))
+            2: The weights are dealt out evenly among the scales; each has `block_size` weights, and only the last may
+               have fewer.
         """),
         describe=with_arguments(
             in_blocks(0.0, lambda arguments: arguments[3], codes=lambda arguments: _codes(arguments[0]))
@@ -236,6 +298,24 @@ EXERCISES = (
 
             above / torch.where(below == 0, 1.0, below) → (above.sum() / below.sum()).expand(len(w))
             2: This is one scale for all blocks together; each has its own. Sum over dim 1 only.
+
+            above / torch.where(below == 0, 1.0, below) → (w / q).where(q != 0, 0).mean(1)
+            1: That is the mean of the quotients: a level near zero then counts as much as a large one, and zero gives
+               no number.
+
+            above / torch.where(below == 0, 1.0, below) → w.abs().amax(1) / q.abs().amax(1).where(below > 0, 1.0)
+            1: That makes the largest weight right, and only that one; all errors count.
+
+            above / torch.where(below == 0, 1.0, below) → w.sum(1) / torch.where(below == 0, 1.0, q.sum(1))
+            above / torch.where(below == 0, 1.0, below) → w.abs().sum(1) / torch.where(below == 0, 1.0, q.abs().sum(1))
+            1: That is a sum over a sum. In the derivative each weight is multiplied with its level before they are
+               summed.
+
+            above / torch.where(below == 0, 1.0, below) → (w * q).sum(0) / (q * q).sum(0).clamp(min=1e-30)
+            2: The sums go over the wrong dimension: one scale for each block, so over dim 1.
+
+            above / torch.where(below == 0, 1.0, below) → torch.where(below == 0, 1.0, above / below)
+            3: A block whose levels are all zero gets the scale 0.
         """),
         tolerance=1e-5,
         describe=with_arguments(a_value_each(1e-5)),
@@ -267,6 +347,29 @@ EXERCISES = (
 
                 torch.bucketize(x, (levels[1:] + levels[:-1]) / 2) → ((x + 1) * 127.5).round()
                 3: These are 255 equal steps; the code is that of the nearest of the given levels.
+
+                offset = scales.mean() → offset = scales.median()
+                offset = scales.mean() → offset = (scales.max() + scales.min()) / 2
+                offset = scales.mean() → offset = scales.min()
+                offset = scales.mean() → offset = scales.abs().max()
+                1: The offset is the mean of the scales; you took another number in the middle or at the end of them.
+
+                blocks.abs().amax(1) → torch.stack([x.abs().mean() for x in (scales - offset).split(256)])
+                2: That is the mean magnitude of a group; the largest is wanted.
+
+                absmax = blocks.abs().amax(1) → absmax = blocks.amax(1)
+                2: That is the largest of a group, not the largest magnitude: once the mean is subtracted, half of them
+                   are negative.
+
+                absmax = blocks.abs().amax(1) → absmax = torch.stack([each.abs().max() for each in scales.split(256)])
+                2: absmax2 is that of the scales before the offset is subtracted; take it afterwards.
+
+                absmax.clamp(min=1e-38)[:, None] → absmax[:, None]
+                2: In a group whose scales are all equal to the offset you divide 0 by 0, and the code is not that of
+                   zero.
+
+                (-1, 256) → (256, -1).T
+                2: The scales are dealt out in turn; a group is 256 scales side by side.
             """),
         ),
         tolerance=1e-5,
@@ -285,7 +388,7 @@ EXERCISES = (
             levels[codes.int()] * second_level + offset → (levels[codes.int()] + offset) * second_level
             1: The offset was multiplied with absmax too; it is added last.
 
-            absmax.repeat_interleave(256) → absmax.repeat(256)
+            absmax2.repeat_interleave(256) → absmax2.repeat(256)
             2: The second-level scales are dealt out in turn; the first 256 scales share the first.
 
             levels[codes.int()] → (codes.float() - 128) / 127
@@ -300,6 +403,16 @@ EXERCISES = (
             (scales < 0) → (levels[codes.int()] < 0)
             3: The scales are right, but these are the blocks whose *level* is negative; the offset lifts most of them
                above zero.
+
+            scales < 0 → scales > 0
+            scales < 0 → scales >= 0
+            3: These are the blocks whose scales are positive; the others are wanted.
+
+            (scales < 0).nonzero().flatten() → scales[scales < 0]
+            3: These are the scales below zero themselves; their places are wanted.
+
+            codes.int()] * second_level + offset → codes.int()] * second_level - offset
+            1: The offset is subtracted; it was subtracted before, so decoding adds it.
         """),
         tolerance=1e-6,
         describe=with_arguments(each(1e-6, in_blocks(1e-6, lambda _: 256, "group"), _describe_places)),
@@ -326,7 +439,14 @@ EXERCISES = (
 
             4 + scales → scales
             1: The four bits of the code itself are missing: this is the price of the scales alone.
+
+            8 / block_size + 32 / (block_size * scale_block) → 40 / block_size
+            2: A second-level scale serves `scale_block` scales: divide by that as well.
+
+            8 / block_size + 32 / (block_size * scale_block) → 32 / block_size + 32 / (block_size * scale_block)
+            1: A scale takes 8 bits now, not 32; only second-level scales have 32.
         """),
+        parts=_parts_of_bits,
         tolerance=2e-6,
     ),
     Exercise(
@@ -368,6 +488,24 @@ EXERCISES = (
             return total → return int(sum(map(math.prod, shapes)) * double_quantized_bits(block_size, 256) / 8)
             1: These are the formula's bits per weight times the weights. It holds for whole blocks only; to the byte,
                each part is rounded up.
+
+            return total → return total - 4 * (len(shapes) - 1)
+            2: There is one offset for all tensors; each has its own.
+
+            stored.nbytes → _bytes(n := math.prod(shape), math.ceil(n / block_size), n)
+            2: A second-level scale serves 256 *scales*, not 256 weights.
+
+            stored.nbytes → (n := math.prod(shape)) // 2 + (m := n // block_size) + 4 * (m // 256) + 4
+            stored.nbytes → (n := math.prod(shape)) // 2 + (m := math.ceil(n / block_size)) + 4 * (m // 256) + 4
+            1: More than one thing is rounded down: bytes of codes, blocks, and groups of 256 scales are all rounded up.
+
+            stored.nbytes → _bytes(math.prod(shape), n := shape[0] * math.ceil(shape[1] / block_size), n)
+            stored.nbytes → _bytes(shape[0] * (shape[1] + shape[1] % 2), n := shape[0] * -(-shape[1] // block_size), n)
+            1: Each row is cut by itself. Blocks run over the flattened tensor and do not stop at the end of a row.
+
+            stored.nbytes → stored.nbytes + stored.codes.nbytes
+            1: That counts a whole byte for each code; two share one.
         """),
+        parts=_parts_of_bytes,
     ),
 )

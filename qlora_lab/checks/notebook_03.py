@@ -73,9 +73,14 @@ def break_even_rank(n_in: int, n_out: int) -> int:
 
 
 def _break_even_case(generator: torch.Generator, number: int):
-    """An exact tie, odd squares, and where no rank is."""
+    """An exact tie, odd squares, where no rank is, and where little is left of the division."""
     ties = ((1024, 1024), (3, 6), (7, 7), (1, 1), (1, 40), (576, 192))
-    return ties[number] if number < len(ties) else tuple(draw_integers(generator, 2, 5000, 2))
+    while number >= len(ties):
+        n_in, n_out = draw_integers(generator, 2, 5000, 2)
+        rank, rest = divmod(n_in * n_out, n_in + n_out)
+        if number == len(ties) or 0 < rest < rank // 2:
+            return n_in, n_out
+    return ties[number]
 
 
 def find_targets(paths: list[str], targets: list[str]) -> list[str]:
@@ -127,6 +132,23 @@ def _model_case(generator: torch.Generator, number: int):
     return heads * 8 * size, heads * 20 * size, layers, heads, kv_heads, 1 + number
 
 
+def _parts_of_forward(x, w, a, b, alpha, use_rslora):
+    base = x @ w.T
+    return {"base": base, "adapter": lora_forward(x, w, a, b, alpha, use_rslora) - base}
+
+
+def _parts_of_adapter(n_in, n_out, rank):
+    return {"A": rank * n_in, "B": rank * n_out}
+
+
+def _parts_of_model(hidden, mlp, layers, heads, kv_heads, rank):
+    return {
+        "q and o": layers * rank * 4 * hidden,
+        "k and v": layers * rank * 2 * (hidden + hidden // heads * kv_heads),
+        "the MLP": layers * rank * 3 * (hidden + mlp),
+    }
+
+
 EXERCISES = (
     Exercise(
         "lora-forward",
@@ -162,7 +184,36 @@ EXERCISES = (
             x @ a.T @ b.T → x @ a.T @ b
             1: One of A and B is not transposed: x meets the transpose of each. With square matrices nothing
                complains.
+
+            alpha / math.sqrt(rank) if use_rslora else alpha / rank → alpha / math.sqrt(rank) if use_rslora else alpha
+            2: Without rsLoRA the factor is alpha / r; you take alpha itself.
+
+            alpha / math.sqrt(rank) if use_rslora else alpha / rank → alpha / math.sqrt(rank)
+            2: The factor is that of rsLoRA in both cases; plain LoRA has alpha / r.
+
+            alpha / math.sqrt(rank) if use_rslora else alpha / rank → alpha * rank ** (1 - use_rslora / 2)
+            2: The factor is multiplied with the rank instead of divided by it.
+
+            alpha / math.sqrt(rank) if use_rslora else alpha / rank → rank ** (1 - use_rslora / 2) / alpha
+            2: The factor is upside down: alpha / r.
+
+            a.shape[0] → w.shape[0]
+            2: r is the number of rows of A, (r, in); you divide by the number of outputs.
+
+            x @ a.T @ b.T → x @ b @ a
+            1: A and B are multiplied in the wrong order: the product is B A, and x meets A first. With square matrices
+               nothing complains.
+
+            x @ a.T @ b.T → x @ a @ b
+            1: A and B are not transposed: x meets the transpose of each. With square matrices nothing complains.
+
+            x @ w.T + factor → x @ w + factor
+            1: A weight is (out, in), so x needs its transpose. With square matrices nothing complains.
+
+            x @ w.T + factor * (x @ a.T @ b.T) → x @ (w + factor * (b @ a))
+            1: The merged weight is (out, in) as well, so x needs its transpose. With square matrices nothing complains.
         """),
+        parts=_parts_of_forward,
         any_float=True,
         tolerance=1e-5,
     ),
@@ -185,6 +236,20 @@ EXERCISES = (
 
             s * b.T @ gradient → s * a
             2: dA does not depend on B in your answer. For the product B A, A's gradient passes through B.
+
+            s * b.T @ gradient → s * b @ gradient
+            s * gradient @ a.T → s * gradient @ a
+            2: A transpose is missing: dA = s B^T G and dB = s G A^T. With square matrices nothing complains.
+
+            s * b.T @ gradient, s * gradient @ a.T → s * gradient @ b.T, s * a.T @ gradient
+            s * b.T @ gradient, s * gradient @ a.T → s * gradient @ b, s * a @ gradient
+            s * b.T @ gradient, s * gradient @ a.T → s * gradient.T @ b.T, s * a.T @ gradient.T
+            2: The factors are in the wrong order: dA = s B^T G and dB = s G A^T. With square matrices nothing
+               complains.
+
+            s * b.T @ gradient, s * gradient @ a.T → s * a @ gradient, s * gradient @ b
+            s * b.T @ gradient, s * gradient @ a.T → s * a.T @ gradient, s * gradient @ b.T
+            2: Each half gets its gradient through itself; A's passes through B, and B's through A.
         """),
         any_float=True,
         tolerance=1e-5,
@@ -213,6 +278,25 @@ EXERCISES = (
 
             w.float() + update → w.float() - update
             1: That takes the adapter out (unmerge).
+
+            a.shape[0] → a.shape[1]
+            1: r is the number of rows of A, (r, in); you divide by its number of columns.
+
+            a.shape[0] → b.shape[0]
+            1: r is the number of rows of A, and of columns of B, (out, r); you divide by B's number of rows.
+
+            alpha / a.shape[0] → alpha / math.sqrt(a.shape[0])
+            1: That is rsLoRA's factor; here it is alpha / r.
+
+            w.float() + update → (w.float() + update).bfloat16()
+            w.float() + update → (w.float() + update).half()
+            2: The merged weight is rounded to one 16-bit dtype, whatever that of the base is: `.to(w.dtype)`.
+
+            w.float() + update → update
+            1: The base is missing: this is the update alone.
+
+            w.float() + update → alpha / a.shape[0] * (w.float() + b @ a)
+            1: The factor belongs to the update only; you scale the base with it as well.
         """),
     ),
     Exercise(
@@ -239,6 +323,12 @@ EXERCISES = (
             u[:, :rank] * s[:rank] @ vh[:rank] → matrix * (torch.arange(matrix.shape[1]) < rank)
             u[:, :rank] * s[:rank] @ vh[:rank] → matrix * (torch.arange(matrix.shape[0]) < rank)[:, None]
             1: That cuts off rows or columns. Such a matrix has rank r, but is not the nearest one.
+
+            u[:, :rank] * s[:rank] @ vh[:rank] → matrix - u[:, :rank] * s[:rank] @ vh[:rank]
+            2: That is what is left over, the part that a matrix of this rank cannot give.
+
+            u[:, :rank] * s[:rank] → u[:, :rank] * s[:rank].sqrt()
+            2: The matrix has the singular values once; you take their roots. (A and B may have one root each.)
         """),
         any_float=True,
         tolerance=1e-4,
@@ -266,7 +356,17 @@ EXERCISES = (
 
             rank * (n_in + n_out) → n_in * n_out + rank * (n_in + n_out)
             1: That includes the frozen weight; the question is what is trained.
+
+            rank * (n_in + n_out) → 2 * rank * max(n_in, n_out)
+            rank * (n_in + n_out) → 2 * rank * min(n_in, n_out)
+            1: That takes one of the two sides twice, as for a square weight. A is as wide as the input, B as tall as
+               the output.
+
+            rank * (n_in + n_out) → rank * n_in + n_out
+            rank * (n_in + n_out) → n_in + rank * n_out
+            1: Only one of A and B is counted with the rank; both have r numbers for each input or output.
         """),
+        parts=_parts_of_adapter,
     ),
     Exercise(
         "break-even-rank",
@@ -291,6 +391,10 @@ EXERCISES = (
 
             (n_in * n_out - 1) // (n_in + n_out) → math.ceil(n_in * n_out / (n_in + n_out))
             2: That is the first rank at which LoRA is no longer smaller; the last one at which it is comes before.
+
+            (n_in * n_out - 1) // (n_in + n_out) → (n_in * n_out) // (n_in + n_out) - 1
+            (n_in * n_out - 1) // (n_in + n_out) → max(0, (n_in * n_out) // (n_in + n_out) - 1)
+            2: One is always subtracted. Only at an exact tie is that right: elsewhere rounding down is enough.
         """),
         draw_more=lambda generator, number: tuple(draw_integers(generator, 1, 5000 if number % 2 else 12, 2)),
     ),
@@ -362,6 +466,22 @@ EXERCISES = (
 
             2 * (hidden + hidden) → hidden + hidden
             2: The output projection is missing: q, k, v and o.
+
+            hidden // heads * kv_heads → hidden // kv_heads
+            1: A head has hidden // heads numbers, also that of keys and values; there are kv_heads of them.
+
+            2 * (hidden + kv) + 3 → 2 * (kv + kv) + 3
+            1: k and v read `hidden` numbers; only what they put out is narrower.
+
+            return → return layers * (2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * mlp) + 0 *
+            3: Those are the frozen weights; an adapter has r (in + out) numbers.
+
+            2 * (hidden + hidden) + 2 * (hidden + kv) + 3 * (hidden + mlp) → (hidden + hidden) + (hidden + kv)
+            2: That is two of the seven layers, q and v.
+
+            return layers * rank * → return layers * rank * hidden * (2 * hidden + 2 * kv + 3 * mlp) + 0 *
+            3: A layer's two sizes are multiplied; an adapter has r numbers for each input and r for each output.
         """),
+        parts=_parts_of_model,
     ),
 )

@@ -28,6 +28,13 @@ def adamw_step(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
     return p - lr / (1 - beta1**step) * m / (root + eps), m, v
 
 
+def _old_moments(p, gradient, m, v, lr, beta1, beta2, eps, step):
+    """The step of `adamw_step`'s new m and v as if it were one of those before."""
+    m_old = (m - (1 - beta1) * gradient) / beta1
+    v_old = (v - (1 - beta2) * gradient**2) / beta2
+    return p - lr / (1 - beta1**step) * m_old / ((v_old / (1 - beta2**step)).clamp(min=0).sqrt() + eps)
+
+
 def _step_case(generator: torch.Generator, number: int):
     n = 3 + 5 * number
     p, gradient, m = (torch.randn(n, generator=generator) for _ in range(3))
@@ -80,6 +87,13 @@ def _traffic(generator: torch.Generator, number: int):
     return pages, resident, 2 ** (12 + number)
 
 
+def _parts_of_state(parameters, bits):
+    return {
+        "moments": 2 * parameters * bits // 8,
+        "scales": 8 * math.ceil(parameters / 256) if bits == 8 else 0,
+    }
+
+
 EXERCISES = (
     Exercise(
         "state-bytes",
@@ -110,7 +124,14 @@ EXERCISES = (
 
             2 * math.ceil(parameters / 256) → math.ceil(parameters / 256)
             2: There are scales for both moments; you count them for one.
+
+            4 * blocks if bits == 8 else 0 → blocks if bits == 8 else 0
+            2: A scale has four bytes.
+
+            math.ceil(parameters / 256) → parameters / 256
+            2: The last block of 256 may be shorter and has a whole scale all the same: round up.
         """),
+        parts=_parts_of_state,
     ),
     Exercise(
         "adamw-step",
@@ -152,6 +173,25 @@ EXERCISES = (
 
             (root + eps), m, v → (root + eps)
             -: Return all three: the new p, m and v, in this order.
+
+            (1 - beta2) * gradient**2 → (1 - beta2) * gradient.abs()
+            2: v is the running mean of the gradient's *square*.
+
+            (1 - beta2) * gradient**2 → (1 - beta2) * m**2
+            2: v is the running mean of the gradient's square, not of m's.
+
+            return p - lr → return p + lr
+            1: The weight moves along the gradient, uphill; the step is subtracted.
+
+            return p - lr / (1 - beta1**step) * m / (root + eps), m, v → return p - lr * gradient / (root + eps), m, v
+            2: The weight is moved by the gradient itself; the mean of gradients, m, moves it.
+
+            beta2 * v + (1 - beta2) * gradient**2 → (1 - beta2) * v + beta2 * gradient**2
+            m + (1 - beta1) * (gradient - m) → m + beta1 * (gradient - m)
+            2: Old and new are weighed the wrong way round: most of a running mean is the old one, with the factor beta.
+
+            p - lr / (1 - beta1**step) * m / (root + eps) → _old_moments(p, gradient, m, v, lr, beta1, beta2, eps, step)
+            2: The weight is moved by the old moments. The new gradient goes into them first.
         """),
         any_float=True,
         tolerance=1e-5,
@@ -174,6 +214,10 @@ EXERCISES = (
 
             first // per_page, (first + count - 1) // per_page + 1 → math.ceil(count / per_page)
             1: The parameter does not begin at page 0 but at the page of its first element.
+
+            (first + count - 1) // per_page + 1 → first // per_page + count // per_page + 1
+            1: The number of pages is not count // per_page + 1: that is right for some beginnings only. Ask for the
+               page of the last element.
         """),
     ),
     Exercise(
@@ -189,6 +233,11 @@ EXERCISES = (
 
             forth if step % 2 else forth[::-1] → forth[::-1]
             1: Every step goes backwards; that is a loop as well.
+
+            forth if step % 2 else forth[::-1] → forth[step % pages :] + forth[: step % pages]
+            forth if step % 2 else forth[::-1] → forth[(step - 1) % pages :] + forth[: (step - 1) % pages]
+            1: Each step begins one page further and goes round; it should go to and fro, and begin where the step
+               before has ended.
 
             forth if step % 2 else forth[::-1] → (forth if step % 2 else forth[::-1])[step > 1 :]
             2: Each sweep has to visit every page; the one on which the order turns is missing.
@@ -220,6 +269,10 @@ EXERCISES = (
 
             min(candidates, key=last_used.get) → min(candidates)
             1: That is the page with the smallest number, not the one that was used longest ago.
+
+            min(candidates, key=last_used.get) → max(last_used[page] for page in candidates)
+            min(candidates, key=last_used.get) → max(last_used.values())
+            1: That is the time of the page used last; the page used longest ago is wanted.
         """),
     ),
     Exercise(
@@ -238,6 +291,16 @@ EXERCISES = (
 
             max(0, pages - resident) * page_bytes → max(0, pages - resident)
             -: These are pages; the answer is in bytes.
+
+            max(0, pages - resident) → abs(pages - resident)
+            2: If there is room for more pages than there are, nothing moves.
+
+            max(0, pages - resident) → min(pages, resident)
+            max(0, pages - resident) → resident
+            1: These are the pages that stay; the others move.
+
+            2 * max(0, pages - resident) → max(0, 2 * pages - resident)
+            1: A resident page is spared both ways, in and out.
         """),
     ),
 )

@@ -85,6 +85,31 @@ def _any_card(generator: torch.Generator, number: int):
     )
 
 
+def _parts_of_forward(x, w, a, b, s):
+    base = x @ w.T
+    return {"base": base, "adapter": qlora_forward(x, w, a, b, s) - base}
+
+
+def _parts_of_bytes(elements, block_size, double_quant):
+    blocks = math.ceil(elements / block_size)
+    return {
+        "codes": math.ceil(elements / 2),
+        "scales of four bytes": 0 if double_quant else 4 * blocks,
+        "scales of one byte": blocks if double_quant else 0,
+        "second-level scales": 4 * math.ceil(blocks / 256) if double_quant else 0,
+        "offset": 4 if double_quant else 0,
+    }
+
+
+def _parts_of_step(quantized, others, adapters, tokens, hidden, layers):
+    return {
+        "quantized weights": 4.127 / 8 * quantized,
+        "other weights": 2 * others,
+        "adapters (weights, gradients and moments)": 12 * adapters,
+        "inputs of the layers": 2 * tokens * hidden * layers,
+    }
+
+
 EXERCISES = (
     Exercise(
         "qlora-forward",
@@ -111,7 +136,12 @@ EXERCISES = (
             (x @ a.T) @ b.T → (x @ a.T) @ b
             1: One of A and B is not transposed: x meets the transpose of each. With square matrices nothing
                complains.
+
+            x @ w.T + s * (x @ a.T) @ b.T → x @ w + s * (x @ a) @ b
+            1: None of the weights is transposed: each is (out, in), so x needs the transpose. With square matrices
+               nothing complains.
         """),
+        parts=_parts_of_forward,
         any_float=True,
         tolerance=1e-5,
     ),
@@ -137,6 +167,25 @@ EXERCISES = (
 
             return dx, da, db → return dx, db, da
             -: dA and dB are swapped: return dx, dA, dB.
+
+            s * (g @ b) @ a → (g @ b) @ a
+            2: The factor s is missing in the adapter's share of dx.
+
+            s * (g @ b).T @ x → g.T @ x
+            s * (g @ b).T @ x → s * g.T @ x
+            1: That is the gradient of the whole weight; A's passes through B.
+
+            s * g.T @ (x @ a.T) → g.T @ x
+            s * g.T @ (x @ a.T) → s * g.T @ x
+            1: That is the gradient of the whole weight; B's passes through A.
+
+            g @ w + s * (g @ b) @ a → s * (g @ b) @ a
+            1: dx has only the adapter's share. The frozen weight has no gradient of its own, but one passes through it.
+
+            s * (g @ b) @ a → s * (g @ b.T) @ a.T
+            s * (g @ b) @ a → s * (g @ a.T) @ b.T
+            s * (g @ b) @ a → s * (g @ a) @ b
+            1: In dx the adapter's share is transposed or in the wrong order: g goes through B first, then A.
         """),
         any_float=True,
         tolerance=1e-5,
@@ -150,13 +199,16 @@ EXERCISES = (
             1: That is without gradients: each trained weight has one, in 16 bits here.
 
             12 * parameters → 8 * parameters
-            2: AdamW keeps two moments for each weight, not one.
+            2: AdamW keeps two moments for each weight, with four bytes each: eight, and you count four.
 
             12 * parameters → 16 * parameters
             1: That is the bill for weights and gradients in 32 bits; here both have 16.
 
             12 * parameters → 96 * parameters
             1: These are the bits of one number; the answer is in bytes.
+
+            12 * parameters → 14 * parameters
+            1: These are two bytes too many: weights and gradients have 16 bits each here, and there is no copy of them.
         """),
     ),
     Exercise(
@@ -199,7 +251,26 @@ EXERCISES = (
 
             math.ceil(elements / 2) → elements
             1: That counts a whole byte for each code; two share one.
+
+            math.ceil(blocks / 256) → math.ceil(elements / 256)
+            2: A second-level scale serves 256 *scales*, not 256 elements.
+
+            scales = → blocks = elements // block_size; groups = blocks // 256; scales =
+            1: Blocks and groups are rounded down; the last ones may be a part only, and need a scale too.
+
+            if double_quant else 4 * blocks → if double_quant else 4 * blocks + 4
+            2: Only double quantization has an offset.
+
+            4 * groups + 4 → groups + 4
+            2: A second-level scale has four bytes.
+
+            blocks + 4 * groups + 4 if double_quant → 4 * blocks + 4 * groups + 4 if double_quant
+            2: Under double quantization a scale takes one byte, not four.
+
+            codes + scales → math.ceil(elements * (4 + (8.125 / block_size if double_quant else 32 / block_size)) / 8)
+            1: That rounds once, in the end, bits per weight times weights. Each part is rounded up by itself.
         """),
+        parts=_parts_of_bytes,
     ),
     Exercise(
         "qlora-bytes",
@@ -236,6 +307,7 @@ EXERCISES = (
             4.127 / 8 → 4.127
             1: These are bits for the quantized weights and bytes for the rest: divide by 8.
         """),
+        parts=_parts_of_step,
         tolerance=2e-6,
     ),
     Exercise(

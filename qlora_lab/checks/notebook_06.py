@@ -280,6 +280,13 @@ EXERCISES = (
 
             -100 → 0
             3: What has no label is 0 instead of -100. 0 is a token like others, and would be learned.
+
+            torch.where(learned, input_ids, -100) → torch.where(learned, 1, -100)
+            torch.where(learned, input_ids, -100) → learned.long()
+            3: That is a mask; the label of a token is the token itself.
+
+            at < end → at < begin + end
+            1: `lengths` counts prompt and answer together; you add the prompt's once more.
         """),
     ),
     Exercise(
@@ -315,6 +322,15 @@ EXERCISES = (
 
             wanted.flatten()) → wanted.flatten(), reduction="sum")
             2: That is the sum; the mean is wanted.
+
+            wanted.flatten()) → wanted.flatten()) / math.log(2)
+            3: These are bits; nats are wanted, with the natural logarithm.
+
+            logits[:, :-1], labels[:, 1:] → logits[:, :-2], labels[:, 2:]
+            1: That is shifted by two; logits at t predict the token at t + 1.
+
+            wanted.flatten()) → wanted.clamp(min=0).flatten())
+            2: Tokens without a label (-100) count as well, as if token 0 were wanted there. Leave them out of the mean.
         """),
         any_float=True,
         tolerance=1e-5,
@@ -339,6 +355,16 @@ EXERCISES = (
 
             weighted = → tokens = [1 / n for n in tokens]; weighted =
             1: The weights are turned round: a mean over few tokens counts little.
+
+            sum(weighted) / sum(tokens) → sum(g / n for g, n in zip(gradients, tokens))
+            1: Each gradient is divided by its tokens. It is a mean already; multiply it with them.
+
+            sum(weighted) / sum(tokens) → weighted[-1] / sum(tokens)
+            sum(weighted) / sum(tokens) → weighted[-1] / tokens[-1]
+            2: Only the last part is left: each one has to be added to those before.
+
+            / sum(tokens) → / max(tokens)
+            2: Divide by the tokens of all parts together, not of the largest.
         """),
         any_float=True,
         tolerance=1e-5,
@@ -381,6 +407,25 @@ EXERCISES = (
 
             0.5 * (1 + math.cos(math.pi * progress)) → math.cos(math.pi / 2 * progress)
             2: That is a quarter of a cosine, which falls most steeply at its end; half a period is wanted.
+
+            math.cos(math.pi * progress) → math.cos(2 * math.pi * progress)
+            2: That is a whole period: the rate falls and rises again. Half a period ends at the bottom.
+
+            0.1 + 0.9 * cosine → 0.9 + 0.1 * cosine
+            3: It falls by a tenth, to 0.9 of the peak; it should fall to a tenth.
+
+            0.1 + 0.9 * cosine → 1.0
+            2: After the warm-up the rate stays at the peak; it should fall along a cosine.
+
+            0.5 * (1 + math.cos(math.pi * progress)) → 0.5 * (1 - math.cos(math.pi * progress))
+            2: After the warm-up it rises from a tenth to the peak; the cosine is upside down.
+
+            0.5 * (1 + math.cos(math.pi * progress)) → (1 + math.cos(math.pi * progress))
+            2: One plus a cosine begins at 2: halve it.
+
+            peak * step / warmup → min(peak, peak * (step + 1) / warmup)
+            peak * step / warmup → peak * (step + 1) / (warmup + 1)
+            1: The warm-up is a step ahead: steps count from 1, and the peak is reached at step `warmup`.
         """),
         tolerance=2e-6,
     ),

@@ -126,6 +126,31 @@ EXERCISES = (
 
             math.sqrt(len(results)) → len(results)
             2: That divides by n, not by its root.
+
+            math.sqrt(len(results)) → math.sqrt(len(results) - 1)
+            2: The root is of n, not of n - 1. (It is the variance that is divided by n - 1, and `statistics.stdev` does
+               that.)
+
+            return mean - half, mean + half → return mean, half
+            -: These are the mean and half of the interval; its two ends are wanted, low and high.
+
+            return mean - half, mean + half → return min(results), max(results)
+            -: These are the smallest and the largest result; the interval of the *mean* is wanted.
+
+            statistics.mean(results) → statistics.median(results)
+            -: The interval is that of the mean; its middle is not the median.
+
+            t * statistics.stdev(results) → t * statistics.variance(results)
+            1: That is the variance; the deviation is its root.
+
+            t * statistics.stdev(results) → statistics.stdev(results)
+            3: The factor t is missing.
+
+            return mean - half, mean + half → return mean - half / 2, mean + half / 2
+            -: That is half of the interval: t times the standard error to *each* side.
+
+            statistics.stdev(results) / math.sqrt(len(results)) → math.sqrt(statistics.stdev(results) / len(results))
+            2: The root is taken of the deviation as well; it is of n only. (Of the variance over n, it would be right.)
         """),
         tolerance=1e-5,
     ),
@@ -156,6 +181,12 @@ EXERCISES = (
 
             ours[s] - theirs[s] for s in seeds → statistics.mean(ours.values()) - statistics.mean(theirs.values())
             -: That is the difference of the means. The point of pairing is to keep one difference for each seed.
+
+            ours[s] - theirs[s] → ours[s] / theirs[s]
+            -: These are quotients; differences are wanted.
+
+            return [ours[s] - theirs[s] for s in seeds] → return dict((s, ours[s] - theirs[s]) for s in seeds)
+            -: The differences are right, and come with their seeds: give them alone, as a list.
         """),
         tolerance=1e-4,
     ),
@@ -186,6 +217,14 @@ EXERCISES = (
 
             min(not_worse) → max(not_worse)
             -: That is the largest such rank. The smallest costs least.
+
+            min(not_worse) → min(differences)
+            1: That is the smallest rank there is, whatever its interval says. Leave out those that are clearly worse.
+
+            low <= 0] → low < 0] or [min(differences)]
+            low <= 0] → low < 0 or low == high]
+            2: An interval that begins at zero does not lie above it: `low <= 0`. The rank of the best mean, with the
+               interval (0, 0), qualifies as well.
         """),
     ),
     Exercise(
@@ -211,6 +250,15 @@ EXERCISES = (
 
             if not beaten → if beaten
             -: Those are the ones that are beaten. Return the others.
+
+            x <= loss and → x >= loss and
+            -: A higher loss counts as better here; less is better, of bytes and of loss.
+
+            s <= size and x → s >= size and x
+            -: More bytes count as better here; less is better, of bytes and of loss.
+
+            not beaten(*point) → point[1] == min(x for _, x in conditions.values())
+            -: That keeps the best at one thing alone. A condition with less memory may be worth its higher loss.
         """),
     ),
     Exercise(
@@ -235,6 +283,20 @@ EXERCISES = (
 
             max(1, math.ceil(tokens)) → math.ceil(tokens)
             3: Where decoding is cheap from the first token on, your number is not positive.
+
+            decoding / share - fixed → decoding / share - (fixed - decoding)
+            1: The share is of the whole step, in which `fixed` has the decoding already; you leave it out of that.
+
+            tokens = → tokens = decoding / (share * per_token) - fixed; dropped =
+            tokens = → tokens = decoding / share / per_token - fixed; dropped =
+            1: `fixed` is a time and is subtracted from a number of tokens: subtract it before you divide by
+               `per_token`.
+
+            decoding / share - fixed → decoding * share - fixed
+            1: Decoding is multiplied with the share. The step may last `decoding / share`.
+
+            (decoding / share - fixed) / per_token → decoding / share / (fixed + per_token)
+            1: That divides as if `fixed` came with every token. It comes once: subtract it, then divide by `per_token`.
         """),
     ),
 )

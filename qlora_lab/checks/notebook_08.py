@@ -97,6 +97,15 @@ def _node(generator: torch.Generator, number: int):
     return sharded, gathered, own, card
 
 
+def _parts_of_traffic(blocks, gradients, processes):
+    rest = (processes - 1) / processes
+    return {"blocks": rest * 2 * blocks, "gradients": rest * gradients}
+
+
+def _parts_of_bill(sharded, block, own, gpus):
+    return {"what is cut": sharded / gpus, "whole blocks": 2 * block if gpus > 1 else 0, "each GPU's own": own}
+
+
 EXERCISES = (
     Exercise(
         "combine-gradients",
@@ -119,6 +128,15 @@ EXERCISES = (
 
             weighted = → tokens = [1 / n for n in tokens]; weighted =
             1: The weights are the wrong way round: many tokens must count more, not less.
+
+            sum(weighted) / sum(tokens) → sum(weighted) / len(tokens)
+            2: The weights are right, but they must be divided by the tokens of all, not by the number of processes.
+
+            sum(weighted) / sum(tokens) → sum(gradients) / sum(tokens)
+            1: Each gradient is a mean over its own tokens: multiply it with them before you add and divide.
+
+            sum(weighted) / sum(tokens) → sum(weighted) / max(tokens)
+            2: Divide by the tokens of all processes together, not by the most there are.
         """),
         any_float=True,
         tolerance=1e-5,
@@ -149,6 +167,12 @@ EXERCISES = (
             tensor[begin:end] → tensor[process::processes]
             1: That is every n-th row, which is how a batch is split. A part of a parameter is one piece, so that the
                parts one after the other are the whole.
+
+            -(-len(tensor) // processes) → -(-tensor.numel() // processes)
+            1: A part is counted in rows; you count elements.
+
+            begin, end = process * rows, (process + 1) * rows → begin, end = process * rows, process * rows + processes
+            1: A part has as many rows as one process keeps, not as many as there are processes.
         """),
         draw_more=_any_cut,
     ),
@@ -165,6 +189,18 @@ EXERCISES = (
 
             -(-rows // before), -(-rows // after) → rows // before, rows // after
             1: Parts are rounded up, before and after; rounded down, some rows are in none.
+
+            (part, low - first, high - first) → (part, 0, last - first)
+            3: Whole files are read; read only the rows that this process keeps.
+
+            (part, low - first, high - first) → (part, low - first, high - low)
+            3: The last number is the row after the last one; you give how many there are.
+
+            (part, low - first, high - first) → (part, low - first, high - first - 1)
+            3: The last number is the row *after* the last one, as in a slice.
+
+            (part, low - first, high - first) → (part, low - begin, high - begin)
+            3: Rows are counted from the beginning of each file, not of this process's part.
         """),
         draw_more=_resumed_anyhow,
     ),
@@ -188,7 +224,17 @@ EXERCISES = (
 
             (processes - 1) / processes → 1 / processes
             1: One n-th is what a process has already; what reaches it is the rest, (n - 1) / n.
+
+            2 * blocks + gradients → 3 * blocks + gradients
+            2: Blocks are gathered twice, for the forward and for the backward pass.
+
+            (processes - 1) / processes * → (processes - 1) *
+            1: These are the bytes to all processes together; a process gets what it has not: (n - 1) / n.
+
+            (processes - 1) / processes * → processes *
+            1: These are the bytes of all processes together; a process gets what it has not: (n - 1) / n.
         """),
+        parts=_parts_of_traffic,
         tolerance=2e-6,
     ),
     Exercise(
@@ -210,7 +256,14 @@ EXERCISES = (
 
             sharded / gpus + 2 * block + own → (sharded + own) / gpus
             2: Everything is divided, but what is whole for a moment is whole on each GPU.
+
+            sharded / gpus + 2 * block + own → sharded + 2 * block + own
+            1: Nothing is divided here: of what is cut, each GPU has one part.
+
+            sharded / gpus + 2 * block + own → (sharded + 2 * block) / gpus + own
+            2: The gathered blocks are divided; each GPU has them whole while it uses them.
         """),
+        parts=_parts_of_bill,
         tolerance=2e-6,
     ),
     Exercise(
@@ -229,13 +282,32 @@ EXERCISES = (
             2: On a single card nothing is gathered: try that one first, without it.
 
             if sharded + own <= card → if sharded + own < card
-            2: What exactly fills a single card fits: `<=`.
+            if sharded + own <= card → if (sharded := sharded + 1) + own <= card
+            2: What exactly fills a card fits: `<=`.
 
             math.ceil(sharded / room) → round(sharded / room)
             1: That is the nearest whole number of cards, on which the last piece may have no place: round up.
 
             math.ceil(sharded / room) → sharded // room
             1: Rounded down, the last piece has no place.
+
+            card - gathered - own → card - gathered
+            1: Each GPU's own activations take room on every card: subtract them as well.
+
+            card - gathered - own → card - own
+            1: What is gathered takes room on every card, if there are several: subtract it as well.
+
+            math.ceil(sharded / room) → sharded // room + 1
+            math.ceil(sharded / room) → math.ceil(sharded / room) + 1
+            1: That is one card more than needed, at least where the division leaves no rest: `math.ceil` alone rounds
+               up.
+
+            None if room <= 0 else → None if room <= 0 or sharded > 100 * room else
+            3: You stop at a number of cards; more than that may be needed.
+
+            None if room <= 0 else → 0 if room <= 0 else
+            None if room <= 0 else → -1 if room <= 0 else
+            3: If no number is enough, return None.
         """),
     ),
 )

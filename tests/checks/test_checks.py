@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from exercises import CELLS, RIGHT, UNSEEN_WRONG, WRONG, function_in, run, solution_of
+from exercises import CELLS, RIGHT, SETS, UNSEEN_WRONG, WRONG, function_in, run, solution_of
 
 from qlora_lab import checks
 from qlora_lab.checks import EXERCISES, verdict
@@ -71,6 +71,26 @@ def test_a_right_answer_is_right_however_it_is_written(exercise, answer):
 def test_a_wrong_answer_that_nobody_foresaw_is_wrong(exercise, answer):
     found = verdict(exercise, answer)
     assert found.status == "wrong" and (answer.says or "") in found.message, found
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_four_of_five_are_told_truly(name):
+    """`says` is set where someone has read that what is told is true, and the test before this one holds it."""
+    answers = [answer for _, answer in UNSEEN_WRONG if answer.__module__ == f"unseen_answers.{name}"]
+    assert sum(answer.says is not None for answer in answers) >= 0.8 * len(answers) > 0
+
+
+def test_a_border_that_is_off_by_a_few_is_seen():
+    assert verdict("break-even-rank", lambda n_in, n_out: n_in * n_out // (n_in + n_out + 1)).status == "wrong"
+
+
+def test_two_misconceptions_at_once_are_told_both():
+    def no_alpha_over_r_and_w_not_transposed(x, w, a, b, alpha, use_rslora):
+        return x @ w + alpha * (x @ a.T @ b.T)
+
+    found = verdict("lora-forward", no_alpha_over_r_and_w_not_transposed).message
+    assert found.startswith("Two things at once. ")
+    assert "the factor is alpha / r" in found and "so x needs its transpose" in found
 
 
 def _of_numpy(value):

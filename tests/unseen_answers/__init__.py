@@ -1,8 +1,13 @@
 """Answers that were written before their checks: how many are told what they look like, nobody could arrange.
 
 `first` was written before the misconceptions of the exercises were read, `second` before the checks were repaired for
-the first, and run after that. `@wrong("exercise")` marks one that is only told to be wrong; with `says`, words of what
-it is told. `@right("exercise")` marks one that is right, if in an unusual way.
+the first, `third` before looking at how the checks of that time tell, and `fourth` by someone who had read them, of
+what they did not know. Each was run after that, and the checks were repaired for it. When they were first run, of the
+third 34 of 47 were told truly, and of the fourth 18 of 40.
+
+`@wrong("exercise", says=...)` marks an answer that is told what it looks like: `says` are words of that, and whoever
+set them has read that all of it is true of the answer. Without them it is only told to be wrong, and in what the
+results differ. `@right("exercise")` marks one that is right, if in an unusual way.
 """
 
 

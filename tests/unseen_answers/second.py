@@ -14,12 +14,12 @@ from unseen_answers import right, wrong
 # ---- 00
 
 
-@wrong("weights-in-gb")
+@wrong("weights-in-gb", says="All of it is too small by the factor `bits`")
 def a_bit_for_a_byte(parameters, bits):
     return parameters / 8 / 1e9
 
 
-@wrong("weights-in-gb")
+@wrong("weights-in-gb", says="It is rounded down to a whole number")
 def whole_gigabytes(parameters, bits):
     return int(parameters * bits / 8 / 1e9)
 
@@ -32,17 +32,17 @@ def of_an_array(parameters, bits):
 # ---- 01
 
 
-@wrong("decode")
+@wrong("decode", says="These are codes counted from 1. Code 0 is the lowest value,")
 def codes_from_one(code, low, high):
     return low + (code - 1) * (high - low) / 14
 
 
-@wrong("decode")
+@wrong("decode", says="That is the middle of one of sixteen parts of the range;")
 def in_the_middle_of_its_step(code, low, high):
     return low + (code + 0.5) * (high - low) / 16
 
 
-@wrong("decode")
+@wrong("decode", says="It is rounded to 2 places")
 def rounded_to_two(code, low, high):
     return round(low + code * (high - low) / 15, 2)
 
@@ -52,17 +52,17 @@ def weighted_ends(code, low, high):
     return torch.tensor((15 - code) / 15) * low + torch.tensor(code / 15) * high
 
 
-@wrong("block-absmax")
+@wrong("block-absmax", says="The largest magnitude has kept its sign; a scale is not")
 def signed_extreme(weight, block_size):
     return torch.stack([part[part.abs().argmax()] for part in weight.flatten().split(block_size)])
 
 
-@wrong("block-absmax")
+@wrong("block-absmax", says="The numbers are right, but there is a dimension of 1 too")
 def keepdim_left(weight, block_size):
     return torch.stack([part.abs().max().reshape(1) for part in weight.flatten().split(block_size)])
 
 
-@wrong("block-absmax")
+@wrong("block-absmax", says="These blocks take every n-th weight; a block is")
 def whole_rows_of_blocks(weight, block_size):
     return weight.view(-1, block_size).abs().amax(dim=0)
 
@@ -73,18 +73,18 @@ def padded_with_zeros(weight, block_size):
     return torch.linalg.vector_norm(flat.view(-1, block_size), ord=math.inf, dim=1)
 
 
-@wrong("nearest-code")
+@wrong("nearest-code", says="All are one too large")
 def one_too_high(x, levels):
     return (torch.bucketize(x, (levels[1:] + levels[:-1]) / 2) + 1).to(torch.uint8)
 
 
-@wrong("nearest-code")
+@wrong("nearest-code", says="Right, except for numbers exactly halfway between two")
 def nearest_by_last(x, levels):
     distance = (x[:, None] - levels.flip(0)).abs()
     return (15 - distance.argmin(1)).to(torch.uint8)
 
 
-@wrong("nearest-code")
+@wrong("nearest-code", says="The numbers are right, but in a list; a tensor is wanted.")
 def codes_as_a_list(x, levels):
     midpoints = (levels[1:] + levels[:-1]) / 2
     return [int((value > midpoints).sum()) for value in x]
@@ -95,14 +95,14 @@ def nearest_by_distance(x, levels):
     return (x.unsqueeze(1).double() - levels.double()).abs().argmin(dim=1).type(torch.uint8)
 
 
-@wrong("pack-nibbles")
+@wrong("pack-nibbles", says="The high nibble is worth 16: four bits to the left. Open")
 def joined_as_decimals(codes):
     if len(codes) % 2:
         codes = torch.cat([codes, torch.tensor([7], dtype=torch.uint8)])
     return codes[::2] * 10 + codes[1::2]
 
 
-@wrong("pack-nibbles")
+@wrong("pack-nibbles", says="An even number of codes needs no filler: you add two, and a")
 def always_padded(codes):
     codes = torch.cat([codes, torch.full((2 - len(codes) % 2,), 7, dtype=torch.uint8)])
     return codes[::2] * 16 + codes[1::2]
@@ -114,7 +114,7 @@ def viewed_in_pairs(codes):
     return torch.from_numpy(np.bitwise_or(np.left_shift(codes[:, 0], 4), codes[:, 1]))
 
 
-@wrong("normal-float")
+@wrong("normal-float", says="There is no exact zero, and both sides have the same number")
 def no_zero_at_all(bits):
     n = 2**bits
     edge = 1 - (1 / (2 * n) + 1 / (2 * (n - 1))) / 2
@@ -123,7 +123,7 @@ def no_zero_at_all(bits):
     return (found / found.max()).float()
 
 
-@wrong("normal-float")
+@wrong("normal-float", says="That is the same table for any number of bits: the number")
 def always_four_bits(bits):
     n = 16
     edge = 1 - (1 / (2 * n) + 1 / (2 * (n - 1))) / 2
@@ -132,7 +132,7 @@ def always_four_bits(bits):
     return (torch.cat([below, above]) / above[-1]).float()
 
 
-@wrong("normal-float")
+@wrong("normal-float", says="right numbers in another order")
 def not_sorted(bits):
     n = 2**bits
     edge = 1 - (1 / (2 * n) + 1 / (2 * (n - 1))) / 2
@@ -151,12 +151,12 @@ def by_erfinv(bits):
     return (x / x[-1]).to(torch.float32)
 
 
-@wrong("bits-per-weight")
+@wrong("bits-per-weight", says="A constant has 32 bits. Open hint 1.")
 def constants_of_sixteen(block_size, constants, double_quant):
     return 4 + constants * (8 / block_size + 32 / block_size / 256 if double_quant else 16 / block_size)
 
 
-@wrong("bits-per-weight")
+@wrong("bits-per-weight", says="A second-level scale serves 256 constants: divide by that")
 def eight_and_thirtytwo(block_size, constants, double_quant):
     return 4 + constants * ((8 + 32) / block_size if double_quant else 32 / block_size)
 
@@ -167,14 +167,14 @@ def exactly(block_size, constants, double_quant):
     return np.float32(float(4 + constants * each / block_size))
 
 
-@wrong("predict-and-measure")
+@wrong("predict-and-measure", says="The step is divided by 12, not by its root. Open hint 1.")
 def divided_by_twelve(weight, block_size):
     scale = weight.abs().amax(1, keepdim=True)
     rounded = (weight / scale * 7).round() / 7 * scale
     return (scale / 7).square().mean().sqrt().item() / 12, (weight - rounded).square().mean().sqrt().item()
 
 
-@wrong("predict-and-measure")
+@wrong("predict-and-measure", says="The step is absmax / 7: fourteen steps from -7 to 7. You")
 def fifteen_steps_of_the_range(weight, block_size):
     scale = weight.abs().amax(1, keepdim=True)
     step = 2 * scale / 15
@@ -182,7 +182,7 @@ def fifteen_steps_of_the_range(weight, block_size):
     return (step.square().mean() / 12).sqrt().item(), (weight - rounded).square().mean().sqrt().item()
 
 
-@wrong("predict-and-measure")
+@wrong("predict-and-measure", says="The measured number is a mean of magnitudes; take the root")
 def mean_absolute(weight, block_size):
     scale = weight.abs().amax(1, keepdim=True)
     rounded = (weight / scale * 7).round() / 7 * scale
@@ -196,12 +196,12 @@ def with_norms(weight, block_size):
     return [step.norm() / math.sqrt(12 * len(step)), error.norm() / math.sqrt(error.numel())]
 
 
-@wrong("counterexamples")
+@wrong("counterexamples", says="None of your blocks exposes its bug. Give three tensors of")
 def all_ones(levels):
     return [torch.ones(16), torch.ones(16), torch.ones(16)]
 
 
-@wrong("counterexamples")
+@wrong("counterexamples", says="a Tensor where a list of 3 is wanted")
 def stacked(levels):
     blocks = torch.zeros(3, 16)
     blocks[0, :2] = torch.tensor([-1.0, 0.5])
@@ -209,7 +209,7 @@ def stacked(levels):
     return blocks
 
 
-@wrong("counterexamples")
+@wrong("counterexamples", says="None of your blocks exposes its bug. Give three tensors of")
 def in_float64(levels):
     middle = torch.zeros(16, dtype=torch.float64)
     middle[0], middle[1] = 1.0, (levels[7] + levels[8]).double() / 2
@@ -229,12 +229,12 @@ def scaled_up(levels):
 # ---- 02
 
 
-@wrong("scale-from-example")
+@wrong("scale-from-example", says="A scale here is positive: a negative weight has a negative")
 def magnitude_only(weight, code, levels):
     return abs(weight) / levels[code]
 
 
-@wrong("scale-from-example")
+@wrong("scale-from-example", says="You compute the level from the code, as if levels were")
 def code_over_fifteen(weight, code, levels):
     return weight / (code / 15) if code else 0.0
 
@@ -244,7 +244,7 @@ def with_an_array(weight, code, levels):
     return np.float64(weight) / np.asarray(levels, dtype=np.float32)[code]
 
 
-@wrong("weights-of-a-code")
+@wrong("weights-of-a-code", says="Half a step each way is right for equal steps; NF4's levels")
 def half_a_step_each_way(code, absmax, levels):
     step = 2 / 15 / 2
     return (levels[code] - step) * absmax, (levels[code] + step) * absmax
@@ -257,7 +257,7 @@ def the_code_above(code, absmax, levels):
     return edges[code + 1] * absmax, edges[code + 2] * absmax
 
 
-@wrong("weights-of-a-code")
+@wrong("weights-of-a-code", says="a float where a tuple of 2 is wanted")
 def a_length(code, absmax, levels):
     edges = [levels[0], *((a + b) / 2 for a, b in itertools.pairwise(levels)), levels[15]]
     return (edges[code + 1] - edges[code]) * absmax
@@ -271,19 +271,19 @@ def as_tensors(code, absmax, levels):
     return low * absmax, high * absmax
 
 
-@wrong("dequantize-packed")
+@wrong("dequantize-packed", says="That divides by the scales. Quantizing divides; decoding")
 def divided_by_scales(packed, scales, table, block_size, n):
     codes = torch.stack([packed >> 4, packed & 15], 1).flatten()[:n].long()
     return table[codes] / scales.repeat_interleave(block_size)[:n]
 
 
-@wrong("dequantize-packed")
+@wrong("dequantize-packed", says="The codes are multiplied with the scale as if they were")
 def codes_times_scales(packed, scales, table, block_size, n):
     codes = torch.stack([packed >> 4, packed & 15], 1).flatten()[:n].float()
     return codes * scales.repeat_interleave(block_size)[:n]
 
 
-@wrong("dequantize-packed")
+@wrong("dequantize-packed", says="its dtype is torch.float64 instead of torch.float32")
 def dequantized_in_double(packed, scales, table, block_size, n):
     codes = torch.stack([packed >> 4, packed & 15], 1).flatten()[:n].long()
     return table.double()[codes] * scales.repeat_interleave(block_size)[:n]
@@ -298,19 +298,19 @@ def block_of_blocks(packed, scales, table, block_size, n):
     return torch.cat([part * scale for part, scale in zip(values.split(block_size), scales, strict=True)])
 
 
-@wrong("least-error-scale")
+@wrong("least-error-scale", says="The sums go over the wrong dimension: one scale for each")
 def over_the_wrong_dim(w, q):
     below = (q * q).sum(0)
     return torch.where(below == 0, 0, (w * q).sum(0) / below)
 
 
-@wrong("least-error-scale")
+@wrong("least-error-scale", says="That makes the largest weight right, and only that one; all")
 def largest_over_largest(w, q):
     below = q.abs().amax(1)
     return torch.where(below == 0, 0, w.abs().amax(1) / below)
 
 
-@wrong("least-error-scale")
+@wrong("least-error-scale", says="That is a sum over a sum. In the derivative each weight is")
 def sum_over_sum(w, q):
     below = q.sum(1)
     return torch.where(below == 0, 0, w.sum(1) / below)
@@ -329,7 +329,7 @@ def _codes(x, levels):
     return torch.bucketize(x, (levels[1:] + levels[:-1]) / 2).to(torch.uint8)
 
 
-@wrong("double-quantize")
+@wrong("double-quantize", says="The offset is the mean of the scales; you took another")
 def median_for_an_offset(scales, levels):
     offset = scales.median()
     groups = (scales - offset).split(256)
@@ -338,7 +338,7 @@ def median_for_an_offset(scales, levels):
     return torch.cat(codes), absmax2, offset
 
 
-@wrong("double-quantize")
+@wrong("double-quantize", says="absmax2 is that of the scales before the offset is")
 def absmax_before_the_offset(scales, levels):
     offset = scales.mean()
     absmax2 = torch.stack([group.abs().max() for group in scales.split(256)])
@@ -346,7 +346,7 @@ def absmax_before_the_offset(scales, levels):
     return torch.cat(codes), absmax2, offset
 
 
-@wrong("double-quantize")
+@wrong("double-quantize", says="its dtype is torch.int64 instead of torch.uint8")
 def codes_of_int64(scales, levels):
     offset = scales.mean()
     groups = (scales - offset).split(256)
@@ -366,19 +366,19 @@ def searched_and_filled(scales, levels):
     return torch.from_numpy(codes.astype("uint8")), absmax2, offset
 
 
-@wrong("flipped-blocks")
+@wrong("flipped-blocks", says="The scales are right, but these are the blocks whose")
 def below_the_offset(codes, absmax2, offset, levels):
     decoded = levels[codes.long()] * absmax2.repeat_interleave(256)[: len(codes)] + offset
     return decoded, (decoded < offset).nonzero().flatten()
 
 
-@wrong("flipped-blocks")
+@wrong("flipped-blocks", says="These are the blocks whose scales are positive; the others")
 def the_good_ones(codes, absmax2, offset, levels):
     decoded = levels[codes.long()] * absmax2.repeat_interleave(256)[: len(codes)] + offset
     return decoded, (decoded >= 0).nonzero().flatten()
 
 
-@wrong("flipped-blocks")
+@wrong("flipped-blocks", says="The second-level scales are dealt out in turn; the first")
 def groups_dealt_in_turn(codes, absmax2, offset, levels):
     decoded = levels[codes.long()] * absmax2.repeat(256)[: len(codes)] + offset
     return decoded, (decoded < 0).nonzero().flatten()
@@ -391,12 +391,12 @@ def split_into_groups(codes, absmax2, offset, levels):
     return decoded, torch.tensor([k for k in range(len(decoded)) if decoded[k] < 0], dtype=torch.int64)
 
 
-@wrong("double-quantized-bits")
+@wrong("double-quantized-bits", says="A scale takes 8 bits now, not 32; only second-level scales")
 def scales_of_thirtytwo(block_size, scale_block):
     return 4 + 32 / block_size + 32 / (block_size * scale_block)
 
 
-@wrong("double-quantized-bits")
+@wrong("double-quantized-bits", says="The scales of the scales are missing: 32 bits for each")
 def no_second_level(block_size, scale_block):
     return 4 + 8 / block_size
 
@@ -406,12 +406,12 @@ def by_fractions(block_size, scale_block):
     return float(4 + Fraction(8, block_size) + Fraction(32, block_size * scale_block))
 
 
-@wrong("model-bytes")
+@wrong("model-bytes", says="That is without double quantization: scales in 32 bits and")
 def scales_in_float32(shapes, block_size):
     return sum(math.ceil(r * c / 2) + 4 * math.ceil(r * c / block_size) for r, c in shapes)
 
 
-@wrong("model-bytes")
+@wrong("model-bytes", says="There is one offset for all tensors; each has its own. Open")
 def one_offset_for_all(shapes, block_size):
     total = 4
     for rows, columns in shapes:
@@ -420,7 +420,7 @@ def one_offset_for_all(shapes, block_size):
     return total
 
 
-@wrong("model-bytes")
+@wrong("model-bytes", says="A second-level scale serves 256 *scales*, not 256 weights.")
 def second_level_of_weights(shapes, block_size):
     total = 0
     for rows, columns in shapes:
@@ -442,12 +442,12 @@ def reduced(shapes, block_size):
 # ---- 03
 
 
-@wrong("adapter-parameters")
+@wrong("adapter-parameters", says="All of it is 2 times what it should be")
 def twice_each(n_in, n_out, rank):
     return 2 * rank * (n_in + n_out)
 
 
-@wrong("adapter-parameters")
+@wrong("adapter-parameters", says="It is too large by `n_out` in each case")
 def with_biases(n_in, n_out, rank):
     return rank * (n_in + n_out) + n_out
 
@@ -457,12 +457,12 @@ def of_two_layers(n_in, n_out, rank):
     return np.int32(rank) * n_in + np.int32(rank) * n_out
 
 
-@wrong("break-even-rank")
+@wrong("break-even-rank", says="Half of the smaller side is right for squares only. Open")
 def half_of_the_smaller(n_in, n_out):
     return min(n_in, n_out) // 2
 
 
-@wrong("break-even-rank")
+@wrong("break-even-rank", says="That is the first rank at which LoRA is no longer smaller;")
 def rounded_up(n_in, n_out):
     return math.ceil(n_in * n_out / (n_in + n_out))
 
@@ -473,19 +473,19 @@ def counted_ranks(n_in, n_out):
     return (ranks * (n_in + n_out) < n_in * n_out).sum()
 
 
-@wrong("lora-forward")
+@wrong("lora-forward", says="A and B are multiplied in the wrong order: the product is B")
 def a_and_b_exchanged(x, w, a, b, alpha, use_rslora):
     s = alpha / (len(a) ** 0.5 if use_rslora else len(a))
     return x @ w.T + s * (x @ b @ a)
 
 
-@wrong("lora-forward")
+@wrong("lora-forward", says="The factor is multiplied with the rank instead of divided")
 def multiplied_by_r(x, w, a, b, alpha, use_rslora):
     s = alpha * (len(a) ** 0.5 if use_rslora else len(a))
     return x @ w.T + s * (x @ a.T @ b.T)
 
 
-@wrong("lora-forward")
+@wrong("lora-forward", says="The two factors are exchanged: plain LoRA has alpha / r,")
 def flags_exchanged(x, w, a, b, alpha, use_rslora):
     s = alpha / (len(a) if use_rslora else len(a) ** 0.5)
     return x @ w.T + s * (x @ a.T @ b.T)
@@ -502,12 +502,12 @@ def each_through_itself(gradient, a, b, s):
     return s * a @ gradient.T @ gradient, s * gradient @ gradient.T @ b
 
 
-@wrong("adapter-gradients")
+@wrong("adapter-gradients", says="In each of the 2 values: all of it is too small by the")
 def divided_by_s(gradient, a, b, s):
     return b.T @ gradient / s, gradient @ a.T / s
 
 
-@wrong("adapter-gradients")
+@wrong("adapter-gradients", says="In each of the 2 values: all of it is too large by the")
 def squared_scale(gradient, a, b, s):
     return s * s * b.T @ gradient, s * s * gradient @ a.T
 
@@ -517,17 +517,17 @@ def with_matmul_of_transposes(gradient, a, b, s):
     return s * (gradient.T @ b).T, torch.einsum("oi,ri->or", gradient, a).mul(s)
 
 
-@wrong("merge-adapter")
+@wrong("merge-adapter", says="RuntimeError in `return (w.float() + ")
 def a_before_b(w, a, b, alpha):
     return (w.float() + alpha / len(a) * (a.T @ b.T).T.T).to(w.dtype)
 
 
-@wrong("merge-adapter")
+@wrong("merge-adapter", says="r is the number of rows of A, (r, in); you divide by its")
 def by_the_wrong_rank(w, a, b, alpha):
     return (w.float() + alpha / a.shape[1] * (b @ a)).to(w.dtype)
 
 
-@wrong("merge-adapter")
+@wrong("merge-adapter", says="its dtype is torch.bfloat16 instead of torch.float16")
 def always_bfloat16(w, a, b, alpha):
     return (w.float() + alpha / len(a) * (b @ a)).to(torch.bfloat16)
 
@@ -540,17 +540,17 @@ def rank_by_rank(w, a, b, alpha):
     return total.type(w.dtype)
 
 
-@wrong("find-targets")
+@wrong("find-targets", says="You look at the beginning of a path; a target has to be its")
 def beginning_with(paths, targets):
     return [p for p in paths if any(p.startswith(t) for t in targets)]
 
 
-@wrong("find-targets")
+@wrong("find-targets", says="A module at the top has no dot before its name: its whole")
 def never_the_whole_path(paths, targets):
     return [p for p in paths if any(p.endswith("." + t) for t in targets)]
 
 
-@wrong("find-targets")
+@wrong("find-targets", says="Only the first came back. With")
 def only_the_first(paths, targets):
     for p in paths:
         if any(p == t or p.endswith("." + t) for t in targets):
@@ -566,19 +566,19 @@ def by_a_pattern(paths, targets):
     return [str(p) for p in paths if targets and pattern.fullmatch(p)]
 
 
-@wrong("best-rank-r")
+@wrong("best-rank-r", says="It would be right with `rank + 1` for `rank`")
 def one_rank_more(matrix, rank):
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     return u[:, : rank + 1] * s[: rank + 1] @ vh[: rank + 1]
 
 
-@wrong("best-rank-r")
+@wrong("best-rank-r", says="The singular values are squared. Their squares are the")
 def squared_values(matrix, rank):
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     return u[:, :rank] * s[:rank] ** 2 @ vh[:rank]
 
 
-@wrong("best-rank-r")
+@wrong("best-rank-r", says="That is what is left over, the part that a matrix of this")
 def what_is_left(matrix, rank):
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     return matrix - u[:, :rank] * s[:rank] @ vh[:rank]
@@ -592,13 +592,13 @@ def zeroed_values(matrix, rank):
     return torch.einsum("ik,k,jk->ij", u, s, v)
 
 
-@wrong("predict-trainable")
+@wrong("predict-trainable", says="Those are the frozen weights; an adapter has r (in + out)")
 def counted_weights(hidden, mlp, layers, heads, kv_heads, rank):
     kv = hidden // heads * kv_heads
     return layers * (2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * mlp)
 
 
-@wrong("predict-trainable")
+@wrong("predict-trainable", says="That is two of the seven layers, q and v. Open hint 2.")
 def queries_and_values(hidden, mlp, layers, heads, kv_heads, rank):
     kv = hidden // heads * kv_heads
     return layers * rank * (2 * hidden + hidden + kv)
@@ -619,7 +619,7 @@ def and_the_gradients(parameters, bits):
     return 3 * (parameters * bits // 8 + (4 * math.ceil(parameters / 256) if bits == 8 else 0))
 
 
-@wrong("state-bytes")
+@wrong("state-bytes", says="All of it is 8 times what it should be: bits, where bytes")
 def state_in_bits(parameters, bits):
     return 2 * (parameters * bits + (32 * math.ceil(parameters / 256) if bits == 8 else 0))
 
@@ -631,7 +631,7 @@ def by_divmod(parameters, bits):
     return (parameters * (bits // 8) + scales) * 2
 
 
-@wrong("adamw-step")
+@wrong("adamw-step", says="It would be right with `step + 1` for `step`")
 def step_from_zero(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
     m = beta1 * m + (1 - beta1) * gradient
     v = beta2 * v + (1 - beta2) * gradient * gradient
@@ -639,7 +639,7 @@ def step_from_zero(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay)
     return p * (1 - lr * weight_decay) - lr * update, m, v
 
 
-@wrong("adamw-step")
+@wrong("adamw-step", says="The weight moves along the gradient, uphill; the step is")
 def uphill(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
     m = beta1 * m + (1 - beta1) * gradient
     v = beta2 * v + (1 - beta2) * gradient * gradient
@@ -647,7 +647,7 @@ def uphill(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
     return p * (1 - lr * weight_decay) + lr * update, m, v
 
 
-@wrong("adamw-step")
+@wrong("adamw-step", says="v is the running mean of the gradient's *square*. Open hint")
 def gradient_not_squared(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
     m = beta1 * m + (1 - beta1) * gradient
     v = beta2 * v + (1 - beta2) * gradient.abs()
@@ -655,7 +655,7 @@ def gradient_not_squared(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_
     return p * (1 - lr * weight_decay) - lr * update, m, v
 
 
-@wrong("adamw-step")
+@wrong("adamw-step", says="Value 2 of 3 is wrong: it is the argument `m` as it came.")
 def old_moments_returned(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
     new_m = beta1 * m + (1 - beta1) * gradient
     new_v = beta2 * v + (1 - beta2) * gradient * gradient
@@ -671,17 +671,17 @@ def in_numpy_double(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay
     return tuple(torch.from_numpy(np.asarray(x, dtype=np.float32)) for x in (p, m, v))
 
 
-@wrong("pages-of")
+@wrong("pages-of", says="The first is missing")
 def first_page_left_out(first, count, per_page):
     return list(range(first // per_page + 1, (first + count - 1) // per_page + 1))
 
 
-@wrong("pages-of")
+@wrong("pages-of", says="an int where a list of 2 is wanted")
 def how_many_pages(first, count, per_page):
     return (first + count - 1) // per_page - first // per_page + 1
 
 
-@wrong("pages-of")
+@wrong("pages-of", says="All are one too large: is it counted from 0?")
 def pages_counted_from_one(first, count, per_page):
     return [page + 1 for page in range(first // per_page, (first + count - 1) // per_page + 1)]
 
@@ -691,17 +691,17 @@ def ordered_keys(first, count, per_page):
     return list(dict.fromkeys(element // per_page for element in range(first, first + count)))
 
 
-@wrong("sweep-order")
+@wrong("sweep-order", says="a generator where a list of 5 is wanted")
 def a_generator(step, pages):
     return (page if step % 2 else pages - 1 - page for page in range(pages))
 
 
-@wrong("sweep-order")
+@wrong("sweep-order", says="Every step goes backwards; that is a loop as well. Open")
 def always_backwards(step, pages):
     return list(reversed(range(pages)))
 
 
-@wrong("sweep-order")
+@wrong("sweep-order", says="Each step begins one page further and goes round; it should")
 def starting_at_the_step(step, pages):
     return [(step + page) % pages for page in range(pages)]
 
@@ -712,12 +712,12 @@ def of_a_tensor(step, pages):
     return (order if step % 2 == 1 else order.flip(0)).tolist()
 
 
-@wrong("evict")
+@wrong("evict", says="That is the page of `due` used longest ago; these have to")
 def oldest_of_the_due(last_used, due):
     return min((page for page in last_used if page in due), key=last_used.get)
 
 
-@wrong("evict")
+@wrong("evict", says="returned a list; an int is wanted")
 def all_by_age(last_used, due):
     return sorted((page for page in last_used if page not in due), key=last_used.get)
 
@@ -734,17 +734,17 @@ def heaped(last_used, due):
             return torch.tensor(page)
 
 
-@wrong("bytes-moved")
+@wrong("bytes-moved", says="It would be right with `pages - 1` for `pages`")
 def one_page_stays_anyway(pages, resident, page_bytes):
     return 2 * max(pages - resident - 1, 0) * page_bytes
 
 
-@wrong("bytes-moved")
+@wrong("bytes-moved", says="These are pages; the answer is in bytes.")
 def pages_only(pages, resident, page_bytes):
     return 2 * max(pages - resident, 0)
 
 
-@wrong("bytes-moved")
+@wrong("bytes-moved", says="If there is room for more pages than there are, nothing")
 def absolute(pages, resident, page_bytes):
     return 2 * abs(pages - resident) * page_bytes
 
@@ -758,12 +758,12 @@ def sets_of_pages(pages, resident, page_bytes):
 # ---- 05
 
 
-@wrong("full-training-bytes")
+@wrong("full-training-bytes", says="AdamW keeps two moments for each weight, with four bytes")
 def moments_in_sixteen(parameters):
     return parameters * (2 + 2 + 2 + 2)
 
 
-@wrong("full-training-bytes")
+@wrong("full-training-bytes", says="These are two bytes too many")
 def gradients_in_float32(parameters):
     return parameters * (2 + 4 + 4 + 4)
 
@@ -773,17 +773,17 @@ def bits_by_eight(parameters):
     return np.multiply(parameters, (16 + 16 + 32 + 32), dtype=np.int64) // 8
 
 
-@wrong("qlora-forward")
+@wrong("qlora-forward", says="The adapter is missing: this is the base alone. Open hint 1.")
 def the_base_alone(x, w, a, b, s):
     return x @ w.T
 
 
-@wrong("qlora-forward")
+@wrong("qlora-forward", says="It would be right with zeros for `w`, as if it were left")
 def the_adapter_alone(x, w, a, b, s):
     return s * (x @ a.T @ b.T)
 
 
-@wrong("qlora-forward")
+@wrong("qlora-forward", says="Adapter: this part is too large by the factor `s`. With")
 def scale_in_both_halves(x, w, a, b, s):
     return x @ w.T + (s * x @ a.T) @ (s * b.T)
 
@@ -794,22 +794,22 @@ def column_by_column(x, w, a, b, s):
     return torch.stack(columns, dim=-1)
 
 
-@wrong("qlora-backward")
+@wrong("qlora-backward", says="dx uses the weight transposed: y = x W^T, so dx = g W. Open")
 def through_w_transposed(g, x, w, a, b, s):
     return g @ w.T + s * g @ b @ a, s * (g @ b).T @ x, s * g.T @ (x @ a.T)
 
 
-@wrong("qlora-backward")
+@wrong("qlora-backward", says="The factor s is missing in the adapter's share of dx. Open")
 def s_missing_in_dx(g, x, w, a, b, s):
     return g @ w + g @ b @ a, s * (g @ b).T @ x, s * g.T @ (x @ a.T)
 
 
-@wrong("qlora-backward")
+@wrong("qlora-backward", says="Value 3 of 3 is wrong; the rest is right: all of it is too")
 def s_missing_in_db(g, x, w, a, b, s):
     return g @ w + s * g @ b @ a, s * (g @ b).T @ x, g.T @ (x @ a.T)
 
 
-@wrong("qlora-backward")
+@wrong("qlora-backward", says="That is the gradient of the whole weight; A's passes")
 def the_base_trained(g, x, w, a, b, s):
     return g @ w + s * g @ b @ a, g.T @ x, s * g.T @ (x @ a.T)
 
@@ -824,19 +824,19 @@ def row_for_row(g, x, w, a, b, s):
     return [dx, da, db]
 
 
-@wrong("stored-bytes")
+@wrong("stored-bytes", says="Only double quantization has an offset. Open hint 2.")
 def offset_always(elements, block_size, double_quant):
     blocks = math.ceil(elements / block_size)
     return math.ceil(elements / 2) + (blocks + 4 * math.ceil(blocks / 256) if double_quant else 4 * blocks) + 4
 
 
-@wrong("stored-bytes")
+@wrong("stored-bytes", says="A second-level scale has four bytes. Open hint 2.")
 def two_level_one_byte(elements, block_size, double_quant):
     blocks = math.ceil(elements / block_size)
     return math.ceil(elements / 2) + (blocks + math.ceil(blocks / 256) + 4 if double_quant else 4 * blocks)
 
 
-@wrong("stored-bytes")
+@wrong("stored-bytes", says="Two codes share a byte, and an odd one takes a byte to")
 def codes_rounded_down(elements, block_size, double_quant):
     blocks = math.ceil(elements / block_size)
     return elements // 2 + (blocks + 4 * math.ceil(blocks / 256) + 4 if double_quant else 4 * blocks)
@@ -849,12 +849,12 @@ def by_blocks_of_an_array(elements, block_size, double_quant):
     return np.int64(-(elements // -2)) + (blocks + groups * 4 + 4 if double_quant else blocks * 4)
 
 
-@wrong("qlora-bytes")
+@wrong("qlora-bytes", says="The gradients of the adapters are missing. Open hint 2.")
 def gradients_forgotten(quantized, others, adapters, tokens, hidden, layers):
     return quantized * 4.127 / 8 + 2 * others + adapters * (2 + 8) + 2 * tokens * hidden * layers
 
 
-@wrong("qlora-bytes")
+@wrong("qlora-bytes", says="Part by part: inputs of the layers 2 times what it should")
 def inputs_in_float32(quantized, others, adapters, tokens, hidden, layers):
     return quantized * 4.127 / 8 + 2 * others + adapters * (2 + 2 + 8) + 4 * tokens * hidden * layers
 
@@ -866,12 +866,12 @@ def by_a_dictionary(quantized, others, adapters, tokens, hidden, layers):
     return np.longdouble(sum(bits.values())) / 8
 
 
-@wrong("fits")
+@wrong("fits", says="What exactly fills the card fits: at most, so `<=`.")
 def strictly_less(peak, gib, reserve):
     return peak < gib * 2**30 - reserve * 10**9
 
 
-@wrong("fits")
+@wrong("fits", says="returned a float; a bool is wanted")
 def how_much_is_left(peak, gib, reserve):
     return gib * 2**30 - reserve * 10**9 - peak
 
@@ -884,12 +884,12 @@ def a_tensor_of_bool(peak, gib, reserve):
 # ---- 06
 
 
-@wrong("guessing-loss")
+@wrong("guessing-loss", says="That is the logarithm to base 10; losses are in nats, with")
 def to_base_ten(vocabulary):
     return math.log10(vocabulary)
 
 
-@wrong("guessing-loss")
+@wrong("guessing-loss", says="All of it is too large by the factor `vocabulary`. With")
 def vocabulary_times(vocabulary):
     return -vocabulary * math.log(1 / vocabulary)
 
@@ -900,19 +900,19 @@ def entropy(vocabulary):
     return torch.distributions.Categorical(probs=p).entropy()
 
 
-@wrong("build-labels")
+@wrong("build-labels", says="The end of the answer has no label: a model trained so")
 def end_of_turn_unlabelled(input_ids, prompt_lengths, lengths):
     place = torch.arange(input_ids.shape[1])
     return torch.where((place >= prompt_lengths[:, None]) & (place < lengths[:, None] - 1), input_ids, -100)
 
 
-@wrong("build-labels")
+@wrong("build-labels", says="The first token of the answer has no label: positions count")
 def prompt_off_by_one(input_ids, prompt_lengths, lengths):
     place = torch.arange(input_ids.shape[1])
     return torch.where((place > prompt_lengths[:, None]) & (place < lengths[:, None]), input_ids, -100)
 
 
-@wrong("build-labels")
+@wrong("build-labels", says="That is a mask; the label of a token is the token itself.")
 def ones_for_labels(input_ids, prompt_lengths, lengths):
     place = torch.arange(input_ids.shape[1])
     return torch.where((place >= prompt_lengths[:, None]) & (place < lengths[:, None]), 1, -100)
@@ -926,18 +926,18 @@ def slices_copied(input_ids, prompt_lengths, lengths):
     return labels
 
 
-@wrong("supervised-loss")
+@wrong("supervised-loss", says="These are bits; nats are wanted, with the natural")
 def loss_in_bits(logits, labels):
     loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
     return loss / math.log(2)
 
 
-@wrong("supervised-loss")
+@wrong("supervised-loss", says="its shape is (1, 4) instead of ()")
 def one_for_each_token(logits, labels):
     return torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:], reduction="none")
 
 
-@wrong("supervised-loss")
+@wrong("supervised-loss", says="All of it is -1 times what it should be: the sign is")
 def negative_loss(logits, labels):
     return -torch.nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), labels[:, 1:])
 
@@ -948,7 +948,7 @@ def by_nll(logits, labels):
     return torch.nn.functional.nll_loss(chances, labels[:, 1:], ignore_index=-100).float()
 
 
-@wrong("accumulate")
+@wrong("accumulate", says="Only the last part is left: each one has to be added to")
 def last_part_only_counted(gradients, tokens):
     total = torch.zeros_like(gradients[0])
     for gradient, count in zip(gradients, tokens, strict=True):
@@ -956,7 +956,7 @@ def last_part_only_counted(gradients, tokens):
     return total / sum(tokens)
 
 
-@wrong("accumulate")
+@wrong("accumulate", says="Divide by the tokens of all parts together, not of the")
 def by_the_most_tokens(gradients, tokens):
     return sum(g * t for g, t in zip(gradients, tokens, strict=True)) / max(tokens)
 
@@ -966,19 +966,19 @@ def by_einsum_of_weights(gradients, tokens):
     return torch.einsum("k,k...->...", torch.tensor(tokens) / sum(tokens), torch.stack(gradients))
 
 
-@wrong("learning-rate")
+@wrong("learning-rate", says="After the warm-up the rate stays at the peak; it should")
 def warm_up_never_ends(step, steps, peak, warmup):
     return peak * min(1, step / warmup)
 
 
-@wrong("learning-rate")
+@wrong("learning-rate", says="It falls by a tenth, to 0.9 of the peak; it should fall to")
 def falls_by_a_tenth(step, steps, peak, warmup):
     if step <= warmup:
         return peak * step / warmup
     return peak * (0.9 + 0.1 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))))
 
 
-@wrong("learning-rate")
+@wrong("learning-rate", says="All of it is too small by the factor `peak`")
 def a_peak_of_one(step, steps, peak, warmup):
     if step <= warmup:
         return step / warmup
@@ -993,7 +993,7 @@ def single_precision(step, steps, peak, warmup):
     return peak * (np.float32(0.55) + np.float32(0.45) * np.cos(np.float32(np.pi * (step - warmup) / (steps - warmup))))
 
 
-@wrong("calls-match")
+@wrong("calls-match", says="An answer with further arguments passes. Names, arguments")
 def extra_arguments_allowed(said, wanted):
     if said is None or len(said) != len(wanted):
         return False
@@ -1007,7 +1007,7 @@ def extra_arguments_allowed(said, wanted):
     return True
 
 
-@wrong("calls-match")
+@wrong("calls-match", says="An answer with a call too few or too many passes: `zip`")
 def only_as_far_as_both_go(said, wanted):
     if said is None:
         return False
@@ -1036,19 +1036,19 @@ def by_recursion(said, wanted):
 # ---- 07
 
 
-@wrong("seed-interval")
+@wrong("seed-interval", says="That uses 1.96, which is right for many runs. Three runs")
 def not_student(results, t):
     half = 1.96 * statistics.stdev(results) / math.sqrt(len(results))
     return statistics.mean(results) - half, statistics.mean(results) + half
 
 
-@wrong("seed-interval")
+@wrong("seed-interval", says="The root is of n, not of n - 1. (It is the variance that is")
 def root_of_n_less_one(results, t):
     half = t * statistics.stdev(results) / math.sqrt(len(results) - 1)
     return statistics.mean(results) - half, statistics.mean(results) + half
 
 
-@wrong("seed-interval")
+@wrong("seed-interval", says="These are the smallest and the largest result; the interval")
 def smallest_and_largest(results, t):
     return min(results), max(results)
 
@@ -1061,18 +1061,18 @@ def by_hand(results, t):
     return [np.float32(mean) - half, np.float32(mean) + half]
 
 
-@wrong("paired")
+@wrong("paired", says="a float where a list of 3 is wanted")
 def a_mean_difference(ours, theirs):
     seeds = ours.keys() & theirs.keys()
     return sum(ours[seed] - theirs[seed] for seed in seeds) / len(seeds)
 
 
-@wrong("paired")
+@wrong("paired", says="returned a tuple; a float is wanted")
 def pairs_of_results(ours, theirs):
     return [(ours[seed], theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
 
 
-@wrong("paired")
+@wrong("paired", says="a generator where a list of 3 is wanted")
 def a_lazy_list(ours, theirs):
     return (ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys()))
 
@@ -1082,17 +1082,17 @@ def differences_as_tensors(ours, theirs):
     return [torch.tensor(ours[seed]) - torch.tensor(theirs[seed]) for seed in sorted(ours) if seed in theirs]
 
 
-@wrong("smallest-rank")
+@wrong("smallest-rank", says="returned a tuple; an int is wanted")
 def its_interval(differences):
     return min((rank, interval) for rank, interval in differences.items() if interval[0] <= 0)[1]
 
 
-@wrong("smallest-rank")
+@wrong("smallest-rank", says="That is the rank of the best mean. The question is which")
 def narrowest(differences):
     return min(differences, key=lambda rank: differences[rank][1] - differences[rank][0])
 
 
-@wrong("smallest-rank")
+@wrong("smallest-rank", says="returned a list; an int is wanted")
 def all_that_qualify(differences):
     return sorted(rank for rank, (low, high) in differences.items() if low <= 0)
 
@@ -1103,7 +1103,7 @@ def worse_ones_taken_away(differences):
     return np.min(list(set(differences) - worse))
 
 
-@wrong("not-dominated")
+@wrong("not-dominated", says="A higher loss counts as better here; less is better, of")
 def more_loss_is_better(conditions):
     return sorted(
         name
@@ -1112,7 +1112,7 @@ def more_loss_is_better(conditions):
     )
 
 
-@wrong("not-dominated")
+@wrong("not-dominated", says="returned a tuple; a str is wanted")
 def points_kept(conditions):
     return sorted(
         point
@@ -1121,7 +1121,7 @@ def points_kept(conditions):
     )
 
 
-@wrong("not-dominated")
+@wrong("not-dominated", says="a set where a list of 6 is wanted")
 def a_set_of_names(conditions):
     return {
         name
@@ -1140,12 +1140,12 @@ def crossed_out(conditions):
     return sorted(np.array(list(left)))
 
 
-@wrong("tokens-for-share")
+@wrong("tokens-for-share", says="A whole number is wanted: it has to be rounded up. With")
 def not_a_whole_number(decoding, fixed, per_token, share):
     return max(1, (decoding / share - fixed) / per_token)
 
 
-@wrong("tokens-for-share")
+@wrong("tokens-for-share", says="The share is of the whole step, in which `fixed` has the")
 def share_of_the_rest(decoding, fixed, per_token, share):
     return max(1, math.ceil((decoding / share - (fixed - decoding)) / per_token))
 
@@ -1159,13 +1159,13 @@ def with_fractions(decoding, fixed, per_token, share):
 # ---- 08
 
 
-@wrong("combine-gradients")
+@wrong("combine-gradients", says="It is divided by the tokens of all, and by the number of")
 def divided_by_their_number_too(gradients, tokens):
     total = sum(tokens)
     return sum(g * (t / total) for g, t in zip(gradients, tokens, strict=True)) / len(gradients)
 
 
-@wrong("combine-gradients")
+@wrong("combine-gradients", says="Each gradient is weighed by its tokens, but nothing is")
 def weights_not_normalized(gradients, tokens):
     return sum(g * t for g, t in zip(gradients, tokens, strict=True))
 
@@ -1176,13 +1176,13 @@ def weighted_by_broadcasting(gradients, tokens):
     return (stacked * torch.tensor(tokens)).sum(-1) / torch.tensor(tokens).sum()
 
 
-@wrong("part-of")
+@wrong("part-of", says="It would be right with `process + 1` for `process`. With")
 def one_part_ahead(tensor, process, processes):
     size = -(-len(tensor) // processes)
     return tensor[(process + 1) * size : (process + 2) * size]
 
 
-@wrong("part-of")
+@wrong("part-of", says="The last part is filled up with zeros. That is done for the")
 def filled_with_zeros(tensor, process, processes):
     size = -(-len(tensor) // processes)
     part = torch.zeros(size, *tensor.shape[1:], dtype=tensor.dtype)
@@ -1199,12 +1199,12 @@ def narrowed(tensor, process, processes):
     return tensor.narrow(0, begin, min(size, rows - begin))
 
 
-@wrong("bytes-on-the-wire")
+@wrong("bytes-on-the-wire", says="One n-th is what a process has already; what reaches it is")
 def its_own_share(blocks, gradients, processes):
     return (2 * blocks + gradients) / processes
 
 
-@wrong("bytes-on-the-wire")
+@wrong("bytes-on-the-wire", says="Blocks are gathered twice, for the forward and for the")
 def three_gathers(blocks, gradients, processes):
     return (3 * blocks + gradients) * (processes - 1) / processes
 
@@ -1214,12 +1214,12 @@ def less_ones_own(blocks, gradients, processes):
     return torch.tensor(2.0 * blocks + gradients) - torch.tensor((2.0 * blocks + gradients) / processes)
 
 
-@wrong("gpu-bytes")
+@wrong("gpu-bytes", says="Two blocks are whole at a time: the one that computes, and")
 def a_single_block(sharded, block, own, gpus):
     return sharded / gpus + block + own if gpus > 1 else sharded + own
 
 
-@wrong("gpu-bytes")
+@wrong("gpu-bytes", says="What is gathered is missing: two blocks are whole while")
 def nothing_gathered(sharded, block, own, gpus):
     return sharded / gpus + own
 
@@ -1233,7 +1233,7 @@ def bill_by_cases(sharded, block, own, gpus):
     return bill
 
 
-@wrong("smallest-node")
+@wrong("smallest-node", says="Each GPU's own activations take room on every card:")
 def own_on_one_card_only(sharded, gathered, own, card):
     if sharded + own <= card:
         return 1
@@ -1241,7 +1241,7 @@ def own_on_one_card_only(sharded, gathered, own, card):
     return max(2, math.ceil(sharded / room)) if room > 0 else None
 
 
-@wrong("smallest-node")
+@wrong("smallest-node", says="That is one card more than needed, at least where the")
 def one_more_than_needed(sharded, gathered, own, card):
     if sharded + own <= card:
         return 1
@@ -1269,7 +1269,7 @@ def balanced(rows, before, after, process):
     return plan
 
 
-@wrong("read-plan")
+@wrong("read-plan", says="The last number is the row after the last one; you give how")
 def lengths_instead_of_ends(rows, before, after, process):
     size, mine = -(-rows // before), -(-rows // after)
     plan = []

@@ -112,7 +112,7 @@ def wide_bytes(codes):
     return codes[::2] * 16 + codes[1::2]
 
 
-@wrong("block-absmax", says="blocks differ, the first is block ")
+@wrong("block-absmax", says="Take magnitudes first")
 def magnitude_of_the_largest(weight, block_size):
     return torch.stack([block.max().abs() for block in weight.flatten().split(block_size)])
 
@@ -122,7 +122,7 @@ def last_midpoint_forgotten(x, levels):
     return torch.bucketize(x, ((levels[1:] + levels[:-1]) / 2)[:-1]).to(torch.uint8)
 
 
-@wrong("pack-nibbles", says="the first is byte 0: codes")
+@wrong("pack-nibbles", says="The high nibble is worth 16")
 def times_eight(codes):
     codes = torch.cat((codes, torch.full((len(codes) % 2,), 7, dtype=torch.uint8)))
     return codes[::2] * 8 + codes[1::2]

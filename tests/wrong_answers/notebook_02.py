@@ -224,7 +224,7 @@ def mean_above_the_line(w, q):
     return (w * q).mean(1) / (q * q).sum(1).clamp(min=1e-9)
 
 
-@wrong("least-error-scale", says="the first is block 1: 1 instead of 0")
+@wrong("least-error-scale", says="gets the scale 0")
 def one_for_a_block_of_zeros(w, q):
     below = (q * q).sum(1)
     return torch.where(below == 0, 1.0, (w * q).sum(1) / below)
@@ -248,7 +248,7 @@ def counted_from_one(codes, absmax, offset, levels):
     return scales, (scales < 0).nonzero().flatten() + 1
 
 
-@wrong("double-quantize", says="1 of 1 groups differ, the first is group 0 (elements 0 to 255)")
+@wrong("double-quantize", says="The offset is the mean of the scales")
 def median_for_mean(scales, levels):
     offset = scales.median()
     groups = (scales - offset).split(256)

@@ -78,7 +78,7 @@ def all_in_32_bits(parameters):
     return 4 * 4 * parameters
 
 
-@wrong("full-training-bytes", says="1.16667 times")
+@wrong("full-training-bytes", says="two bytes too many")
 def and_a_copy_in_16_bits(parameters):
     return 14 * parameters
 

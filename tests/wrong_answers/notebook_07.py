@@ -81,7 +81,7 @@ def t_looked_up(results, t):
     return mean - half, mean + half
 
 
-@wrong("seed-interval", says="value 1 of 2 differs")
+@wrong("seed-interval", says="its middle is not the median")
 def around_the_median(results, t):
     middle, half = statistics.median(results), t * statistics.stdev(results) / math.sqrt(len(results))
     return middle - half, middle + half

@@ -163,7 +163,7 @@ def no_room_forgotten(sharded, gathered, own, card):
     return None if room < 0 else max(2, math.ceil(sharded / room))
 
 
-@wrong("smallest-node", says="exactly fills a single card")
+@wrong("smallest-node", says="exactly fills a card")
 def strictly_less(sharded, gathered, own, card):
     if sharded + own < card:
         return 1
@@ -179,7 +179,7 @@ def rounded(sharded, gathered, own, card):
     return max(2, round(sharded / room)) if room > 0 else None
 
 
-@wrong("smallest-node", says="returned None instead of")
+@wrong("smallest-node", says="You stop at a number of cards")
 def eight_at_most(sharded, gathered, own, card):
     fits = [n for n in range(1, 9) if (sharded + own if n == 1 else sharded / n + gathered + own) <= card]
     return min(fits, default=None)
