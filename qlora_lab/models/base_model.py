@@ -13,13 +13,13 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from qlora_lab.machine.dtypes import default_dtype
@@ -271,6 +271,9 @@ def _from_pretrained(loader: str, name, weights: bool, **options):
                 return load(folder, **options)
             return with_sdpa(lambda attention: load(folder, attn_implementation=attention, **options))
         except Exception as error:  # the library's own classes too (safetensors, tokenizers)
+            with suppress(SafetensorError, OSError):  # damaged: said below
+                if weights and _has_codes(name for name, _ in _headers(folder)):
+                    raise ModelUnavailable(f"{folder} {_IN_FOUR_BITS}") from error
             damaged = " If its files are damaged, delete the folder and fetch or save the model again."
             advice = "" if isinstance(error, ImportError) else damaged
             raise ModelUnavailable(f"{folder} cannot be loaded ({hub.first_line(error)}).{advice}") from error
@@ -281,6 +284,16 @@ _COMPUTED = re.compile(r"(^|\.)(masked_bias|inv_freq|position_ids|attn_mask|caus
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
+_IN_FOUR_BITS = (
+    "holds weights in this package's 4 bits, which are made anew from the base model: save what was trained with "
+    "save_adapter, then load_model(base), quantize_model and load_adapter."
+)
+
+
+def _has_codes(names: Iterable[str]) -> bool:
+    return any(name.endswith(".codes") for name in names)
+
+
 def _find_foreign(model: nn.Module, folder: Path, unexpected: set[str]) -> str | None:
     """What the files hold that the model cannot be right with, as the end of a sentence about it, or None.
 
@@ -288,11 +301,8 @@ def _find_foreign(model: nn.Module, folder: Path, unexpected: set[str]) -> str |
     what has no place; so a checkpoint that is quantized, or belongs to another model, loads without a word.
     """
     headers = dict(_headers(folder))
-    if any(name.endswith(".codes") for name in unexpected):
-        return (
-            "holds weights in this package's 4 bits, which are made anew from the base model: save what was trained "
-            "with save_adapter, then load_model(base), quantize_model and load_adapter."
-        )
+    if _has_codes(unexpected):
+        return _IN_FOUR_BITS
     method = hub.read_config(folder).get("quantization_config") or {}
     shown = f" by {method.get('quant_method', 'bitsandbytes')!r}" if isinstance(method, dict) and method else ""
     advice = f"Use a copy in 16 or 32 bits, or dequantize it with the library that quantized it{shown}."
