@@ -159,6 +159,11 @@ class QLoRALinear(Quantized, LoRALayer):
     full precision and the other way round. States of earlier versions have no record; where shapes and dtypes are right
     they load.
 
+    Its backward pass is an autograd function of its own, which `torch.func` (grad, vmap), `torch.jit.trace` and
+    `torch.export` cannot look into: they raise. `merge_and_unload(model)` gives layers that they know. Its codes are
+    nothing for `from_pretrained` either, which refuses a model that `save_pretrained` wrote from such layers; save what
+    was trained with `save_adapter`.
+
     Raises:
         ValueError: the weight is not two-dimensional, or a rank, alpha or dropout that makes no sense.
         TypeError: compute_dtype is not float32, float16, bfloat16 or None.

@@ -1158,3 +1158,15 @@ def test_weights_that_lie_side_by_side_in_one_memory_are_merged():
 def test_a_wrapped_layer_is_counted_once():
     model = quantize_model(nn.Sequential(checkpoint_wrapper(nn.Linear(32, 32, bias=False))), rank=2)
     assert count_parameters(model) == (128, 32 * 32 + 128)
+
+
+def test_a_model_cast_to_float64_computes_the_same_numbers_there():
+    model = randomize_adapters(quantize_model(tiny_llama(), rank=2)).eval()
+    tokens = token_batch()
+    before = model(tokens).logits
+    model.double()
+    after = model(tokens).logits
+    assert after.dtype == torch.float64
+    torch.testing.assert_close(before.double(), after, rtol=1e-4, atol=1e-5)
+    after.sum().backward()
+    torch.testing.assert_close(merge_and_unload(model)(tokens).logits, after, rtol=1e-9, atol=1e-9)

@@ -164,10 +164,14 @@ class QuantizedTensor:
     def dequantize(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         """The decoded tensor: scale * level computed in float32, then rounded once to `dtype` (default: the original).
 
+        In float64 it is the float32 numbers, unchanged.
+
         Raises:
-            TypeError: `dtype` is not float32, float16 or bfloat16.
+            TypeError: `dtype` is not float64, float32, float16 or bfloat16.
         """
         dtype = dtype or self.dtype
+        if dtype == torch.float64:
+            return self.dequantize(torch.float32).double()
         if dtype not in FLOAT_DTYPES.values():
             raise TypeError(f"cannot dequantize to {dtype}; choose {', '.join(f'torch.{n}' for n in FLOAT_DTYPES)}")
         scales = self.stored["scale_codes" if self.double_quant else "scales"]

@@ -222,7 +222,13 @@ def test_other_misuse_is_explained():
     with pytest.raises(ValueError, match="double quantization is for absmax"):
         quantize(torch.ones(4), "int4_affine", double_quant=True)
     with pytest.raises(TypeError, match="cannot dequantize to"):
-        quantize(torch.ones(4)).dequantize(torch.float64)
+        quantize(torch.ones(4)).dequantize(torch.int32)
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_float64_holds_the_float32_numbers(double):
+    q = quantize(torch.randn(3, 70), double_quant=double)
+    assert torch.equal(q.dequantize(torch.float64), q.dequantize(torch.float32).double())
 
 
 @pytest.mark.cuda
