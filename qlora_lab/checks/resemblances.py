@@ -178,10 +178,15 @@ def _factor(names: list[str], cases: Cases, tolerance: float, what: str = "All o
         unit = next((words for value, words in UNITS.items() if close(first, value)), "")
         return f"{what} is {first:.6g} times what it should be{': ' + unit if unit else '.'}"
     for words, value in _quantities(names, [arguments for arguments, _ in found]):
-        for power, told in ((1, "too large by the factor"), (-1, "too small by the factor"),
-                            (0.5, "too large by the root of"), (-0.5, "too small by the root of")):  # fmt: skip
+        # "too small" would be wrong for a factor below one
+        for power, told in (
+            (1, "times"),
+            (-1, "divided by"),
+            (0.5, "times the root of"),
+            (-0.5, "divided by the root of"),
+        ):
             if all(v > 0 and close(f, v**power) for v, (_, f) in zip(value, found, strict=True)):
-                return f"{what} is {told} {words}."
+                return f"{what} is what it should be, {told} {words}."
     return None
 
 

@@ -74,7 +74,7 @@ def test_the_limits_that_the_guide_states():
         f"{SECONDS:g} seconds of processor time, {SECONDS * PATIENCE:g} by the clock" in text
         and "1 GB; `--seconds` and `--memory`" in text
     )
-    assert f"{LARGEST // 10**6 // 10 * 10} MB at most" in text
+    assert f"{LARGEST // 2**20} MiB at most" in text
     for name in ("qlora_lab", "bitsandbytes", "PEFT", "torchao", "transformers"):
         assert name in text and name.lower() in NAMES
 

@@ -1461,7 +1461,7 @@ def da_transposed(g, x, w, a, b, s):
     return g @ w + s * g @ b @ a, s * x.T @ (g @ b), s * g.T @ (x @ a.T)
 
 
-@wrong("qlora-backward", says="Value 2 of 3 is wrong: all of it is too small by the factor")
+@wrong("qlora-backward", says="Value 2 of 3 is wrong: all of it is what it should be, divided by")
 def averaged_over_the_batch(g, x, w, a, b, s):
     n = len(x)
     return g @ w + s * g @ b @ a, s * (g @ b).T @ x / n, s * g.T @ (x @ a.T) / n

@@ -65,7 +65,7 @@ def scales_in_numbers_of_blocks(packed, scales, table, block_size, n):
     return table[codes.long()] * scales[torch.arange(n) % len(scales)]
 
 
-@wrong("least-error-scale", says="All of it is too small by the factor `w.shape[1]`. With")
+@wrong("least-error-scale", says="All of it is what it should be, divided by `w.shape[1]`. With")
 def mean_above_sum_below(w, q):
     return (w * q).mean(1) / (q * q).sum(1).clamp(min=1e-12)
 

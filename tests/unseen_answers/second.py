@@ -14,7 +14,7 @@ from unseen_answers import right, wrong
 # ---- 00
 
 
-@wrong("weights-in-gb", says="All of it is too small by the factor `bits`")
+@wrong("weights-in-gb", says="All of it is what it should be, divided by `bits`")
 def a_bit_for_a_byte(parameters, bits):
     return parameters / 8 / 1e9
 
@@ -783,7 +783,7 @@ def the_adapter_alone(x, w, a, b, s):
     return s * (x @ a.T @ b.T)
 
 
-@wrong("qlora-forward", says="Adapter: this part is too large by the factor `s`. With")
+@wrong("qlora-forward", says="Adapter: this part is what it should be, times `s`. With")
 def scale_in_both_halves(x, w, a, b, s):
     return x @ w.T + (s * x @ a.T) @ (s * b.T)
 
@@ -889,7 +889,7 @@ def to_base_ten(vocabulary):
     return math.log10(vocabulary)
 
 
-@wrong("guessing-loss", says="All of it is too large by the factor `vocabulary`. With")
+@wrong("guessing-loss", says="All of it is what it should be, times `vocabulary`. With")
 def vocabulary_times(vocabulary):
     return -vocabulary * math.log(1 / vocabulary)
 
@@ -978,7 +978,7 @@ def falls_by_a_tenth(step, steps, peak, warmup):
     return peak * (0.9 + 0.1 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))))
 
 
-@wrong("learning-rate", says="All of it is too small by the factor `peak`")
+@wrong("learning-rate", says="All of it is what it should be, divided by `peak`")
 def a_peak_of_one(step, steps, peak, warmup):
     if step <= warmup:
         return step / warmup
