@@ -480,8 +480,8 @@ def merge(model: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: a base is in 4 bits, where a small update would be rounded away, or its weight is tied to another
-            module's, which must not change, or is computed from other parameters; see `merge_and_unload`. No layer is
-            merged then.
+            module's, which must not change, is expanded, or is computed from other parameters; see `merge_and_unload`. No layer
+            is merged then.
     """
     layers = {name: layer for name, layer in adapted_layers(model) if layer.rank}
     users = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
@@ -504,6 +504,11 @@ def merge(model: nn.Module) -> nn.Module:
             raise ValueError(
                 f"{name} shares its weight with another module (tied embeddings?), which merging would change too. "
                 "Use merge_and_unload(model), which gives it a weight of its own"
+            )
+        if any(step == 0 and n > 1 for n, step in zip(weight.shape, weight.stride(), strict=True)):
+            raise ValueError(
+                f"{name} has an expanded weight: several of its elements are one in memory, which merging would make "
+                "different. Use merge_and_unload(model), which gives it a weight of its own"
             )
     for layer in layers.values():
         layer.merge()

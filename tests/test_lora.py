@@ -681,3 +681,15 @@ def test_an_update_without_memory_has_a_shape():
     with torch.device("meta"):
         model = inject_lora(nn.Sequential(nn.Linear(4, 3)), 2, 4)
     assert model[0].delta().shape == (3, 4) and model[0].delta().is_meta
+
+
+def test_an_expanded_weight_is_not_merged_into_and_merge_and_unload_gives_it_one_of_its_own():
+    layer = nn.Linear(6, 5)
+    layer.weight = nn.Parameter(torch.randn(5, 1).expand(5, 6))
+    model = randomize_adapters(inject_lora(nn.Sequential(layer), 2, 4))
+    x = torch.randn(3, 6)
+    before = model(x)
+    with pytest.raises(ValueError, match=r"0 has an expanded weight.* merge_and_unload"):
+        merge(model)
+    assert torch.equal(model(x), before)
+    torch.testing.assert_close(merge_and_unload(model)(x), before)
