@@ -480,8 +480,8 @@ def merge(model: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: a base is in 4 bits, where a small update would be rounded away, or its weight is tied to another
-            module's, which must not change, is expanded, or is computed from other parameters; see `merge_and_unload`. No layer
-            is merged then.
+            module's, which must not change, is expanded, or is computed from other parameters; see
+            `merge_and_unload`. No layer is merged then.
     """
     layers = {name: layer for name, layer in adapted_layers(model) if layer.rank}
     users = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
