@@ -462,7 +462,7 @@ def count_parameters(model: nn.Module) -> ParameterCount:
         )  # our 4-bit layers say what their bytes stand for
         total += encoded or 0
         for name, parameter in module.named_parameters(recurse=False):
-            if id(parameter) in seen or (encoded and name not in ("lora_A", "lora_B", "bias")):
+            if id(parameter) in seen or (encoded is not None and name not in ("lora_A", "lora_B", "bias")):
                 continue
             seen.add(id(parameter))
             state = getattr(parameter, "quant_state", None)  # bitsandbytes' Params4bit

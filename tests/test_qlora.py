@@ -1170,3 +1170,10 @@ def test_a_model_cast_to_float64_computes_the_same_numbers_there():
     torch.testing.assert_close(before.double(), after, rtol=1e-4, atol=1e-5)
     after.sum().backward()
     torch.testing.assert_close(merge_and_unload(model)(tokens).logits, after, rtol=1e-9, atol=1e-9)
+
+
+def test_a_layer_without_weights_counts_none():
+    model = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 0), nn.Linear(0, 5))
+    plain = sum(p.numel() for p in model.parameters())
+    found = count_parameters(quantize_model(model, rank=2))
+    assert found.total - found.trainable == plain
