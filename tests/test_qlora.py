@@ -241,8 +241,6 @@ def test_layers_that_cannot_be():
         layer_of(compute_dtype=torch.float64)
     with pytest.raises(ValueError, match="rank -1"):
         layer_of(rank=-1)
-    with pytest.raises(TypeError, match="float64"):
-        layer_of()(torch.randn(3, 32, dtype=torch.float64))
 
 
 # --- memory
@@ -1177,3 +1175,10 @@ def test_a_layer_without_weights_counts_none():
     plain = sum(p.numel() for p in model.parameters())
     found = count_parameters(quantize_model(model, rank=2))
     assert found.total - found.trainable == plain
+
+
+def test_an_input_in_float64_is_computed_in_float64():
+    layer, x = layer_of(), torch.randn(3, 32, dtype=torch.float64)
+    y = layer(x)
+    assert y.dtype == torch.float64
+    torch.testing.assert_close(y, layer(x.float()).double(), rtol=1e-5, atol=1e-5)

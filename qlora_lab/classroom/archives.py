@@ -22,6 +22,10 @@ ENCRYPTED = 1  # a member's flag
 MOST_MEMBERS = 20_000  # of an archive
 MOST_INNER = 1_000  # of an archive in another
 SKIPPED = re.compile(r"(^|/)(\.|__MACOSX|Thumbs\.db|desktop\.ini)")
+# What programs leave beside a student's files; anything else that is skipped and looks handed in gets a row.
+LEFT_BY_PROGRAMS = re.compile(r"(^|/)(\.ipynb_checkpoints/|\._|\.git/|\.venv/|\.Trash|__MACOSX)", re.IGNORECASE)
+HANDED_IN = (".ipynb", ".zip")
+DOTTED = "hidden, by a name or a folder that begins with a dot"
 
 File = tuple[str, float, Callable[[], bytes]]
 
@@ -34,8 +38,10 @@ def files_below(folder: Path) -> Iterator[File]:
     files make it raise; call it before going on to the next file, when its archive is closed.
     """
     top = folder if folder.is_dir() else folder.parent
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()) if folder.is_dir() else [folder]
-    paths = [p for p in paths if not SKIPPED.search(p.relative_to(top).as_posix())]
+    below = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
+    places = {path: path.relative_to(top).as_posix() for path in below}
+    paths = [p for p in below if p.is_file() and not p.is_symlink() and not SKIPPED.search(places[p])]
+    yield from _left_out(below, places, paths)
     # Alone it is the class's, and so are several as platforms make them. Beside anything else it is one student's, who
     # may have given its contents the names of others.
     whole = (len(paths) == 1 and paths[0].parent == top) or all(map(_downloaded, paths))
@@ -45,6 +51,17 @@ def files_below(folder: Path) -> Iterator[File]:
             yield from _told(name, _members(path, name, whole))
         else:
             yield name, _changed(path), partial(_loose, path)
+
+
+def _left_out(below: list[Path], places: dict[Path, str], read: list[Path]) -> Iterator[File]:
+    """What looks handed in and is not read: links, which may lead anywhere, pipes and the like, names with a dot."""
+    for path in set(below).difference(read):
+        place, link = places[path], path.is_symlink()
+        looks_handed_in = link or (place.lower().endswith(HANDED_IN) and not path.is_dir())
+        if not looks_handed_in or LEFT_BY_PROGRAMS.search(place):
+            continue
+        what = "a link" if link else DOTTED if path.is_file() else "neither a file nor a folder"
+        yield printable(place), 0.0, partial(_fail, f"not read: it is {what}; put the file itself into its place")
 
 
 def printable(name: str) -> str:
@@ -77,7 +94,11 @@ def _loose(path: Path) -> bytes:
 
 def _listed(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
     """Its files. One may have no name at all, which `is_dir` does not expect."""
-    return [m for m in archive.infolist() if m.filename[-1:] not in ("", "/") and not SKIPPED.search(m.filename)]
+    return [m for m in _files(archive) if not SKIPPED.search(m.filename)]
+
+
+def _files(archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    return [member for member in archive.infolist() if member.filename[-1:] not in ("", "/")]
 
 
 def _downloaded(path: Path) -> bool:
@@ -108,6 +129,11 @@ def _members(source: Path | io.BytesIO, name: str, whole: bool) -> Iterator[File
         if inner and sum(member.file_size for member in members) > LARGEST_INNER:
             yield name, 0.0, partial(_fail, f"an archive that unpacks to more than {LARGEST_INNER >> 20} MiB")
             return
+        for member in _files(archive)[:most]:
+            skipped = SKIPPED.search(member.filename) and not LEFT_BY_PROGRAMS.search(member.filename)
+            if skipped and member.filename.lower().endswith(HANDED_IN):
+                place = _name(member) if whole else f"{_without_suffix(name)}/{_name(member)}"
+                yield place, 0.0, partial(_fail, f"not read: it is {DOTTED}; put the file itself into its place")
         left = float("inf") if whole else LARGEST_INNER
         # Notebooks first: what else a student packed takes nothing from them.
         for member in sorted(members, key=lambda m: not m.filename.lower().endswith(".ipynb")):

@@ -76,7 +76,9 @@ def test_archives_in_the_archive_of_a_class(tmp_path):
         "carol.zip": packed({"x.ipynb": BOOK}),
         "dora/x.ipynb": BOOK,
     }
-    assert students(archive(tmp_path / "class.zip", members)) == {"Ada L_123", "lovelacebob_12", "carol", "dora"}
+    handed, problems = read(archive(tmp_path / "class.zip", members), NAMES)
+    assert {one.student for one in handed} == {"Ada L_123", "lovelacebob_12", "carol", "dora"}
+    assert [one.path for one in problems] == ["Ada L_123_assignsubmission_file_/hw/../bob/y.ipynb"]
 
 
 @pytest.mark.parametrize(
@@ -286,3 +288,34 @@ def test_names_as_macos_packs_them(tmp_path):
             start = data.find(mark, start + 1)
     path.write_bytes(data)
     assert students(path) == {"M\u00fcller", "bob"}
+
+
+def test_what_looks_handed_in_and_is_not_read_has_a_row(tmp_path):
+    top = tmp_path / "class"
+    for place in (
+        "ada/x.ipynb",
+        "ada/.ipynb_checkpoints/x.ipynb",
+        "bob/.mine/x.ipynb",
+        "carl/.x.ipynb",
+        "carl/._x.ipynb",
+    ):
+        (top / place).parent.mkdir(parents=True, exist_ok=True)
+        (top / place).write_bytes(BOOK)
+    (tmp_path / "secret.ipynb").write_bytes(BOOK)
+    (top / "dora.ipynb").symlink_to(tmp_path / "secret.ipynb")
+    (top / "eve").symlink_to(tmp_path, target_is_directory=True)
+    os.mkfifo(top / "fay.ipynb")
+    handed, problems = read(top, NAMES)
+    assert [one.student for one in handed] == ["ada"]
+    told = {one.path: one.reason for one in problems}
+    assert set(told) == {"bob/.mine/x.ipynb", "carl/.x.ipynb", "dora.ipynb", "eve", "fay.ipynb"}
+    assert "begins with a dot" in told["bob/.mine/x.ipynb"] and "begins with a dot" in told["carl/.x.ipynb"]
+    assert "a link" in told["dora.ipynb"] and "a link" in told["eve"] and "neither a file" in told["fay.ipynb"]
+
+
+def test_what_is_hidden_in_an_archive_has_a_row(tmp_path):
+    members = {"ada/x.ipynb": BOOK, "bob/.mine/x.ipynb": BOOK, "../carl.ipynb": BOOK, "ada/.DS_Store": b"x"}
+    members |= {"__MACOSX/ada/._x.ipynb": b"x", "ada/.ipynb_checkpoints/x.ipynb": BOOK}
+    handed, problems = read(archive(tmp_path / "class.zip", members), NAMES)
+    assert [one.student for one in handed] == ["ada"]
+    assert {one.path for one in problems} == {"bob/.mine/x.ipynb", "../carl.ipynb"}

@@ -920,7 +920,7 @@ def transposed_both(gradient, a, b, s):
     return (s * b.T @ gradient).T, (s * gradient @ a.T).T
 
 
-@wrong("adapter-gradients", says="Value 2 of 2 is wrong; the rest is right: all of it is too")
+@wrong("adapter-gradients", says="Value 2 of 2 is wrong; the rest is right: all of it is what it should be")
 def only_one_scaled(gradient, a, b, s):
     return s * b.T @ gradient, gradient @ a.T
 

@@ -52,7 +52,7 @@ def from_the_deviation(weight, block_size):
     return (weight.std() / 7 / math.sqrt(12)).item(), (weight - decoded).square().mean().sqrt().item()
 
 
-@wrong("weights-of-a-code", says="Value 1 of 2 is wrong; the rest is right: all of it is too")
+@wrong("weights-of-a-code", says="Value 1 of 2 is wrong; the rest is right: all of it is what it should be")
 def one_border_scaled(code, absmax, levels):
     low = levels[0] if code == 0 else (levels[code - 1] + levels[code]) / 2
     high = levels[15] if code == 15 else (levels[code + 1] + levels[code]) / 2
@@ -159,7 +159,7 @@ def residents_once(pages, resident, page_bytes):
     return max(0, 2 * pages - resident) * page_bytes
 
 
-@wrong("qlora-backward", says="Value 2 of 3 is wrong; the rest is right: all of it is too")
+@wrong("qlora-backward", says="Value 2 of 3 is wrong; the rest is right: all of it is what it should be")
 def s_forgotten_for_a(g, x, w, a, b, s):
     return g @ w + s * g @ b @ a, b.T @ g.T @ x, s * g.T @ x @ a.T
 

@@ -502,12 +502,12 @@ def each_through_itself(gradient, a, b, s):
     return s * a @ gradient.T @ gradient, s * gradient @ gradient.T @ b
 
 
-@wrong("adapter-gradients", says="In each of the 2 values: all of it is too small by the")
+@wrong("adapter-gradients", says="In each of the 2 values: all of it is what it should be, divided by")
 def divided_by_s(gradient, a, b, s):
     return b.T @ gradient / s, gradient @ a.T / s
 
 
-@wrong("adapter-gradients", says="In each of the 2 values: all of it is too large by the")
+@wrong("adapter-gradients", says="In each of the 2 values: all of it is what it should be, times")
 def squared_scale(gradient, a, b, s):
     return s * s * b.T @ gradient, s * s * gradient @ a.T
 
@@ -804,7 +804,7 @@ def s_missing_in_dx(g, x, w, a, b, s):
     return g @ w + g @ b @ a, s * (g @ b).T @ x, s * g.T @ (x @ a.T)
 
 
-@wrong("qlora-backward", says="Value 3 of 3 is wrong; the rest is right: all of it is too")
+@wrong("qlora-backward", says="Value 3 of 3 is wrong; the rest is right: all of it is what it should be")
 def s_missing_in_db(g, x, w, a, b, s):
     return g @ w + s * g @ b @ a, s * (g @ b).T @ x, g.T @ (x @ a.T)
 
