@@ -14,8 +14,10 @@ from rich.text import Text
 from qlora_lab.machine import processes
 from qlora_lab.machine.errors import UserFacingError
 from qlora_lab.machine.other_work import OtherWork
+from qlora_lab.tasks.inspection import Inspection, shorten
 
 console = Console(highlight=False, emoji=False)
+LEARNED, GIVEN = "bold green", "dim"  # of a mask: both can be read on light and on dark
 TOLD = (UserFacingError, ValueError, TypeError, FloatingPointError, OSError)
 
 
@@ -32,6 +34,40 @@ def escape_unencodable() -> None:
 
 
 def print_result(folder: Path, result, seconds: float) -> None:
+    training = result.training
+    if result.evaluations:
+        _print_matches(result)
+    if training.validations or result.prose:
+        losses = Table(title="Loss, in nats per token", title_justify="left", title_style="bold")
+        for column in ("on", "before", "after"):
+            losses.add_column(column, justify="left" if column == "on" else "right")
+        if training.validations:
+            first, best = training.validations[0], training.best
+            losses.add_row(f"examples held back (kept: step {best.step})", f"{first.loss:.3f}", f"{best.loss:.3f}")
+        if result.prose:
+            losses.add_row("general text", *(f"{loss:.3f}" for loss in result.prose))
+        console.print(losses)
+        if training.validations and training.best.step == 0:
+            say("nothing that was learned helps with the examples held back; try a lower --learning-rate, or more data")
+        if training.stopped_early:
+            say(f"ended early, after step {training.validations[-1].step}: the validation loss fell no more")
+    if result.samples:
+        _print_samples(result.samples)
+    console.print(
+        f"trained {result.parameters.trainable:,} of {result.parameters.total:,} parameters "
+        f"in {training.seconds:.0f} s ({training.tokens_per_second:,.0f} tokens/s); everything took {minutes(seconds)}"
+    )
+    say(f"adapter  {folder / 'adapter'}")
+    say(f"report   {result.report}")
+
+
+def print_rates(found, figure: Path) -> None:
+    """What a range test of the learning rate says, and where its picture is."""
+    say(str(found))
+    say(f"picture  {figure}")
+
+
+def _print_matches(result) -> None:
     table = Table(title="Before and after", title_justify="left", title_style="bold")
     for column in ("commands", "exact match", "95 % interval"):
         table.add_column(column)
@@ -43,20 +79,41 @@ def print_result(folder: Path, result, seconds: float) -> None:
             f"{100 * low:.0f} to {100 * high:.0f} %",
         )
     console.print(table)
+
+
+def _print_samples(rows) -> None:
     samples = Table(title="Samples", title_justify="left", title_style="bold", show_lines=True)
     for column in ("command", "base model", "after fine-tuning"):
         samples.add_column(column, overflow="fold", ratio=1)
-    for command, _, before, after in result.samples:
+    for command, _, before, after in rows:
         short = " ".join(before.split())
         samples.add_row(*(Text(t) for t in (command, short[:157] + "…" if len(short) > 158 else short, after)))
     console.print(samples)
-    training = result.training
-    console.print(
-        f"trained {result.parameters.trainable:,} of {result.parameters.total:,} parameters "
-        f"in {training.seconds:.0f} s ({training.tokens_per_second:,.0f} tokens/s); everything took {minutes(seconds)}"
-    )
-    say(f"adapter  {folder / 'adapter'}")
-    say(f"report   {result.report}")
+
+
+def print_inspection(inspection: Inspection) -> None:
+    """What was found in the data, what should be looked at, and three masks: learned text is green and bold.
+
+    Where there are no colours, learned text stands in «…».
+    """
+    columns = ("", "training") if inspection.validation is None else ("", "training", "validation")
+    table = Table(title="The data", title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, justify="left" if not column else "right", overflow="fold")
+    for row in inspection.table():
+        table.add_row(*(Text(f"{v:,}" if isinstance(v, int | float) else v or "") for v in row[: len(columns)]))
+    console.print(table)
+    for warning in inspection.warnings:
+        console.print(Text.assemble(("look at this  ", "bold yellow"), warning), soft_wrap=True)
+    coloured = console.is_terminal and not console.no_color
+    key = Text.assemble(("learned", LEARNED), ("  given", GIVEN)) if coloured else Text("«learned»  given")
+    console.print(Text.assemble("What is learned of them:  ", key))
+    for origin, pieces in zip(inspection.shown, inspection.masks, strict=True):
+        console.print(Text(origin, style="italic"))
+        shown = Text()
+        for text, learned in shorten(pieces):
+            shown.append(f"«{text}»" if learned and not coloured else text, style=LEARNED if learned else GIVEN)
+        console.print(shown, soft_wrap=True)
 
 
 def minutes(seconds: float) -> str:
@@ -116,7 +173,10 @@ class Bars:
 
     def stage(self, text: str) -> None:
         self.tasks.clear()
-        self.progress.console.print(text, markup=False)
+        self.progress.console.print(text, markup=False, soft_wrap=True)
+
+    def inspection(self, found: Inspection) -> None:
+        print_inspection(found)
 
     def done(self, part: str, done: int, of: int) -> None:
         self._update(part, done, of, "")
@@ -133,6 +193,13 @@ class Bars:
         self._update("training", record.step, steps, note)
         if not console.is_terminal and (record.step % 10 == 0 or record.step == steps):
             console.print(f"step {record.step} of {steps}  {note}")
+
+    def validation(self, record, samples) -> None:
+        self.progress.console.print(f"step {record.step}: validation loss {record.loss:.3f}")
+        for question, answer in samples[:1]:
+            shown = (" ".join(text.split()) for text in (question, answer))
+            asked, said = (text[:99] + "…" if len(text) > 100 else text for text in shown)
+            self.progress.console.print(f"  {asked}  ->  {said}", markup=False)
 
     def _update(self, part: str, done: int, of: int, note: str) -> None:
         if part not in self.tasks:

@@ -9,17 +9,22 @@ from dataclasses import dataclass
 
 import torch
 
-IGNORED = -100  # cross-entropy skips labels of this value
+from qlora_lab.tasks.encoding import IGNORED
+
 GROUP = 16  # batches that are sorted by length together
 
 
 @dataclass(frozen=True)
 class Batch:
-    """input_ids, attention_mask, labels: int64 (batch, length), padded on the right."""
+    """input_ids, attention_mask, labels: int64 (batch, length), padded on the right.
+
+    position_ids: int64 of the same shape where rows are packed (see `packing`): each example in a row counts from 0.
+    """
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     labels: torch.Tensor
+    position_ids: torch.Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -32,7 +37,29 @@ class Batch:
         return int((self.labels[:, 1:] != IGNORED).sum())
 
     def to(self, device) -> "Batch":
-        return Batch(*(t.to(device, non_blocking=True) for t in (self.input_ids, self.attention_mask, self.labels)))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def rows(self, number: int, of: int) -> "Batch":
+        """Every `of`-th row from `number` on, without columns of padding only."""
+        own = self._each(lambda tensor: tensor[number::of])
+        length = int(own.attention_mask.sum(1).max())
+        return own._each(lambda tensor: tensor[:, :length])
+
+    def inputs(self) -> dict[str, torch.Tensor | None]:
+        """What the loss and a model take. Rows that are packed come without a mask: their positions say what it would,
+        and models of transformers make one from them that no example sees beyond."""
+        if self.position_ids is None:
+            return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "labels": self.labels}
+        return {
+            "input_ids": self.input_ids,
+            "attention_mask": None,
+            "labels": self.labels,
+            "position_ids": self.position_ids,
+        }
+
+    def _each(self, change) -> "Batch":
+        tensors = self.input_ids, self.attention_mask, self.labels, self.position_ids
+        return Batch(*(None if tensor is None else change(tensor) for tensor in tensors))
 
 
 class Batches:
@@ -88,11 +115,18 @@ class Batches:
 
 
 def pad_batch(encoded: list[tuple[torch.Tensor, torch.Tensor]], pad: int) -> Batch:
-    """Pad examples on the right to the length of the longest."""
+    """Pad examples, or packed rows of them, on the right to the length of the longest."""
     length = max(len(ids) for ids, _ in encoded)
     input_ids = torch.full((len(encoded), length), pad)
     labels = torch.full((len(encoded), length), IGNORED)
     mask = torch.zeros(len(encoded), length, dtype=torch.int64)
     for row, (ids, label) in enumerate(encoded):
         input_ids[row, : len(ids)], labels[row, : len(ids)], mask[row, : len(ids)] = ids, label, 1
-    return Batch(input_ids, mask, labels)
+    positions = [getattr(row, "positions", None) for row in encoded]
+    if all(row is None for row in positions):
+        return Batch(input_ids, mask, labels)
+    counted = torch.zeros_like(input_ids)
+    for row, ((ids, _), own) in enumerate(zip(encoded, positions, strict=True)):
+        counted[row, : len(ids)] = torch.arange(len(ids)) if own is None else own
+        counted[row, len(ids) :] = torch.arange(length - len(ids))  # padding: a sequence of its own, seen by none
+    return Batch(input_ids, mask, labels, counted)

@@ -1,19 +1,18 @@
 """The fine-tuning task: a command in plain English becomes a JSON list of function calls.
 
-A data file holds one example a line; an `Example` renders it as a ChatML prompt and a target; `encode` turns both into
+A data file holds one example a line; an `Example` renders it as a ChatML prompt and a target, of which `encoding` makes
 token ids whose labels cover the target only; `parse_calls`, `exact_match` and `classify_answer` judge what a model
 generated. The functions themselves stand in `function_schema`.
 """
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from qlora_lab.tasks.encoding import encode  # noqa: F401  (the place where it was)
 from qlora_lab.tasks.function_schema import INSTRUCTION
 
 SPLITS = ("train", "validation", "test", "paraphrases")
@@ -107,41 +106,6 @@ def spread(examples: list[Example], count: int) -> list[Example]:
     return [examples[place * len(examples) // count] for place in range(count)]
 
 
-def encode(example: Example, tokenizer: Any, max_length: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and labels of one example, each int64 of shape (n,).
-
-    Prompt and target are tokenized apart, so that training sees exactly the prompt tokens that generation will see.
-    Labels are -100 over the prompt, which cross-entropy ignores.
-
-    Args:
-        example: has the texts `.prompt` and `.target`, or is a mapping with these keys.
-
-    Raises:
-        ValueError: it lacks one of them, or has more than `max_length` tokens (cutting a target would teach broken
-            JSON).
-    """
-    texts = {name: _text(example, name) for name in ("prompt", "target")}
-    prompt, target = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts.values())
-    length = len(prompt) + len(target)
-    if max_length is not None and length > max_length:
-        command = getattr(example, "command", texts["prompt"])
-        raise ValueError(f"{length} tokens, but max_length is {max_length}: {command!r}; leave it out or allow more")
-    input_ids = torch.tensor([*prompt, *target], dtype=torch.int64)
-    labels = input_ids.clone()
-    labels[: len(prompt)] = -100
-    return input_ids, labels
-
-
-def _text(example: Any, name: str) -> str:
-    found = example.get(name) if isinstance(example, Mapping) else getattr(example, name, None)
-    if not isinstance(found, str):
-        shown = repr(example)
-        raise ValueError(
-            f"an example needs a `{name}` that is a text, and has {found!r}: {shown[:120]}{'…' * (len(shown) > 120)}"
-        )
-    return found
-
-
 def evaluation_text() -> str:
     """The prose on which loss per token is measured.
 
@@ -184,12 +148,12 @@ def parse_calls(text: str) -> list[dict[str, Any]] | None:
     return calls
 
 
-def _equal(one: Any, other: Any) -> bool:
+def same_json(one: Any, other: Any) -> bool:
     """JSON equality: 5 equals 5.0, true does not equal 1, the order of keys does not matter."""
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(same_json(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(_equal, one, other))
+        return len(one) == len(other) and all(map(same_json, one, other))
     return isinstance(one, bool) == isinstance(other, bool) and one == other
 
 
@@ -211,14 +175,14 @@ def classify_answer(text: str, example: Example) -> str:
     if calls is None:
         return "not JSON"
     expected = list(example.calls)
-    if _equal(calls, expected):
+    if same_json(calls, expected):
         return CORRECT
     if len(calls) != len(expected):
         return "missing call" if len(calls) < len(expected) else "extra call"
-    if len(expected) == 2 and _equal(calls[::-1], expected):
+    if len(expected) == 2 and same_json(calls[::-1], expected):
         return "wrong order"
     for call, wanted in zip(calls, expected, strict=True):
-        if not _equal(call.get("name"), wanted["name"]):
+        if not same_json(call.get("name"), wanted["name"]):
             return "wrong function"
         arguments = call.get("arguments")
         if not isinstance(arguments, dict) or call.keys() != wanted.keys():
@@ -226,7 +190,7 @@ def classify_answer(text: str, example: Example) -> str:
         for name, value in wanted["arguments"].items():
             if name not in arguments:
                 return f"missing argument: {name}"
-            if not _equal(arguments[name], value):
+            if not same_json(arguments[name], value):
                 return f"wrong argument: {name}"
         for name in arguments:
             if name not in wanted["arguments"]:

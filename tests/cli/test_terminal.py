@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 import typer
+from chat_families import chat_tokenizer
+from rich.console import Console
 
 from qlora_lab.classroom.sandbox import SandboxUnavailable
 from qlora_lab.cli import terminal
@@ -13,6 +15,7 @@ from qlora_lab.machine.processes import LostProcess
 from qlora_lab.memory.fit import DoesNotFit
 from qlora_lab.models.downloads import ModelUnavailable, VerificationError
 from qlora_lab.paging.tiers.page_file import PageFileError
+from qlora_lab.tasks import inspect, load_dataset
 from qlora_lab.training.loop import NonFiniteLoss
 
 OWN = [BundleFailed, DoesNotFit, LostProcess, ModelUnavailable, PageFileError, SandboxUnavailable, VerificationError]
@@ -63,3 +66,26 @@ def test_what_is_left_is_promised_at_the_speed_of_the_last_steps(monkeypatch):
 def test_the_bar_says_what_slows_it_down(monkeypatch):
     (line,) = bars_of(monkeypatch, [(100, 1.0)] * 10, busy=1.3)
     assert line.endswith("1 min 30 s left  (slowed down: other work takes 1.3 of 2 cores)")
+
+
+def inspected(monkeypatch, **options) -> str:
+    records = load_dataset([{"prompt": "[b]a[/b]", "completion": "[i]b"}, {"prompt": "c", "completion": ""}])
+    found = inspect(records, chat_tokenizer("chatml"), validation=records[:1])
+    console = Console(highlight=False, emoji=False, record=True, width=100, **options)
+    monkeypatch.setattr(terminal, "console", console)
+    with console.capture() as captured:
+        terminal.print_inspection(found)
+    for what, *_ in found.table():
+        assert what in captured.get()
+    assert all(warning in captured.get() for warning in found.warnings) and len(found.warnings) == 2
+    return captured.get()
+
+
+def test_what_is_learned_is_green_and_bold(monkeypatch):
+    shown = inspected(monkeypatch, force_terminal=True, color_system="standard")
+    assert "\x1b[1;32m[i]b<|im_end|>\x1b[0m" in shown and "\x1b[2m[b]a[/b]<|im_end|>" in shown and "«" not in shown
+
+
+@pytest.mark.parametrize("options", [{"force_terminal": False}, {"force_terminal": True, "no_color": True}])
+def test_and_in_quotation_marks_where_there_are_no_colours(monkeypatch, options):
+    assert "«[i]b<|im_end|>»" in inspected(monkeypatch, **options)
