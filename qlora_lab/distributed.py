@@ -95,9 +95,7 @@ def share_of_batch(batch: Batch, number: int | None = None, of: int | None = Non
     rows = len(batch.input_ids)
     if rows < of:
         raise ValueError(f"a batch of {rows} examples cannot be split between {of} processes; raise batch_size")
-    ids, mask, labels = (processes.share(t, number, of) for t in (batch.input_ids, batch.attention_mask, batch.labels))
-    length = int(mask.sum(1).max())
-    return Batch(ids[:, :length], mask[:, :length], labels[:, :length])
+    return batch.rows(processes.rank() if number is None else number, of)
 
 
 @contextlib.contextmanager

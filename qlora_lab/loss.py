@@ -35,7 +35,11 @@ PROBE = 2, 32  # rows and tokens on which a way to compute the loss is compared 
 
 
 def supervised_loss_sum(
-    model: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
+    model: nn.Module,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    labels: torch.Tensor,
+    position_ids: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Cross-entropy summed over the tokens that have a label, float32 of shape ().
 
@@ -44,7 +48,8 @@ def supervised_loss_sum(
 
     Args:
         input_ids, attention_mask, labels: int64 (batch, length). The label at position t is predicted from position
-            t - 1; labels of -100 are ignored.
+            t - 1; labels of -100 are ignored. Without an attention_mask nothing is padding, or the positions say it.
+        position_ids: int64 (batch, length), of packed rows: where each example in them begins. See `tasks.packing`.
 
     Where a model does more with logits than make them (scaling, capping), or trains its head, or computes in float16
     (whose gradients have to be scaled first), all labelled rows of logits are made at once and kept for the backward
@@ -60,6 +65,8 @@ def supervised_loss_sum(
     if input_ids.is_nested or labels.is_nested:
         raise ValueError("the loss takes batches that are padded, and no nested tensors; see tasks.pad_batch")
     batch = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+    if position_ids is not None:
+        batch["position_ids"] = position_ids
     key = _circumstances(model)
     ways = _agreeing(model, key, batch)
     again = _random_numbers(input_ids.device)
@@ -80,44 +87,44 @@ class _Unsuited(Exception):
     """A way to compute the loss does not fit what the model does."""
 
 
-def _by_rows(model, input_ids, attention_mask, labels) -> torch.Tensor:
+def _by_rows(model, input_ids, attention_mask, labels, **more) -> torch.Tensor:
     """Logits of a few rows at a time, apart from the model: its head is a frozen product, and nothing comes after."""
     head = output_head(model)
     if head is None or not is_frozen_linear(head):
         raise _Unsuited("its head is more than a frozen product")
     keep, wanted = _labelled(labels)
     with _intercept(head, keep, rows=1) as seen:  # the head computes one row, which is thrown away
-        logits, out = _forward(model, input_ids, attention_mask)
+        logits, out = _forward(model, input_ids, attention_mask, **more)
     if not seen.untouched(logits):
         raise _Unsuited("it does more with its logits than make them")
     return _HeadLoss.apply(seen.hidden, head.weight, wanted.to(seen.hidden.device)) + _balance(model, out, len(wanted))
 
 
-def _kept_logits(model, input_ids, attention_mask, labels) -> torch.Tensor:
+def _kept_logits(model, input_ids, attention_mask, labels, **more) -> torch.Tensor:
     """All labelled rows of logits, as the model's own head and what follows it make them."""
     head = output_head(model)
     if head is None or _hooked(head):  # a hook would not see what it expects
         raise _Unsuited("it has no head that may compute fewer logits")
     keep, wanted = _labelled(labels)
     with _intercept(head, keep) as seen:
-        logits, out = _forward(model, input_ids, attention_mask)
+        logits, out = _forward(model, input_ids, attention_mask, **more)
     if seen.calls != 1 or logits.ndim != 3 or tuple(logits.shape[:2]) != (1, len(wanted)):
         raise _Unsuited("its logits are not what its head makes")
     return _summed(logits[0], wanted) + _balance(model, out, len(wanted))
 
 
-def _all_logits(model, input_ids, attention_mask, labels) -> torch.Tensor:
+def _all_logits(model, input_ids, attention_mask, labels, **more) -> torch.Tensor:
     keep, wanted = _labelled(labels)
-    logits, out = _forward(model, input_ids, attention_mask)
+    logits, out = _forward(model, input_ids, attention_mask, **more)
     if logits.ndim != 3 or logits.shape[:2] != labels.shape:
         raise _Unsuited(f"its logits have the shape {tuple(logits.shape)}, not one row for each token")
     return _summed(logits[:, :-1][keep.to(logits.device)], wanted) + _balance(model, out, len(wanted))
 
 
-def _own_loss(model, input_ids, attention_mask, labels) -> torch.Tensor:
+def _own_loss(model, input_ids, attention_mask, labels, **more) -> torch.Tensor:
     """What the model makes of the labels, which is a mean, times their number."""
     count = int((labels[:, 1:] != IGNORED).sum())
-    logits, out = _forward(model, input_ids, attention_mask, labels=labels)
+    logits, out = _forward(model, input_ids, attention_mask, labels=labels, **more)
     if getattr(out, "loss", None) is None:
         raise _Unsuited("it has no loss of its own")
     return out.loss.float() * count if count else 0 * logits.float().sum()
@@ -284,10 +291,15 @@ def _close(one: float, other: float, tolerance: float) -> bool:
 def _trial(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A few rows and tokens of a batch, with labels of their own: none for the beginning, as for a prompt."""
     rows, length = PROBE
-    mask = batch["attention_mask"]
+    mask, more = batch["attention_mask"], {}
+    if mask is None:
+        mask = torch.ones_like(batch["input_ids"])
+        more["attention_mask"] = None
     begin = slice(length) if bool(mask.reshape(len(mask), -1)[:rows, 0].all()) else slice(-length, None)
     ids = batch["input_ids"][:rows, begin]
     mask = mask[:rows, begin] if mask.ndim == 2 else mask[:rows, ..., begin, begin]
+    if "position_ids" in batch:
+        more["position_ids"] = batch["position_ids"][:rows, begin]
     labels = ids.clone()
     for row, label in enumerate(labels):  # rows with unlike numbers of labels: a mean of means would show
         label[: min(len(label) - 1, (1 + len(label)) // (2 + 2 * row))] = IGNORED
@@ -295,7 +307,7 @@ def _trial(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         labels = labels.masked_fill(mask == 0, IGNORED)
     if not bool((labels[:, 1:] != IGNORED).any()):
         labels[:, -1] = ids[:, -1]
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels, **more}
 
 
 @contextlib.contextmanager

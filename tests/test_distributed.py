@@ -22,6 +22,7 @@ from workers import (
     stopped,
     together,
     trained,
+    validated,
 )
 
 from qlora_lab import distributed
@@ -160,6 +161,18 @@ def test_two_processes_resume_to_the_same_bits_with_dropout_too(tmp_path):
     together(2, trained, tmp_path / "whole", False, "qlora", 0.1)
     files = [tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("cut", "whole")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_validate_and_resume_to_the_same_bits(tmp_path):
+    together(2, validated, tmp_path / "cut", 7)
+    resumed = together(2, validated, tmp_path / "cut", None, True)
+    whole = together(2, validated, tmp_path / "whole")
+    assert resumed == whole and whole[0] == whole[1]
+    files = [tmp_path / name / "adapter" / "adapter_model.safetensors" for name in ("cut", "whole")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    alone, _ = validated(tmp_path / "alone")
+    assert whole[0][0][0][1] == pytest.approx(alone[0][1], rel=1e-5)  # before the first step, so without dropout
 
 
 def test_a_resume_with_other_settings_is_refused_by_all(tmp_path):

@@ -11,7 +11,7 @@ import queue
 import traceback
 
 import torch
-from tiny import adapted, pairs, tiny_model, tiny_tokenizer
+from tiny import Pair, adapted, pairs, tiny_model, tiny_tokenizer
 
 from qlora_lab import distributed
 from qlora_lab.evaluation.exact_match import generate
@@ -190,6 +190,28 @@ def stopped(out, at: int, dropout: float = 0.0):
         finetune(model, tiny_tokenizer(), pairs(), out=out, on_step=stop, checkpoint_every=2, **FAST)
     except Stop:
         return True
+
+
+def validated(out, until: int | None = None, resume: bool = False):
+    """A fine-tune with validation examples, five of them: no two processes have as many."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(record):
+        if record.step == until:
+            raise Stop
+
+    held = [Pair(pair.prompt[::-1], pair.target) for pair in pairs(5, seed=5)]
+    options = FAST | {"steps": 8, "learning_rate": 3e-2, "validate_every": 2, "checkpoint_every": 3}
+    model = distributed.shard(adapted(dropout=0.1))
+    try:
+        result = finetune(
+            model, tiny_tokenizer(), pairs(), out=out, resume=resume, on_step=stop, validation=held, **options
+        )
+    except Stop:
+        return None
+    return [(record.step, record.loss) for record in result.validations], result.best.step
 
 
 def refused(what: str, out=None):

@@ -1,8 +1,9 @@
-"""The command line: `qlora-lab finetune`, `ask`, `memory`, `fetch`, `bundle`, `classroom`, `doctor`."""
+"""The command line: `qlora-lab finetune`, `ask`, `export`, `memory`, `fetch`, `bundle`, `classroom`, `doctor`."""
 
 import contextlib
+import re
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from qlora_lab.cli import classroom_commands
-from qlora_lab.cli.terminal import Bars, console, escape_unencodable, print_result, say, told_errors
+from qlora_lab.cli.terminal import Bars, console, escape_unencodable, print_rates, print_result, say, told_errors
 from qlora_lab.training.settings import Settings
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.add_typer(classroom_commands.app, name="classroom")
 RUNS = Path("runs")
 DEFAULTS = Settings()
+EPOCHS = 3.0  # of one's own data, where nothing is said
 RENAMED = {"rslora": "use_rslora"}  # options whose value has another name in a plan
 
 Runs = Annotated[Path, typer.Option(help="Folder that holds the runs.")]
@@ -52,10 +54,56 @@ def finetune(
     compute_dtype: Annotated[
         str, typer.Option(help="Products with 4-bit weights: float32, bfloat16, float16, or auto, what is fast here.")
     ] = "auto",
+    target_modules: Annotated[
+        str, typer.Option(help="Layers that get adapters: all-linear, or names such as q_proj,v_proj.")
+    ] = "all-linear",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file or folder of your own examples. Default: the function-calling task.", show_default=False
+        ),
+    ] = None,
+    format: Annotated[
+        str, typer.Option(help="Of --data: chat, prompt-completion, completion, instruction, text, or auto.")
+    ] = "auto",
+    validation: Annotated[Path | None, typer.Option(help="A file of examples to validate on, not to train on.")] = None,
+    validation_share: Annotated[
+        float, typer.Option(help="Share of --data to hold back, where there is no --validation (0: none).")
+    ] = 0.1,
+    template: Annotated[
+        Path | None, typer.Option(help="A file with a chat template, in place of the tokenizer's own.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="What makes an answer right: exact, json, or module:function of your own.")
+    ] = None,
+    mix: Annotated[
+        Path | None, typer.Option(help="A file of general text to train on too, against forgetting.")
+    ] = None,
+    mix_share: Annotated[float, typer.Option(help="Of the learned tokens, how many are --mix's.")] = DEFAULTS.mix_share,
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = DEFAULTS.steps,
+    epochs: Annotated[
+        float | None,
+        typer.Option(help="How often the examples are gone through, in place of --steps. Default with --data: 3."),
+    ] = None,
+    max_length: Annotated[int | None, typer.Option(help="Most tokens of an example; longer ones are cut.")] = None,
+    packing: Annotated[
+        bool, typer.Option("--packing", help="Several short examples in a row, which do not see each other.")
+    ] = False,
+    validate_every: Annotated[
+        int | None, typer.Option(help="Steps between two measurements of the validation loss. Default: a tenth of all.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="End after so many measurements in a row without a lower validation loss.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Examples per forward pass.")] = DEFAULTS.batch_size,
     accumulation: Annotated[int, typer.Option(help="Forward passes per optimizer step.")] = 1,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = DEFAULTS.learning_rate,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Peak learning rate. Default: by the size of the base, 3e-3 at 135 million."),
+    ] = None,
+    find_rate: Annotated[
+        bool, typer.Option("--find-rate", help="Train nothing: try which learning rate fits, and draw it.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Decides adapters' start, order of examples and dropout.")] = 0,
     checkpointing: Annotated[
         str, typer.Option(help="Gradient checkpointing: none, reentrant or non-reentrant.")
@@ -70,9 +118,15 @@ def finetune(
     baseline_examples: Annotated[int, typer.Option(help="Test commands the base model is asked first.")] = 16,
     test_examples: Annotated[int, typer.Option(help="Test commands asked afterwards (0: all).")] = 0,
     paraphrase_examples: Annotated[int, typer.Option(help="Hand-written paraphrases asked afterwards (0: all).")] = 120,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write events for TensorBoard too, where it is installed.")
+    ] = False,
     device: Device = None,
 ) -> None:
-    """Quantize a model to 4 bits, train LoRA adapters on the function-calling task, and report before and after.
+    """Quantize a model to 4 bits, train LoRA adapters, and report before and after.
+
+    On the function-calling task, or on your own examples: `qlora-lab finetune --data train.jsonl`. Of these a tenth is
+    held back; the loss on it is measured as the run goes on, and the weights of its lowest are kept.
 
     Leaves `runs/NAME/` with the adapter in PEFT's format, `metrics.jsonl`, `loss.png`, `report.html` and its numbers,
     `result.json`. A run that was killed goes on with `--resume` and, on a CPU, ends with the same weights as one that
@@ -81,11 +135,15 @@ def finetune(
     Under torchrun several processes, each with a GPU where there are any, share one run and its memory:
     `torchrun --nproc-per-node 2 -m qlora_lab.cli finetune`. A run may go on with another number of them.
     """
-    from qlora_lab.cli.run import Listener, RunPlan, begin, check, execute, unfinished
+    from qlora_lab.cli.run import Listener, RunPlan, begin, check, execute, try_rates, unfinished
+    from qlora_lab.cli.run_data import read_data, read_template
     from qlora_lab.machine import processes
     from qlora_lab.machine.arguments import is_number
+    from qlora_lab.training.run_plan import check_targets
+    from qlora_lab.training.tensorboard_events import check_tensorboard
 
     began = time.perf_counter()
+    given = {name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"}
     settings = {
         "steps": steps,
         "batch_size": batch_size,
@@ -94,21 +152,41 @@ def finetune(
         "seed": seed,
         "checkpointing": checkpointing,
         "state_bits": state_bits,
+        "validate_every": validate_every,
+        "patience": patience,
+        "max_length": max_length,
+        "packing": packing or None,
+        "mix_share": mix_share if mix is not None or "mix_share" in given else None,
     }
-    decisive = {*settings, *RENAMED, *(f.name for f in fields(RunPlan))}
-    given = {name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    decisive = {*(f.name for f in fields(Settings)), *RENAMED, *(f.name for f in fields(RunPlan))}
+    if data is not None and not given & {"steps", "epochs"}:
+        epochs = EPOCHS
+    if epochs is not None and "steps" not in given:
+        del settings["steps"]
 
-    def start(plan: RunPlan) -> tuple[Path, RunPlan]:
+    def start(plan: RunPlan) -> tuple[Path, RunPlan, object]:
         if resume:
             folder = runs / name if name else unfinished(runs)
         else:
             folder = runs / (name or datetime.now().strftime("%Y-%m-%d-%H%M%S"))
         check(plan)
-        return folder, begin(folder, plan, resume, [RENAMED.get(n, n) for n in ctx.params if n in given & decisive])
+        if tensorboard:
+            check_tensorboard()
+        examples = None if resume else read_data(plan)
+        if not resume:
+            check_targets(plan)
+            plan = replace(plan, format=examples.format)
+        if find_rate:
+            return folder, plan, examples
+        asked = [RENAMED.get(n, n) for n in ctx.params if n in given & decisive]
+        return folder, begin(folder, plan, resume, asked), examples if processes.count() < 2 else None
 
     with told_errors(), processes.connected(device) as device:
         if page_budget is not None and not (is_number(page_budget) and page_budget >= 0):
             raise ValueError(f"page_budget {page_budget} is not allowed; give a number of MB, 0 or more")
+        if find_rate and (resume or processes.count() > 1):
+            raise ValueError("--find-rate tries rates in one process, from the beginning; leave --resume out")
         paging = None if page_budget is None else {"device_budget": round(1e6 * page_budget)}
         plan = RunPlan(
             model=model,
@@ -125,47 +203,120 @@ def finetune(
             test_examples=test_examples,
             paraphrase_examples=paraphrase_examples,
             settings=settings,
+            target_modules=_targets(target_modules),
+            epochs=epochs,
+            data=_absolute(data),
+            format=format,
+            validation=_absolute(validation),
+            validation_share=validation_share,
+            template=read_template(template),
+            metric=metric,
+            mix=_absolute(mix),
         )
-        folder, plan = processes.from_main(lambda: start(plan))
+        folder, plan, examples = processes.from_main(lambda: start(plan))
         with Bars() if processes.is_main() else contextlib.nullcontext(Listener()) as listener:
-            result = execute(folder, plan, resume, device, listener, checkpoint_every, paging)
+            if find_rate:
+                print_rates(*try_rates(folder, plan, device, listener, examples))
+                return
+            result = execute(folder, plan, resume, device, listener, checkpoint_every, paging, examples, tensorboard)
         main = processes.is_main()
     if main:
         print_result(folder, result, time.perf_counter() - began)
+
+
+def _targets(text: str) -> str | list[str]:
+    """Names with commas between them; or, as it has signs that no name has, a regular expression."""
+    if text == "all-linear" or re.search(r"[\\*+|()\[\]^$?]", text):
+        return text
+    return [name.strip() for name in text.split(",")]
+
+
+def _absolute(path: Path | None) -> str | None:
+    """A path as a run remembers it, so that it goes on from any working directory."""
+    return None if path is None else str(path.expanduser().absolute())
 
 
 @app.command()
 def ask(
     command: Annotated[str, typer.Argument(help="What to ask, such as: wake me at half past six tomorrow")],
     adapter: Annotated[
-        Path | None, typer.Option(help="An adapter folder. Default: the newest in runs/; 'none' for the base model.")
+        Path | None,
+        typer.Option(help="An adapter's or a run's folder. Default: the newest in runs/; 'none' for the base model."),
     ] = None,
-    model: Annotated[str, typer.Option(help="The base model the adapter was trained for.")] = "SmolLM2-135M-Instruct",
+    model: Annotated[
+        str | None, typer.Option(help="The base model. Default: the one that the run was trained on.")
+    ] = None,
     runs: Runs = RUNS,
     device: Device = None,
 ) -> None:
-    """Let the tuned model answer one command, beside the base model."""
+    """Let the tuned model answer one command, beside the base model.
+
+    How the base was stored, in which dtype it computes and which template it was trained with, the run itself says.
+    """
     from qlora_lab.evaluation.exact_match import generate
+    from qlora_lab.machine.dtypes import FLOAT_DTYPES
     from qlora_lab.models.adapters import load_adapter
-    from qlora_lab.models.base_model import load_model, load_tokenizer
-    from qlora_lab.qlora import quantize_model
-    from qlora_lab.tasks.function_calls import prompt_text
+    from qlora_lab.models.base_model import load_model
+    from qlora_lab.training.run_plan import RunPlan, plan_of, prompt_of, quantize_as, tokenizer_of
 
     with told_errors():
-        prompt = prompt_text(command)
-        if adapter is None:
+        tuned = str(adapter) != "none"
+        if tuned and adapter is None:
             found = sorted(runs.rglob("adapter"), key=lambda path: path.stat().st_mtime)
             if not found:
                 raise ValueError(f"no adapter in {runs}; run `qlora-lab finetune` first, or give --adapter")
             adapter = found[-1]
-        tokenizer, base = load_tokenizer(model), load_model(model, device=device)
+        if tuned and (adapter / "adapter" / "adapter_config.json").exists():
+            adapter = adapter / "adapter"
+        plan = (plan_of(adapter) if tuned else None) or RunPlan()
+        plan = replace(plan, model=model) if model is not None else plan
+        tokenizer = tokenizer_of(plan)
+        prompt = prompt_of(plan, tokenizer, command)
+        base = load_model(plan.model, dtype=FLOAT_DTYPES.get(plan.dtype), device=device)
         answers = {"base model": generate(base, tokenizer, [prompt])[0]}
-        if str(adapter) != "none":
-            tuned = load_adapter(quantize_model(base, rank=0), adapter)
-            answers[f"with {adapter}"] = generate(tuned, tokenizer, [prompt])[0]
+        if tuned:
+            trained = load_adapter(quantize_as(plan, base, rank=0), adapter)
+            answers[f"with {adapter}"] = generate(trained, tokenizer, [prompt])[0]
     for who, text in answers.items():
         say(who, style="bold")
         console.print(text.strip(), markup=False)
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="The run: its folder, its name in runs/, or an adapter's folder.")],
+    to: Annotated[str, typer.Option(help="peft, merged, gguf-lora or gguf.")],
+    out: Annotated[
+        Path, typer.Option(help="A folder that is not there yet or empty; for GGUF also the name of a file.")
+    ],
+    type: Annotated[
+        str | None, typer.Option(help="Of gguf's weights: f16 (default), q8_0, or q4_1 where the base came in it.")
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="What the adapter is merged into: trained (what the 4-bit base decodes to; default) or original."
+        ),
+    ] = None,
+    base_gguf: Annotated[
+        Path | None, typer.Option(help="A GGUF file of the base, to take tokenizer and settings from.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The base of an adapter that has no run beside it.")] = None,
+    runs: Runs = RUNS,
+) -> None:
+    """Take a trained model home: an adapter for PEFT, merged weights for transformers, or GGUF for llama.cpp.
+
+    Beside the weights it leaves a model card (README.md) and, for Ollama, a Modelfile with the template and the stop
+    token that the run was trained with. All is checked before the first byte is written.
+    """
+    from qlora_lab.export import export as export_run
+
+    with told_errors("nothing was written"):
+        found = runs / run if not Path(run).exists() and (runs / run).is_dir() else Path(run)
+        made = export_run(found, to, out, type=type, base=base, base_gguf=base_gguf, model=model)
+    for remark in made.remarks:
+        say(remark)
+    say(f"{made.path}  {made.nbytes / 1e6:,.1f} MB: {', '.join(made.files)}")
 
 
 @app.command()

@@ -6,56 +6,38 @@ writes, and at the end the adapter, `loss.png` and `report.html`. With these a k
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 import torch
 
-from qlora_lab import distributed
+from qlora_lab import distributed, plots
 from qlora_lab.cli.report import write_report
-from qlora_lab.evaluation.exact_match import Answer, Evaluation, evaluate
-from qlora_lab.lora import ParameterCount, check_adapter_arguments, count_parameters
+from qlora_lab.cli.run_data import MAX_NEW_TOKENS, RunData, read_data
+from qlora_lab.evaluation.exact_match import Answer, Evaluation, evaluate, generate, loss_per_token
+from qlora_lab.lora import ParameterCount, count_parameters
 from qlora_lab.machine import processes
-from qlora_lab.machine.arguments import check_choice, check_count, is_number
+from qlora_lab.machine.arguments import is_number
 from qlora_lab.machine.dtypes import FLOAT_DTYPES, default_compute_dtype, default_dtype
 from qlora_lab.machine.environment import device_name
-from qlora_lab.machine.files import told_writing, write_json
-from qlora_lab.models.base_model import DEFAULT, load_model, load_tokenizer
-from qlora_lab.qlora import quantize_model
-from qlora_lab.quantization.tensor import quantize
-from qlora_lab.tasks.function_calls import Example, classify_answer, load_examples, spread
+from qlora_lab.machine.files import told_writing, write_json, write_whole
+from qlora_lab.models.base_model import load_model
+from qlora_lab.tasks.answer_metrics import OwnQuestion
+from qlora_lab.tasks.function_calls import evaluation_text
+from qlora_lab.tasks.inspection import Inspection
 from qlora_lab.training import StepRecord
+from qlora_lab.training.learning_rate import base_size, why_rate
 from qlora_lab.training.loop import FinetuneResult, finetune
+from qlora_lab.training.rate_test import RateTest, find_rate
+from qlora_lab.training.run_plan import NAME, RunPlan, quantize_as, read_plan, write_plan
+from qlora_lab.training.run_plan import check_plan as check
 from qlora_lab.training.settings import Settings
+from qlora_lab.training.tensorboard_events import EventWriter
+from qlora_lab.training.validation import ValidationRecord
 
-MAX_NEW_TOKENS = 96
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """What a run does. `settings` are those of `training.Settings`; sample counts limit the evaluations (0: all).
-
-    `compute_dtype` is that of the products with 4-bit weights: "float32", "bfloat16", "float16", or "auto", see
-    `models.default_compute_dtype`. `dtype` is that of the base model: "auto", see `models.default_dtype`, until the run
-    has loaded it; then what it was loaded in, so that a resume loads the same.
-    """
-
-    model: str = DEFAULT
-    datatype: str = "nf4"
-    block_size: int = 64
-    double_quant: bool = True
-    rank: int = 16
-    alpha: float = 32
-    dropout: float = 0.0
-    use_rslora: bool = False
-    compute_dtype: str = "auto"
-    dtype: str = "auto"
-    train_examples: int = 0
-    baseline_examples: int = 16
-    test_examples: int = 0
-    paraphrase_examples: int = 120
-    settings: dict = field(default_factory=dict)
+RATE_STEPS = 60
+PROSE = 15_000  # characters of the evaluation text on which forgetting is measured
 
 
 @dataclass
@@ -65,26 +47,17 @@ class RunResult:
     evaluations: dict[str, Evaluation]
     samples: list[tuple[str, str, str, str]]
     report: Path
+    prose: tuple[float, float] | None = None  # loss on general text before and after, where it was measured
 
 
 class Listener:
     """What a run tells while it goes on; the command line draws bars from it, a test listens, this one is silent."""
 
     def stage(self, text: str) -> None: ...
+    def inspection(self, found: Inspection) -> None: ...
     def done(self, part: str, done: int, of: int) -> None: ...
     def step(self, record: StepRecord, steps: int) -> None: ...
-
-
-def check(plan: RunPlan) -> None:
-    """Raise ValueError for a plan that makes no sense, before a folder is made or a model fetched."""
-    Settings.of(**plan.settings)
-    check_adapter_arguments(plan.rank, plan.alpha, plan.dropout)
-    quantize(torch.zeros(1), plan.datatype, plan.block_size, plan.double_quant)
-    if plan.rank == 0:
-        raise ValueError("rank 0 would train nothing; give a rank of at least 1")
-    check_choice("compute_dtype", plan.compute_dtype, ("auto", *FLOAT_DTYPES))
-    for name in ("train_examples", "baseline_examples", "test_examples", "paraphrase_examples"):
-        check_count(name, getattr(plan, name), least=0)
+    def validation(self, record: ValidationRecord, samples: list[tuple[str, str]]) -> None: ...
 
 
 def begin(folder: Path, plan: RunPlan, resume: bool, given: Collection[str] = ()) -> RunPlan:
@@ -96,11 +69,11 @@ def begin(folder: Path, plan: RunPlan, resume: bool, given: Collection[str] = ()
     Raises:
         ValueError: the folder holds a run already, or there is none to resume, or it was begun otherwise.
     """
-    path = folder / "run.json"
+    path = folder / NAME
     if resume:
         if not path.exists():
             raise ValueError(f"{folder} holds no run to resume")
-        begun = _read_plan(path)
+        begun = read_plan(folder)
         _check_given(folder, begun, plan, given)
         return begun
     there = [file for file in folder.iterdir() if not _is_leftover(file)] if folder.exists() else []
@@ -108,7 +81,7 @@ def begin(folder: Path, plan: RunPlan, resume: bool, given: Collection[str] = ()
         raise ValueError(f"{folder} already holds something; continue it with --resume or choose another --name")
     with told_writing(path, "nothing was begun"):
         folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"plan": asdict(plan), "begun": datetime.now().astimezone().isoformat(timespec="seconds")})
+    write_plan(folder, plan)
     return plan
 
 
@@ -117,43 +90,23 @@ def _is_leftover(file: Path) -> bool:
     return file.name.startswith(".run.json.") and file.name.endswith(".part")
 
 
-def _read_plan(path: Path) -> RunPlan:
-    """The plan that a run was begun with.
-
-    Raises:
-        ValueError: the file is damaged, or of a version that knows more.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path} is no file, so the run cannot go on; it says how it was begun")
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8-sig"))["plan"]
-        known = {f.name for f in fields(RunPlan)}
-        if more := [name for name in saved if name not in known]:
-            raise ValueError(f"{more[0]!r} is unknown to this version")
-        plan = RunPlan(**saved)
-        check(plan)
-        if plan.dtype not in ("auto", *FLOAT_DTYPES) or not isinstance(plan.model, str):
-            raise ValueError(f"a model {plan.model!r} in {plan.dtype!r} cannot be loaded")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else error
-        raise ValueError(
-            f"{path} does not say how the run was begun ({what}); restore the file, or begin anew with another --name"
-        ) from error
-    return plan
-
-
 def _check_given(folder: Path, begun: RunPlan, plan: RunPlan, given: Collection[str]) -> None:
     """Raise ValueError where somebody asks a run to go on otherwise than it was begun: it would not."""
-    before, now = ({**asdict(p), **asdict(Settings(**p.settings))} for p in (begun, plan))
+    before, now = ({**asdict(p), **asdict(Settings(**p.settings)), **_left_open(p)} for p in (begun, plan))
     for name in given:
         same = now[name] == before[name]
-        if name == "model" and not same:
+        if name in ("model", "data", "validation", "mix") and not same and now[name] and before[name]:
             same = Path(now[name]).exists() and Path(now[name]).resolve() == Path(before[name]).resolve()
-        if not same:
+        if not same and (name, now[name]) != ("format", "auto"):
+            began = f"with {name} {before[name]} and goes on with it" if before[name] is not None else f"without {name}"
             raise ValueError(
-                f"{folder} was begun with {name} {before[name]} and goes on with it, not with {now[name]}; leave the "
-                "option out, or begin another run"
+                f"{folder} was begun {began}, not with {now[name]}; leave the option out, or begin another run"
             )
+
+
+def _left_open(plan: RunPlan) -> dict:
+    """Settings that a plan leaves to the run: the steps that its epochs have, the rate that fits its base."""
+    return {name: None for name in ("steps", "learning_rate") if name not in plan.settings and plan.settings}
 
 
 def unfinished(runs: Path) -> Path:
@@ -176,78 +129,171 @@ def execute(
     listener: Listener | None = None,
     checkpoint_every: int = 20,
     paging: Mapping | None = None,
+    data: RunData | None = None,
+    tensorboard: bool = False,
 ) -> RunResult:
     """Carry out a plan in `folder` (after `begin`). `paging` is `training.finetune`'s; it changes no result.
 
     Where several processes are connected, all call this: they train one model together, answer a share of the questions
     each, and the main one writes. `listener` is the process's own.
 
-    Raises: as `load_model`, `quantize_model` and `finetune`.
+    Args:
+        data: what `read_data` made of the plan; None: it is read here.
+        tensorboard: write events for TensorBoard into `folder` too.
+
+    Raises: as `read_data`, `load_model`, `quantize_model` and `finetune`.
     """
     say = listener or Listener()
+    data = read_data(plan) if data is None else data
+    for sentence in data.said:
+        say.stage(sentence)
+    if data.inspection is not None:
+        say.inspection(data.inspection)
     say.stage("loading the base model")
-    tokenizer = load_tokenizer(plan.model)
     model, device = _load(plan, device)
     plan = _remember_dtype(folder, plan, model.dtype)
-    compute_dtype = default_compute_dtype(device) if plan.compute_dtype == "auto" else FLOAT_DTYPES[plan.compute_dtype]
-    splits = {name: load_examples(name) for name in ("train", "test", "paraphrases")}
-    train = splits["train"][: plan.train_examples or None]
-    test = splits["test"][: plan.test_examples or None]
-    paraphrases = spread(splits["paraphrases"], plan.paraphrase_examples)
-    before = _before(folder, model, tokenizer, test[: plan.baseline_examples], say)
+    before = _before(folder, model, data, say)
     say.stage(f"quantizing to {plan.datatype}, adding adapters of rank {plan.rank}")
     torch.manual_seed(plan.settings.get("seed", 0))
-    quantize_model(
-        model,
-        plan.datatype,
-        plan.block_size,
-        plan.double_quant,
-        plan.rank,
-        plan.alpha,
-        dropout=plan.dropout,
-        use_rslora=plan.use_rslora,
-        compute_dtype=compute_dtype,
-        progress=lambda done, of: say.done("quantizing", done, of),
-    )
-    parameters = count_parameters(model)
+    quantize_as(plan, model, progress=lambda done, of: say.done("quantizing", done, of))
+    compute_dtype = default_compute_dtype(device) if plan.compute_dtype == "auto" else FLOAT_DTYPES[plan.compute_dtype]
+    parameters, size = count_parameters(model), base_size(model)
+    own = plan.data is not None or data.mix is not None
+    prose = [_prose(model, data.tokenizer, say)] if own and processes.count() < 2 else []
     distributed.shard(model, device)
-    say.stage("training" + (f", in {processes.count()} processes" if processes.count() > 1 else ""))
-
-    def on_step(record: StepRecord) -> None:
-        say.step(record, steps)
-
-    steps = Settings(**plan.settings).steps
-    training = finetune(
-        model,
-        tokenizer,
-        train,
-        out=folder,
-        resume=resume,
-        checkpoint_every=checkpoint_every,
-        on_step=on_step,
-        paging=paging,
-        **plan.settings,
-    )
-    evaluations = {f"base model ({len(before.answers)} of test)": before} if before is not None else {}
+    told = _Told(folder, plan, model, data, size, say, tensorboard)
+    with told:
+        training = finetune(
+            model,
+            data.tokenizer,
+            data.train,
+            out=folder,
+            resume=resume,
+            checkpoint_every=checkpoint_every,
+            on_begin=told.begin,
+            on_step=told.step,
+            on_validation=told.validation,
+            paging=paging,
+            validation=data.validation,
+            mix=data.mix,
+            epochs=plan.epochs,
+            **plan.settings,
+        )
+    asked = {}
     with distributed.whole_model(model):
-        for name, examples in (("test", test), ("paraphrases", paraphrases)):
+        for name, questions in data.asked.items():
             say.stage(f"answering {name}")
-            evaluations[name] = _evaluate(model, tokenizer, examples, say)
-    samples = _samples(before, evaluations["test"])
+            asked[name] = _evaluate(model, data, questions, say)
+    if prose:
+        prose.append(_prose(model, data.tokenizer, say))
+    samples = _samples(before, next(iter(asked.values()), None))
+    evaluations = {}
+    if data.judged:
+        first = next(iter(data.asked), "")
+        evaluations = {f"base model ({len(before.answers)} of {first})": before} if before is not None else {}
+        evaluations |= asked
     facts = {
         "run": folder.name,
         "model": plan.model,
-        "base": f"{plan.datatype}, block {plan.block_size}{', double quantization' if plan.double_quant else ''}",
+        "base": plan.base,
         "adapters": f"rank {plan.rank}, alpha {plan.alpha:g}",
         "trained": f"{parameters.trainable:,} of {parameters.total:,} parameters",
         "device": device_name(device),
         "products in": str(compute_dtype or model.dtype).removeprefix("torch."),
         "finished": datetime.now().astimezone().isoformat(timespec="minutes"),
     }
+    if plan.data is not None:
+        facts["data"] = "; ".join(data.said)
+        facts["metric"] = plan.metric or "none"
     if processes.count() > 1:
         facts["processes"] = str(processes.count())
-    report = processes.from_main(lambda: write_report(folder, training, evaluations, samples, facts))
-    return RunResult(training, parameters, evaluations, samples, report)
+    report = processes.from_main(
+        lambda: write_report(folder, training, evaluations, samples, facts, tuple(prose), data.inspection)
+    )
+    return RunResult(training, parameters, evaluations, samples, report, tuple(prose) or None)
+
+
+def try_rates(
+    folder: Path, plan: RunPlan, device=None, listener: Listener | None = None, data: RunData | None = None
+) -> tuple[RateTest, Path]:
+    """What learning rate the plan's model and examples want, and a picture of it beside `folder`; nothing is trained.
+
+    Raises: as `read_data`, `load_model`, `quantize_model` and `training.find_rate`.
+    """
+    say = listener or Listener()
+    data = read_data(plan) if data is None else data
+    for sentence in data.said:
+        say.stage(sentence)
+    say.stage("loading the base model")
+    model, _ = _load(plan, device)
+    say.stage(f"quantizing to {plan.datatype}, adding adapters of rank {plan.rank}")
+    torch.manual_seed(plan.settings.get("seed", 0))
+    quantize_as(plan, model, progress=lambda done, of: say.done("quantizing", done, of))
+    say.stage("trying learning rates, from far too small to far too large")
+    options = {name: value for name, value in plan.settings.items() if name not in ("steps", "learning_rate")}
+    found = find_rate(
+        model, data.tokenizer, data.train, on_step=lambda record: say.step(record, RATE_STEPS), steps=RATE_STEPS,
+        **{name: value for name, value in options.items() if name != "mix_share"},
+    )  # fmt: skip
+    path = folder.with_name(f"{folder.name}-rates.png")
+    with told_writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with write_whole(path) as temporary:
+        temporary.write_bytes(plots.png(plots.rate_curve(found.rates, found.losses, found.suggested, found.usual)))
+    return found, path
+
+
+class _Told:
+    """What a run tells while it trains: to the listener, to TensorBoard, and samples of its answers to a file."""
+
+    def __init__(self, folder, plan, model, data: RunData, size: int, say: Listener, events: bool):
+        self.folder, self.plan, self.model, self.data, self.say = folder, plan, model, data, say
+        self.size, self.steps = size, 0
+        self.events = EventWriter(folder / "tensorboard") if events and processes.is_main() else None
+
+    def __enter__(self) -> "_Told":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.events is not None:
+            self.events.close()
+
+    def begin(self, settings: Settings) -> None:
+        self.steps = settings.steps
+        count = f", in {processes.count()} processes" if processes.count() > 1 else ""
+        self.say.stage(f"training{count}")
+        if "learning_rate" not in self.plan.settings or self.plan.epochs is not None:
+            rate = f"learning rate {settings.learning_rate:g}"
+            if "learning_rate" not in self.plan.settings:
+                rate += f" ({why_rate(self.size)})"
+            self.say.stage(f"{settings.steps} steps, {rate}")
+
+    def step(self, record: StepRecord) -> None:
+        self.say.step(record, self.steps)
+        if self.events is not None:
+            self.events.step(record)
+
+    def validation(self, record: ValidationRecord) -> None:
+        """Answers of the model as it is now, beside the loss; a sharded model is not asked."""
+        answers = []
+        if self.data.shown and processes.count() < 2:
+            prompts = [question.prompt for question in self.data.shown]
+            texts = generate(self.model, self.data.tokenizer, prompts, self.data.max_new_tokens)
+            answers = [(question.command, text) for question, text in zip(self.data.shown, texts, strict=True)]
+            path = self.folder / "samples.jsonl"
+            with told_writing(path), open(path, "a", encoding="utf-8") as file:
+                for command, text in answers:
+                    file.write(json.dumps({"step": record.step, "command": command, "answer": text}) + "\n")
+        self.say.validation(record, answers)
+        if self.events is not None:
+            self.events.validation(record, answers)
+
+
+def _prose(model, tokenizer, say: Listener) -> float:
+    """Loss per token on general text: what the run must not cost."""
+    say.stage("measuring the loss on general text")
+    window = min(256, getattr(model.config, "max_position_embeddings", None) or 256)
+    return loss_per_token(model, tokenizer, evaluation_text()[:PROSE], window)
 
 
 def _load(plan: RunPlan, device) -> tuple[torch.nn.Module, torch.device]:
@@ -273,25 +319,26 @@ def _load(plan: RunPlan, device) -> tuple[torch.nn.Module, torch.device]:
 
 def _remember_dtype(folder: Path, plan: RunPlan, dtype: torch.dtype) -> RunPlan:
     """The plan with the base model's dtype, also in the run's folder."""
-    path, name = folder / "run.json", str(dtype).removeprefix("torch.")
+    name = str(dtype).removeprefix("torch.")
     if plan.dtype == name:
         return plan
     plan = replace(plan, dtype=name)
-
-    def write() -> None:
-        write_json(path, json.loads(path.read_text(encoding="utf-8")) | {"plan": asdict(plan)})
-
-    processes.from_main(write)
+    processes.from_main(lambda: write_plan(folder, plan))
     return plan
 
 
-def _evaluate(model, tokenizer, examples: list[Example], say: Listener) -> Evaluation:
-    """`evaluate`, each process on its share of the examples; all get all answers."""
-    own = processes.share(examples)
+def _evaluate(model, data: RunData, questions: list, say: Listener) -> Evaluation:
+    """`evaluate`, each process on its share of the questions; all get all answers."""
+    own = processes.share(questions)
     found = Evaluation([], 0.0)
     if own:
         found = evaluate(
-            model, tokenizer, own, MAX_NEW_TOKENS, progress=lambda done, of: say.done("answering", done, of)
+            model,
+            data.tokenizer,
+            own,
+            data.max_new_tokens,
+            progress=lambda done, of: say.done("answering", done, of),
+            judge=data.judge,
         )
     if processes.count() < 2:
         return found
@@ -299,24 +346,24 @@ def _evaluate(model, tokenizer, examples: list[Example], say: Listener) -> Evalu
     return Evaluation(processes.interleaved([s for s, _ in shares]), max(seconds for _, seconds in shares))
 
 
-def _before(folder: Path, model, tokenizer, examples: list[Example], say: Listener) -> Evaluation | None:
+def _before(folder: Path, model, data: RunData, say: Listener) -> Evaluation | None:
     """The base model's answers, made once and kept for a resume."""
-    if not examples:
+    if not data.first:
         return None
     path = folder / "before.json"
-    kept = processes.from_main(lambda: _kept_answers(path, examples))
+    kept = processes.from_main(lambda: _kept_answers(path, data.first))
     if kept is not None:
         texts, seconds = kept
-        pairs = zip(examples, texts, strict=True)
-        return Evaluation([Answer(e, text, classify_answer(text, e)) for e, text in pairs], seconds)
+        pairs = zip(data.first, texts, strict=True)
+        return Evaluation([Answer(e, text, data.judge(text, e)) for e, text in pairs], seconds)
     say.stage("asking the base model")
-    result = _evaluate(model, tokenizer, examples, say)
+    result = _evaluate(model, data, data.first, say)
     answers = [{"command": a.example.command, "text": a.text} for a in result.answers]
     processes.from_main(lambda: write_json(path, {"answers": answers, "seconds": result.seconds}))
     return result
 
 
-def _kept_answers(path: Path, examples: list[Example]) -> tuple[list[str], float] | None:
+def _kept_answers(path: Path, examples: list) -> tuple[list[str], float] | None:
     """The texts of the base model's answers and how long they took; None where they have to be asked for (again)."""
     if not path.is_file():
         return None
@@ -330,14 +377,19 @@ def _kept_answers(path: Path, examples: list[Example]) -> tuple[list[str], float
     return (texts, kept["seconds"]) if whole else None
 
 
-def _samples(before: Evaluation | None, after: Evaluation, count: int = 3) -> list[tuple[str, str, str, str]]:
+def _samples(before: Evaluation | None, after: Evaluation | None, count: int = 3) -> list[tuple[str, str, str, str]]:
     """(command, expected, before, after): commands of different kinds that the base model was asked too."""
     base = {answer.example.command: answer.text for answer in before.answers} if before else {}
     rows, kinds = [], set()
-    for answer in after.answers:
+    for answer in after.answers if after is not None else ():
         example = answer.example
+        if example.command not in base and base:
+            continue
+        if isinstance(example, OwnQuestion):
+            rows.append((example.command, example.expected, base.get(example.command, ""), answer.text))
+            continue
         kind = tuple(call["name"] for call in example.calls)
-        if (example.command in base or not base) and kind not in kinds:
+        if kind not in kinds:
             kinds.add(kind)
             expected = json.dumps(list(example.calls), separators=(",", ":"), ensure_ascii=False)
             rows.append((example.command, expected, base.get(example.command, ""), answer.text))
@@ -345,4 +397,4 @@ def _samples(before: Evaluation | None, after: Evaluation, count: int = 3) -> li
     return rows[:count]
 
 
-__all__ = ["Listener", "RunPlan", "RunResult", "begin", "execute", "unfinished"]
+__all__ = ["MAX_NEW_TOKENS", "Listener", "RunPlan", "RunResult", "begin", "check", "execute", "unfinished"]

@@ -15,6 +15,7 @@ from qlora_lab.machine import processes
 from qlora_lab.machine.free_memory import free_memory
 from qlora_lab.models.inputs import input_device, padding_token
 from qlora_lab.qlora import QLoRALinear
+from qlora_lab.tasks.chat import stop_tokens
 from qlora_lab.tasks.function_calls import CORRECT, classify_answer
 
 KEPT_SHARE = 0.5  # of the free memory, which decoded weights may take; the rest is for the key-value cache and others
@@ -103,7 +104,7 @@ def generate(
         raise ValueError(f"prompt {empty} has no token, so there is nothing to go on from: {prompts[empty]!r}")
     pad = padding_token(tokenizer, model)
     texts = [""] * len(prompts)
-    ends = _end_tokens(model, tokenizer)
+    ends = stop_tokens(tokenizer, model)
     training = model.training
     model.eval()
     try:
@@ -157,13 +158,6 @@ def _greedy(model, input_ids, attention_mask, max_new_tokens: int, ends: set[int
     return answers
 
 
-def _end_tokens(model, tokenizer) -> set[int]:
-    """The tokenizer's end of text, and those of the model's generation settings: some end a turn with another."""
-    more = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    more = more if isinstance(more, list | tuple) else [more]
-    return {token for token in (tokenizer.eos_token_id, *more) if token is not None}
-
-
 def evaluate(
     model: nn.Module,
     tokenizer,
@@ -171,8 +165,12 @@ def evaluate(
     max_new_tokens: int = 96,
     batch_size: int = 64,
     progress: Callable[[int, int], None] | None = None,
+    judge: Callable[[str, object], str] = classify_answer,
 ) -> Evaluation:
     """Let the model answer every example's prompt and judge the answers.
+
+    Args:
+        judge: says of an answer and its example `CORRECT`, or what is wrong in a few words.
 
     Raises:
         ValueError: no examples.
@@ -181,7 +179,7 @@ def evaluate(
         raise ValueError("there are no examples to evaluate on")
     start = time.perf_counter()
     texts = generate(model, tokenizer, [e.prompt for e in examples], max_new_tokens, batch_size, progress)
-    answers = [Answer(e, text, classify_answer(text, e)) for e, text in zip(examples, texts, strict=True)]
+    answers = [Answer(e, text, judge(text, e)) for e, text in zip(examples, texts, strict=True)]
     return Evaluation(answers, time.perf_counter() - start)
 
 

@@ -114,6 +114,18 @@ def load_tokenizer(name: str | os.PathLike = DEFAULT):
     return tokenizer
 
 
+def load_skeleton(name: str | os.PathLike = DEFAULT) -> nn.Module:
+    """The model without its weights, on the meta device: to look at its layers, which takes a second.
+
+    Args and Raises as for `load_model`.
+    """
+    config = _from_pretrained("AutoConfig", name, weights=False)
+    with _quiet(), torch.device("meta"):
+        import transformers
+
+        return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
 def ensure_default_model(
     gguf: str | os.PathLike | None = None,
     *,

@@ -6,7 +6,7 @@ there is to see. `png` renders a figure to bytes, `show` displays it in a notebo
 
 from qlora_lab.plots.codebooks import absmax_and_normalized, codes_of_a_number, levels, quantiles
 from qlora_lab.plots.interactive import codebook, memory_against_limit, parameters_of_rank, scale_and_error
-from qlora_lab.plots.learning_curves import loss_curve, match_bars, smooth
+from qlora_lab.plots.learning_curves import loss_curve, match_bars, rate_curve, smooth
 from qlora_lab.plots.low_rank import (
     adapted_layer,
     loss_of_rank,
@@ -78,6 +78,7 @@ __all__ = [
     "predicted_and_measured",
     "quality_and_memory",
     "quantiles",
+    "rate_curve",
     "results",
     "scale_and_error",
     "scale_map",

@@ -16,6 +16,11 @@ class Settings:
     gradient's 2-norm is scaled down to it. seed: decides order and dropout. checkpointing: "reentrant" or
     "non-reentrant" computes activations again in the backward pass instead of keeping them: slower, the same gradients.
     state_bits: of the optimizer's two moments: 32 is AdamW; 8 keeps them block-wise in 8 bits (see `PagedAdamW`).
+    validate_every: steps between two measurements on the validation examples, if there are any; None: a tenth of the
+    steps. patience: so many of them in a row without a new lowest loss end the run; None: it goes to its last step.
+    max_length: most tokens of an example; see `tasks.encode_all` for what becomes of longer ones. packing: several
+    examples in a row, as many as fit into `max_length` (None: the longest example), which do not see each other.
+    mix_share: of the learned tokens, where general text is mixed in.
 
     Raises:
         ValueError: a value that makes no sense; the message says what would.
@@ -31,10 +36,22 @@ class Settings:
     seed: int = 0
     checkpointing: str = "none"
     state_bits: int = 32
+    validate_every: int | None = None
+    patience: int | None = None
+    max_length: int | None = None
+    packing: bool = False
+    mix_share: float = 0.1
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "accumulation"):
             check_count(name, getattr(self, name))
+        for name, least in (("validate_every", 1), ("patience", 1), ("max_length", 2)):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name), least)
+        if not isinstance(self.packing, bool):
+            raise ValueError(f"packing {self.packing!r} is neither True nor False")
+        if not (is_number(self.mix_share) and 0 < self.mix_share < 1):
+            raise ValueError(f"mix_share {self.mix_share!r} is not a share of the learned tokens, above 0 and below 1")
         for name in ("learning_rate", "max_grad_norm"):
             check_positive(name, getattr(self, name))
         if not (is_number(self.warmup) and 0 <= self.warmup < 1):

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from qlora_lab.cli.commands import app, finetune, main
 from qlora_lab.cli.run import RunPlan
+from qlora_lab.training.learning_rate import default_rate
 from qlora_lab.training.settings import Settings
 
 SMALL = ["--rank", "4", "--batch-size", "4", "--train-examples", "24", "--baseline-examples", "2"]
@@ -25,7 +26,7 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(a) for a in arguments], terminal_width=120)
 
 
-@pytest.mark.parametrize("command", [[], ["finetune"], ["ask"], ["fetch"], ["bundle"], ["doctor"]])
+@pytest.mark.parametrize("command", [[], ["finetune"], ["ask"], ["export"], ["fetch"], ["bundle"], ["doctor"]])
 def test_help(command):
     result = run(*command, "--help")
     assert result.exit_code == 0 and len(result.output) > 200
@@ -35,9 +36,10 @@ def test_the_defaults_are_the_plans():
     """The command line spells its defaults out, for --help; `RunPlan` and `Settings` have them too."""
     options = {name: parameter.default for name, parameter in inspect.signature(finetune).parameters.items()}
     plan = asdict(RunPlan()) | asdict(Settings())
-    shared = (plan.keys() & options.keys()) - {"alpha"}
+    shared = (plan.keys() & options.keys()) - {"alpha", "learning_rate"}
     assert {name: options[name] for name in shared} == {name: plan[name] for name in shared}
     assert options["alpha"] is None and plan["alpha"] == 2 * plan["rank"]
+    assert options["learning_rate"] is None and plan["learning_rate"] == default_rate(134_515_008)
 
 
 def test_doctor_says_versions_device_and_cache():

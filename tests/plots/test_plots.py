@@ -25,6 +25,10 @@ LONG = "adapter beside a base in 4 bits, after a hundred steps"
 # by name; made where they are asked for, for a few milliseconds each add up
 FIGURES = {
     "loss_curve": lambda: plots.loss_curve([3.0, 2.0, 0.5, 0.25], 10),
+    "loss_curve with validation": lambda: plots.loss_curve(
+        [3.0, 2.0, 0.5, 0.25], validations=[(0, 3.1), (2, 0.9), (4, 1.2)]
+    ),
+    "rate_curve": lambda: plots.rate_curve([1e-5, 1e-4, 1e-3, 1e-2, 1e-1], [3.0, 2.9, 1.5, 0.8, 40.0], 2.5e-3, 3e-3),
     "match_bars": lambda: plots.match_bars([("base model", 0.0, (0.0, 0.11)), (LONG, 1.0, (0.9, 1.0))]),
     "memory_bars": lambda: plots.memory_bars([("full", {"a": 538.0, "b": 1076.0}), (LONG, {"a": 170.0})], "T"),
     "predicted_and_measured": lambda: plots.predicted_and_measured(
@@ -191,3 +195,16 @@ def test_show_gives_the_text_to_screen_readers(monkeypatch):
     (data, options), = shown  # fmt: skip
     assert data["image/png"].startswith(b"\x89PNG")
     assert options["metadata"]["image/png"]["alt"].startswith("Training loss") and "Training loss" in data["text/plain"]
+
+
+def test_the_lowest_validation_loss_is_told():
+    fig = plots.loss_curve([3.0, 2.0, 0.5, 0.25], validations=[(0, 3.1), (2, 0.9), (4, 1.2)])
+    assert "its lowest, 0.900, after step 2" in fig.alt_text and "1.200 after step 4" in fig.alt_text
+    (ax,) = fig.axes
+    (ring,) = [line for line in ax.lines if "kept" in line.get_label()]
+    assert (list(ring.get_xdata()), list(ring.get_ydata())) == ([2], [0.9])
+
+
+def test_a_loss_that_broke_does_not_flatten_the_rest():
+    fig = plots.rate_curve([1e-5, 1e-4, 1e-3, 1e-2, 1e-1], [3.0, 2.9, 1.5, 0.8, 40.0], 2.5e-3)
+    assert fig.axes[0].get_ylim()[1] < 6 and "suggested rate is 2.5e-03" in fig.alt_text

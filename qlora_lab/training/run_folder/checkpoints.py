@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
@@ -43,6 +43,8 @@ class Checkpoint:
     """A moment of a run.
 
     settings: the run's identity, see `identity`. scaler: the state of the gradient scaler; empty but in float16.
+    validations: what was measured on validation examples so far, a dictionary each. best: the parameters of the lowest
+    of them; empty where there is none, or where they are `parameters`.
     """
 
     step: int
@@ -52,6 +54,8 @@ class Checkpoint:
     settings: dict
     path: Path | None = None
     scaler: dict | None = None
+    validations: list[dict] = field(default_factory=list)
+    best: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def save_checkpoint(folder: str | os.PathLike, checkpoint: Checkpoint) -> Path:
@@ -69,6 +73,8 @@ def save_checkpoint(folder: str | os.PathLike, checkpoint: Checkpoint) -> Path:
 
     def finish() -> None:
         state = {"step": checkpoint.step, "settings": checkpoint.settings, "scaler": checkpoint.scaler or {}}
+        if checkpoint.validations:
+            state["validations"] = checkpoint.validations
         state["files"] = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
         write_json(temporary / STATE, {**state, "sha256": _sum(state)})
         hidden = _hide(final) if final.exists() else None  # the same step again
@@ -89,7 +95,7 @@ def save_checkpoint(folder: str | os.PathLike, checkpoint: Checkpoint) -> Path:
             if processes.count() < 2:
                 save_tensors(temporary / "parameters.safetensors", checkpoint.parameters)
                 rest = {**checkpoint.optimizer, **_prefixed("random/", checkpoint.random)}
-                save_tensors(temporary / "optimizer.safetensors", rest)
+                save_tensors(temporary / "optimizer.safetensors", rest | _prefixed("best/", checkpoint.best))
             else:
                 save_parts(temporary, _named(checkpoint))
             processes.from_main(finish)
@@ -104,6 +110,7 @@ def _named(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
         **_prefixed("parameters/", checkpoint.parameters),
         **_prefixed("optimizer/", checkpoint.optimizer),
         **_prefixed("random/", checkpoint.random),
+        **_prefixed("best/", checkpoint.best),
     }
 
 
@@ -202,20 +209,27 @@ def _read(path: Path, parameters: Mapping | None) -> Checkpoint:
     else:
         loaded, _ = load_tensors(path / "parameters.safetensors")
         tensors, _ = load_tensors(path / "optimizer.safetensors")
-    random = {name.removeprefix("random/"): tensors.pop(name) for name in list(tensors) if name.startswith("random/")}
-    found = Checkpoint(state["step"], loaded, tensors, random, state["settings"], path, state.get("scaler") or {})
+    random, best = _taken("random/", tensors), _taken("best/", tensors)
+    validations = state.get("validations") or []
+    if not isinstance(validations, list) or not all(isinstance(values, dict) for values in validations):
+        raise ValueError(f"{STATE} does not say what was measured on validation examples")
+    scaler = state.get("scaler") or {}
+    found = Checkpoint(state["step"], loaded, tensors, random, state["settings"], path, scaler, validations, best)
     _check_random(random)
     if problem := not_finite(found):
         raise ValueError(problem)
     if parameters is not None:
         _check_parameters(loaded, parameters)
+        if best:
+            _check_parameters(best, parameters)
         _check_optimizer(found, parameters)
     return found
 
 
 def not_finite(checkpoint: Checkpoint) -> str | None:
     """Which tensor of a checkpoint holds NaN or infinity, in words; None if all are numbers."""
-    for name, tensor in {**checkpoint.parameters, **checkpoint.optimizer}.items():
+    best = _prefixed("best/", checkpoint.best)
+    for name, tensor in {**checkpoint.parameters, **checkpoint.optimizer, **best}.items():
         part = processes.local(tensor)
         if part.is_floating_point() and not bool(torch.isfinite(part).all()):
             return f"{name} holds NaN or infinity"
@@ -277,7 +291,7 @@ def _load_parts(path: Path, parameters: Mapping) -> tuple[dict, dict]:
         index = name.split("/")[0]
         if kind == "optimizer" and index.isdigit() and int(index) < len(order):
             return order[int(index)]
-        return parameters.get(name) if kind == "parameters" else None
+        return parameters.get(name) if kind in ("parameters", "best") else None
 
     tensors = load_parts(path, like)
     loaded = {key.removeprefix("parameters/"): tensors.pop(key) for key in list(tensors) if key.startswith("param")}
@@ -298,8 +312,22 @@ def newest(folder: str | os.PathLike) -> Path | None:
     return found[-1][1] if found else None
 
 
+def begun_with(folder: str | os.PathLike) -> dict:
+    """The identity that the newest checkpoint in `folder` was written with; empty where there is none, or it says
+    none (which `load_checkpoint` then tells)."""
+    path = newest(folder)
+    try:
+        return {} if path is None else _state(path)["settings"]
+    except _DAMAGE:
+        return {}
+
+
 def identity(
-    settings: Mapping, encoded: list[tuple[torch.Tensor, torch.Tensor]], model: nn.Module, trained: dict
+    settings: Mapping,
+    encoded: list[tuple[torch.Tensor, torch.Tensor]],
+    model: nn.Module,
+    trained: dict,
+    validation: list[tuple[torch.Tensor, torch.Tensor]] = (),
 ) -> dict:
     """What a run and its resume must have in common, as names and values for JSON.
 
@@ -308,10 +336,9 @@ def identity(
         encoded: the examples, as token ids and labels.
         model: its adapters' ranks and scaling count, and a sample of every frozen tensor.
         trained: the trained parameters by name.
+        validation: the validation examples, as `encoded`; without any they are not mentioned.
     """
-    examples, shapes, frozen = sha256(), sha256(), sha256()
-    for ids, labels in encoded:
-        examples.update(ids.numpy().tobytes() + labels.numpy().tobytes() + b"|")
+    shapes, frozen = sha256(), sha256()
     for name, parameter in trained.items():
         shapes.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}|".encode())
     for name, parameter in plain_parameters(model):
@@ -327,10 +354,18 @@ def identity(
     return {
         **settings,
         "adapters": "; ".join(sorted(kinds)) or "none",
-        "the examples": examples.hexdigest()[:16],
+        "the examples": _digest(encoded),
+        **({"the validation examples": _digest(validation)} if validation else {}),
         "the trained parameters": shapes.hexdigest()[:16],
         "the base model or its data type": frozen.hexdigest()[:16],
     }
+
+
+def _digest(encoded) -> str:
+    examples = sha256()
+    for ids, labels in encoded:
+        examples.update(ids.numpy().tobytes() + labels.numpy().tobytes() + b"|")
+    return examples.hexdigest()[:16]
 
 
 def differences(before: Mapping, now: Mapping) -> list[str]:
@@ -413,3 +448,8 @@ def _clear(path: Path) -> None:
 
 def _prefixed(prefix: str, tensors: dict) -> dict:
     return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def _taken(prefix: str, tensors: dict) -> dict:
+    """Undo `_prefixed`: those of `tensors` that have the prefix, which are taken out of it."""
+    return {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}

@@ -1,4 +1,8 @@
-"""What each training step measured, and `metrics.jsonl`, which holds it: one JSON object a line, one line a step."""
+"""What each training step measured, and `metrics.jsonl`, which holds it: one JSON object a line, one line a step.
+
+`validation.jsonl` beside it has a line for each measurement on validation examples. A resumed run does not read it: its
+checkpoint holds the same, and it is written anew from there.
+"""
 
 import json
 import math
@@ -37,6 +41,20 @@ def append_record(path: Path, record: StepRecord) -> None:
 def write_records(path: Path, records: list[StepRecord]) -> None:
     """Replace the file, whole or not at all."""
     write_text(path, "".join(map(_line, records)))
+
+
+def append_line(path: Path, values: dict) -> None:
+    """Append an object to a file of such lines."""
+    with told_writing(path, _LATER), open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(values, allow_nan=False) + "\n")
+
+
+def write_lines(path: Path, lines: list[dict]) -> None:
+    """Replace the file by these objects, whole or not at all; without any, remove it."""
+    if lines:
+        write_text(path, "".join(json.dumps(values, allow_nan=False) + "\n" for values in lines))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync_records(path: Path) -> None:
