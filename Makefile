@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Files of tests and notebooks at the same time; each takes up to 4 GB.
 WORKERS ?= 2
 
-.PHONY: run test quick lab bench record site links notebooks lint colab-check floors-check alone-check bundle-check gpu-kit gpu-kit-check gpu-check fuzz clean
+.PHONY: run test quick lab bench record site links notebooks lint colab-check floors-check alone-check bundle-check gpu-kit gpu-kit-check gpu-check fuzz export-check ways-home clean
 
 run: .venv/ready  ## fine-tune the default model; ends with a before/after table and runs/<name>/report.html
 	$(BIN)/qlora-lab finetune $(ARGS)
@@ -71,6 +71,12 @@ gpu-kit: .venv/ready  ## what a bare GPU machine without a network needs, in bui
 fuzz: .venv/ready  ## 2,000 random small models: every outcome equals a reference, or is refused in a sentence
 	$(BIN)/python tests/machines/fuzz.py $(ARGS)
 
+export-check: .venv/ready .venv/home/ready  ## an exported run in llama.cpp, beside the same weights here; records the count
+	$(BIN)/python benchmarks/export_check.py $(ARGS)
+
+ways-home: .venv/ready .venv/home/ready  ## what each way home costs: loss and exact match; hours, and goes on where it was
+	$(BIN)/python benchmarks/ways_home.py $(ARGS)
+
 gpu-kit-check: .venv/ready  ## the kit's calls, every stage at tiny sizes, in a stand-in for that machine
 	$(BIN)/python tests/machines/bare.py $(ARGS)
 
@@ -83,6 +89,12 @@ gpu-kit-check: .venv/ready  ## the kit's calls, every stage at tiny sizes, in a 
 # Only the race needs torchao; where it is importable, PEFT and transformers load it and it complains on a CPU.
 .venv/torchao: benchmarks/requirements.txt | .venv/ready
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ --requirement benchmarks/requirements.txt
+	touch $@
+
+# llama.cpp, in an environment of its own: what runs an exported model knows nothing of this package.
+.venv/home/ready: benchmarks/home-requirements.txt
+	$(PYTHON) -m venv .venv/home
+	.venv/home/bin/python -m pip install --quiet --requirement benchmarks/home-requirements.txt
 	touch $@
 
 # The pages' own environment: none of it is needed to run the notebooks.

@@ -41,13 +41,22 @@ qlora_lab/
     tasks/                      06  what the model is to learn
         function_calls.py       commands in plain English, calls as JSON, what makes an answer right
         function_schema.py      which functions there are, and the check of calls against them
+        own_data.py             files of one's own as records: conversations, questions, instructions, texts
+        chat.py                 the tokenizer's own template, and where in it the assistant speaks
+        encoding.py             examples as token ids, and which of them are learned
+        inspection.py           what is to be known of the data before a step is taken, and the mask
+        holding_back.py         a share of the examples for validation
+        answer_metrics.py       what makes an answer to one's own question right
         batches.py              examples as tensors, in an order that a seed decides
+        packing.py              several short examples in a row
+        mixing.py               general text among them, against forgetting
     models/                     06  the base on its way in, the adapter on its way out
         base_model.py           load a model and its tokenizer
         adapters.py             save and load what was trained, in PEFT's format
         wrappers.py             the names that things have without what stands round them
         gradient_checkpointing.py  activations computed again instead of kept: on and off
         inputs.py               which tokens a model knows, and where they have to be
+        packed_inputs.py        whether a model keeps packed examples apart
         hub.py                  from any model's name to a folder
         downloads.py            one file, there and right or not there at all
         conversion.py           from GGUF to safetensors
@@ -55,6 +64,11 @@ qlora_lab/
         loop.py                 finetune: from examples to a trained adapter
         settings.py             what decides its result, and the learning rate of a step
         optimizer.py            AdamW, in memory or in pages
+        validation.py           the loss on examples held back, and the best weights
+        learning_rate.py        the default, by the size of the base
+        rate_test.py            find_rate: which rate these examples want
+        run_plan.py             run.json: what a run was, and its model again
+        tensorboard_events.py   the same metrics for TensorBoard
         run_folder/             a run on disk, which survives a kill at any moment
             checkpoints.py      all that is needed to go on
             parts.py            tensors that several processes write together
@@ -64,6 +78,16 @@ qlora_lab/
         exact_match.py          greedy answers in batches, the share of right ones, loss per token
         intervals.py            Student's t, differences paired by seed
         recorded_runs.py        the runs that compare methods
+    export/                     09  the model taken home
+        home.py                 from a run to files, checked before the first byte is written
+        trained_run.py          what a run trained, and beside what
+        merged.py               folded into a base, as 16-bit safetensors
+        gguf_files.py           adapters and models as GGUF
+        architectures.py        what llama.cpp calls a model's parts, and the order of their rows
+        gguf_vocabulary.py      a tokenizer in GGUF's words
+        chat_format.py          a chat template taken apart, and the token an answer stops at
+        ollama.py               the Modelfile
+        model_card.py           the README.md beside the weights
     distributed.py              08  the model in parts, on FSDP
     machine/                    what the computer is and has
         environment.py          versions, device, number formats, compiler
@@ -137,6 +161,7 @@ qlora_lab/
         commands.py             one function a command
         classroom_commands.py   the same for a class
         run.py                  a fine-tuning run from base model to report
+        run_data.py             what a run trains on and is asked
         report.py               one HTML file with all of it
         terminal.py             bars, tables, errors in a line
         bundle.py               everything for a room without internet
@@ -162,6 +187,8 @@ from qlora_lab.paging.paged_adamw import PagedAdamW
 from qlora_lab.qlora import QLoRALinear, quantize_model
 from qlora_lab.quantization.datatypes import DATATYPES, DataType, get_datatype
 from qlora_lab.quantization.tensor import QuantizedTensor, quantize
+from qlora_lab.tasks.inspection import inspect
+from qlora_lab.tasks.own_data import load_dataset
 from qlora_lab.training.loop import finetune
 
 __version__ = "0.1.0"
@@ -179,7 +206,9 @@ __all__ = [
     "finetune",
     "get_datatype",
     "inject_lora",
+    "inspect",
     "load_adapter",
+    "load_dataset",
     "load_model",
     "load_tokenizer",
     "merge",
