@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Files of tests and notebooks at the same time; each takes up to 4 GB.
 WORKERS ?= 2
 
-.PHONY: run test quick lab bench record site links notebooks lint colab-check floors-check alone-check bundle-check gpu-kit gpu-kit-check gpu-check fuzz export-check ways-home clean
+.PHONY: run test quick lab bench record site links notebooks lint colab-check floors-check alone-check bundle-check gpu-kit gpu-kit-check gpu-check fuzz export-check ways-home trl-check clean
 
 run: .venv/ready  ## fine-tune the default model; ends with a before/after table and runs/<name>/report.html
 	$(BIN)/qlora-lab finetune $(ARGS)
@@ -74,6 +74,9 @@ fuzz: .venv/ready  ## 2,000 random small models: every outcome equals a referenc
 export-check: .venv/ready .venv/home/ready  ## an exported run in llama.cpp, beside the same weights here; records the count
 	$(BIN)/python benchmarks/export_check.py $(ARGS)
 
+trl-check: .venv/ready .venv/trl/ready  ## the same run in TRL, PEFT and bitsandbytes: the losses of both, step by step
+	$(BIN)/python benchmarks/with_trl.py --python .venv/trl/bin/python $(ARGS)
+
 ways-home: .venv/ready .venv/home/ready  ## what each way home costs: loss and exact match; hours, and goes on where it was
 	$(BIN)/python benchmarks/ways_home.py $(ARGS)
 
@@ -92,6 +95,12 @@ gpu-kit-check: .venv/ready  ## the kit's calls, every stage at tiny sizes, in a 
 	touch $@
 
 # llama.cpp, in an environment of its own: what runs an exported model knows nothing of this package.
+# TRL brings versions of its own, so it has an environment of its own.
+.venv/trl/ready: benchmarks/trl-requirements.txt
+	$(PYTHON) -m venv .venv/trl
+	.venv/trl/bin/python -m pip install --quiet --requirement benchmarks/trl-requirements.txt
+	touch $@
+
 .venv/home/ready: benchmarks/home-requirements.txt
 	$(PYTHON) -m venv .venv/home
 	.venv/home/bin/python -m pip install --quiet --requirement benchmarks/home-requirements.txt

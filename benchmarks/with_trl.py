@@ -68,7 +68,8 @@ def theirs(python: str, base: Path, folder: Path) -> dict:
     script = ROOT / "benchmarks" / "thirty_lines.py"
     out = folder / "theirs"
     out.mkdir()
-    command = [python, str(script), str(base), str(folder / "train.jsonl"), str(folder / "start"), str(out)]
+    given = [base, folder / "train.jsonl", folder / "start", out]
+    command = [os.path.abspath(python), str(script), *map(str, given)]
     subprocess.run(command, check=True, cwd=folder, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     ask = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {PACKAGES}}}))"
     found = subprocess.run([python, "-c", ask], check=True, capture_output=True, text=True)
