@@ -64,5 +64,7 @@ if __name__ == "__main__":
         if "loss" in entry
     ]
     learned = [token for token, label in zip(first["input_ids"], first["labels"], strict=True) if label != -100]
+    trained = next(p.dtype for p in model.parameters() if p.requires_grad)
+    found = {"steps": steps, "learned in the first example": tokenizer.decode(learned), "adapters in": str(trained)}
     with open(f"{out}/losses.json", "w") as file:
-        json.dump({"steps": steps, "learned in the first example": tokenizer.decode(learned)}, file)
+        json.dump(found, file)

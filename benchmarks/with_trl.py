@@ -3,8 +3,9 @@
     python benchmarks/with_trl.py --python ENVIRONMENT/bin/python [--steps 20] [--record]
 
 `make trl-check` makes that environment. Both start from the same adapter and see the same examples in the same order.
-What is left of a difference: how each rounds, the rate (Trainer's cosine has one step more), and which tokens are
-learned (SFTTrainer adds what the chat template writes after the token that ends a turn). `--record` writes
+What is left of a difference: SFTTrainer trains adapters beside a 4-bit base in bfloat16, ours are in float32; how each
+rounds; the rate (Trainer's cosine has one step more); and which tokens are learned (SFTTrainer adds what the chat
+template writes after the token that ends a turn). `--record` writes
 data/recorded/with-trl-cpu.json, which notebook 09 shows.
 """
 
