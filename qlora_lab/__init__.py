@@ -133,6 +133,7 @@ qlora_lab/
         notebook_06.py          labels, loss, a training step, right calls
         notebook_07.py          seeds, intervals, costs
         notebook_08.py          gradients of several processes, bytes on the wire
+        notebook_09.py          labels of a conversation, early stopping, rows of q and k in GGUF
     classroom/                  assignments made of the notebooks, answers graded in a sandbox
         course.py               the folder of a course
         questions.py            open questions and their rubrics

@@ -42,6 +42,7 @@ LONGEST = [
     "07_ranks_data_types_and_costs.ipynb",
     "06_fine_tuning.ipynb",
     "05_qlora_layer_by_layer.ipynb",
+    "09_your_own_data.ipynb",
     "test_grading.py",
     "03_lora.ipynb",
     "08_beyond_one_gpu.ipynb",

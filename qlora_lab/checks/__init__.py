@@ -16,6 +16,7 @@ from qlora_lab.checks import (
     notebook_06,
     notebook_07,
     notebook_08,
+    notebook_09,
 )
 from qlora_lab.checks.exercise import Exercise, Misconception, Verdict, judge
 
@@ -29,6 +30,7 @@ MODULES = (  # in the order of the notebooks
     notebook_06,
     notebook_07,
     notebook_08,
+    notebook_09,
 )
 EXERCISES: dict[str, Exercise] = {exercise.id: exercise for module in MODULES for exercise in module.EXERCISES}
 

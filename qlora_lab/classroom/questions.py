@@ -138,4 +138,17 @@ QUESTIONS: dict[str, tuple[Question, ...]] = {
             ),
         ),
     ),
+    "09": (
+        Question(
+            "09-a",
+            "Somebody trained an adapter on forty examples, reports a training loss of 0.01, and says that it answers "
+            "nonsense where it runs. What do you ask to see, in which order, and what would each of it tell you?",
+            (
+                (1, "the validation loss and its curve, and what a rise of it means"),
+                (1, "which tokens are learned: the mask of one example, its end and its padding"),
+                (1, "on which base it runs, and on which it was trained"),
+                (1, "orders the questions so that what is cheap to look at comes first"),
+            ),
+        ),
+    ),
 }
