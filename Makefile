@@ -94,13 +94,13 @@ gpu-kit-check: .venv/ready  ## the kit's calls, every stage at tiny sizes, in a 
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ --requirement benchmarks/requirements.txt
 	touch $@
 
-# llama.cpp, in an environment of its own: what runs an exported model knows nothing of this package.
 # TRL brings versions of its own, so it has an environment of its own.
 .venv/trl/ready: benchmarks/trl-requirements.txt
 	$(PYTHON) -m venv .venv/trl
 	.venv/trl/bin/python -m pip install --quiet --requirement benchmarks/trl-requirements.txt
 	touch $@
 
+# llama.cpp, in an environment of its own: what runs an exported model knows nothing of this package.
 .venv/home/ready: benchmarks/home-requirements.txt
 	$(PYTHON) -m venv .venv/home
 	.venv/home/bin/python -m pip install --quiet --requirement benchmarks/home-requirements.txt

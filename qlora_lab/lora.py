@@ -456,10 +456,9 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     trainable = total = 0
     seen = set()
     for module in model.modules():
-        # asked of the class: a wrapper (torch.compile's, torch's for checkpointing) has what it wraps has
-        encoded = (
-            module.encoded_elements if hasattr(type(module), "encoded_elements") else None
-        )  # our 4-bit layers say what their bytes stand for
+        # Our 4-bit layers say what their bytes stand for. Asked of the class: a wrapper (torch.compile's, torch's for
+        # checkpointing) has what it wraps has.
+        encoded = module.encoded_elements if hasattr(type(module), "encoded_elements") else None
         total += encoded or 0
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in seen or (encoded is not None and name not in ("lora_A", "lora_B", "bias")):

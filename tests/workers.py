@@ -19,7 +19,7 @@ from qlora_lab.loss import supervised_loss_sum
 from qlora_lab.machine import processes
 from qlora_lab.models.gradient_checkpointing import enable_checkpointing
 from qlora_lab.tasks.batches import Batches
-from qlora_lab.tasks.function_calls import encode
+from qlora_lab.tasks.encoding import encode
 from qlora_lab.training.loop import finetune
 
 FAST = {"steps": 6, "batch_size": 8, "learning_rate": 1e-2}

@@ -129,15 +129,19 @@ def _members(source: Path | io.BytesIO, name: str, whole: bool) -> Iterator[File
         if inner and sum(member.file_size for member in members) > LARGEST_INNER:
             yield name, 0.0, partial(_fail, f"an archive that unpacks to more than {LARGEST_INNER >> 20} MiB")
             return
+        above = "" if whole else f"{_without_suffix(name)}/"
         for member in _files(archive)[:most]:
             skipped = SKIPPED.search(member.filename) and not LEFT_BY_PROGRAMS.search(member.filename)
             if skipped and member.filename.lower().endswith(HANDED_IN):
-                place = _name(member) if whole else f"{_without_suffix(name)}/{_name(member)}"
-                yield place, 0.0, partial(_fail, f"not read: it is {DOTTED}; put the file itself into its place")
+                yield (
+                    above + _name(member),
+                    0.0,
+                    partial(_fail, f"not read: it is {DOTTED}; put the file itself into its place"),
+                )
         left = float("inf") if whole else LARGEST_INNER
         # Notebooks first: what else a student packed takes nothing from them.
         for member in sorted(members, key=lambda m: not m.filename.lower().endswith(".ipynb")):
-            place = _name(member) if whole else f"{_without_suffix(name)}/{_name(member)}"
+            place = above + _name(member)
             content = partial(_limited, member.file_size, partial(_member, archive, member))
             if member.file_size <= LARGEST:
                 left -= member.file_size

@@ -115,10 +115,10 @@ def unfinished(runs: Path) -> Path:
     Raises:
         ValueError: there is none.
     """
-    found = [path.parent for path in runs.rglob("run.json") if not (path.parent / "report.html").exists()]
+    found = [path.parent for path in runs.rglob(NAME) if not (path.parent / "report.html").exists()]
     if not found:
         raise ValueError(f"no unfinished run in {runs}; start one without --resume")
-    return max(found, key=lambda folder: (folder / "run.json").stat().st_mtime)
+    return max(found, key=lambda folder: (folder / NAME).stat().st_mtime)
 
 
 def execute(
@@ -230,11 +230,13 @@ def try_rates(
     torch.manual_seed(plan.settings.get("seed", 0))
     quantize_as(plan, model, progress=lambda done, of: say.done("quantizing", done, of))
     say.stage("trying learning rates, from far too small to far too large")
-    options = {name: value for name, value in plan.settings.items() if name not in ("steps", "learning_rate")}
-    found = find_rate(
-        model, data.tokenizer, data.train, on_step=lambda record: say.step(record, RATE_STEPS), steps=RATE_STEPS,
-        **{name: value for name, value in options.items() if name != "mix_share"},
-    )  # fmt: skip
+    not_asked = ("steps", "learning_rate", "mix_share")
+    options = {name: value for name, value in plan.settings.items() if name not in not_asked}
+
+    def on_step(record: StepRecord) -> None:
+        say.step(record, RATE_STEPS)
+
+    found = find_rate(model, data.tokenizer, data.train, on_step=on_step, steps=RATE_STEPS, **options)
     path = folder.with_name(f"{folder.name}-rates.png")
     with told_writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,8 +15,6 @@ import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import transformers
-
 from qlora_lab.export.architectures import Architecture, find_architecture
 from qlora_lab.export.chat_format import ChatFormat, Stop, find_stop, take_apart
 from qlora_lab.export.gguf_files import (
@@ -35,9 +33,8 @@ from qlora_lab.export.ollama import modelfile
 from qlora_lab.export.trained_run import TrainedRun, read_run
 from qlora_lab.machine.arguments import check_choice
 from qlora_lab.machine.files import CannotWrite, sync_file, told_writing, write_text
-from qlora_lab.models import hub
 from qlora_lab.models.adapters import CONFIG, WEIGHTS, load_adapter
-from qlora_lab.models.base_model import DEFAULT, ensure_default_gguf, ensure_default_model
+from qlora_lab.models.base_model import DEFAULT, ensure_default_gguf, load_config
 
 TARGETS = ("peft", "merged", "gguf-lora", "gguf")
 _ADAPTER = "adapter.gguf"
@@ -112,7 +109,7 @@ def export(
         raise ValueError("q4_1 is for a base that came in it; give its GGUF file with --base-gguf, or use q8_0")
     architecture = None
     if to in ("gguf", "gguf-lora"):
-        architecture = find_architecture(_config(trained), whole=to == "gguf" and reader is None)
+        architecture = find_architecture(load_config(trained.model), whole=to == "gguf" and reader is None)
         named = reader.fields["general.architecture"].contents() if reader is not None else architecture.name
         if named != architecture.name:
             raise ValueError(f"{base_gguf} holds a {named} model, and the run's base is one of {architecture.name}")
@@ -280,15 +277,6 @@ def _modelfile(work: _Work, to: str) -> str | None:
 
 
 # -- before the first byte, and whole or not at all
-
-
-def _config(run: TrainedRun):
-    """The base's configuration, which takes no time to load."""
-    folder = ensure_default_model() if run.model == DEFAULT else hub.find_folder(run.model, weights=False)
-    try:
-        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        raise ValueError(f"{folder}/config.json cannot be read ({hub.first_line(error)})") from error
 
 
 def _check_place(out: Path, one_file: bool) -> None:

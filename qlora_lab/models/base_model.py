@@ -119,11 +119,19 @@ def load_skeleton(name: str | os.PathLike = DEFAULT) -> nn.Module:
 
     Args and Raises as for `load_model`.
     """
-    config = _from_pretrained("AutoConfig", name, weights=False)
+    config = load_config(name)
     with _quiet(), torch.device("meta"):
         import transformers
 
         return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+
+
+def load_config(name: str | os.PathLike = DEFAULT):
+    """The model's configuration, as transformers reads it.
+
+    Args and Raises as for `load_model`.
+    """
+    return _from_pretrained("AutoConfig", name, weights=False)
 
 
 def ensure_default_model(

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qlora_lab.tasks.encoding import encode  # noqa: F401  (the place where it was)
 from qlora_lab.tasks.function_schema import INSTRUCTION
 
 SPLITS = ("train", "validation", "test", "paraphrases")

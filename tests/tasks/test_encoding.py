@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import commands, pairs, tiny_tokenizer
 
-from qlora_lab.tasks import encoding, function_calls
+from qlora_lab.tasks import encoding
 from qlora_lab.tasks.batches import Batches
 from qlora_lab.tasks.encoding import IGNORED, Encoded, LeftOut, encode, encode_all
 from qlora_lab.tasks.own_data import Record, load_dataset
@@ -41,8 +41,7 @@ def equal(one: Encoded, other: Encoded) -> bool:
     return torch.equal(one.input_ids, other.input_ids) and torch.equal(one.labels, other.labels)
 
 
-def test_the_task_of_function_calls_has_it_under_its_old_name():
-    assert function_calls.encode is encode
+def test_a_call_is_tokens_of_the_width_that_torch_indexes_with():
     ids, labels = encode(commands(1)[0], tiny_tokenizer())
     assert ids.dtype == labels.dtype == torch.int64
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from test_function_schema import unhurried, valid_calls
 
 from qlora_lab.tasks import function_calls
+from qlora_lab.tasks.encoding import encode
 from qlora_lab.tasks.function_calls import (
     CORRECT,
     SPLITS,
     Example,
     classify_answer,
     data_directory,
-    encode,
     evaluation_text,
     exact_match,
     few_shot,

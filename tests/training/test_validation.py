@@ -13,7 +13,7 @@ from workers import Ended, alone
 
 from qlora_lab.machine.files import load_tensors
 from qlora_lab.tasks.batches import IGNORED, Batches
-from qlora_lab.tasks.function_calls import encode
+from qlora_lab.tasks.encoding import encode
 from qlora_lab.training.loop import NonFiniteLoss, finetune
 from qlora_lab.training.validation import Validation
 
