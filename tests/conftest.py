@@ -104,3 +104,8 @@ def tiny_folder(tmp_path_factory):
     tiny_model().save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+def pytest_make_parametrize_id(config, val, argname):
+    """Bytes are no names: packed ones hold the time, and processes that test together must find the same tests."""
+    return argname if isinstance(val, bytes) else None
