@@ -5,6 +5,7 @@ copied along, so neither a script nor a network is needed.
 """
 
 import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -34,8 +35,28 @@ def prepare(app, document: str, source: list[str]) -> None:
     for cell in book["cells"]:
         pictures = [output for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
         for picture in pictures[:1]:  # one text a cell; a test sees to it that there is no second picture
-            cell["metadata"]["mystnb"] = {"image": {"alt": picture["metadata"]["image/png"]["alt"]}}
+            told = picture["metadata"]["image/png"]
+            width = {"width": f"{told['width']}px"} if "width" in told else {}
+            cell["metadata"]["mystnb"] = {"image": {"alt": told["alt"], **width}}
     source[0] = json.dumps(book)
+
+
+def enlarge(app, page: str, template: str, context: dict, doctree) -> None:
+    """Make each figure a link to itself over the whole page, as large as it was drawn; no script is needed for it."""
+    seen = 0
+
+    def linked(found: re.Match) -> str:
+        nonlocal seen
+        seen += 1
+        name, source = f"figure-{seen}", re.search(r'src="([^"]+)"', found[0])[1]
+        large = f'<img class="large" alt="" loading="lazy" src="{source}"/>'
+        return (
+            f'<a class="enlarge" id="{name}" href="#{name}-large" aria-label="enlarge the figure">{found[0]}</a>'
+            f'<a class="enlarged" id="{name}-large" href="#{name}" aria-label="back to the page">{large}</a>'
+        )
+
+    if "body" in context:
+        context["body"] = re.sub(r"<img [^>]*_images/[^>]*>", linked, context["body"])
 
 
 def inline(translator, node) -> None:
@@ -51,3 +72,4 @@ def block(translator, node) -> None:
 def setup(app) -> None:
     app.add_html_math_renderer("mathml", inline_renderers=(inline, None), block_renderers=(block, None))
     app.connect("source-read", prepare)
+    app.connect("html-page-context", enlarge)

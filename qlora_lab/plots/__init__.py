@@ -4,15 +4,24 @@ Each function takes numbers, returns a matplotlib figure and sets an alternative
 there is to see. `png` renders a figure to bytes, `show` displays it in a notebook with that text.
 """
 
-from qlora_lab.plots.codebooks import absmax_and_normalized, codes_of_a_number, levels, quantiles
+from qlora_lab.plots.codebooks import (
+    absmax_and_normalized,
+    codes_of_a_number,
+    decision_regions,
+    grids,
+    levels,
+    quantiles,
+)
+from qlora_lab.plots.data_flow import layer_passes
 from qlora_lab.plots.interactive import codebook, memory_against_limit, parameters_of_rank, scale_and_error
-from qlora_lab.plots.learning_curves import loss_curve, match_bars, rate_curve, smooth
+from qlora_lab.plots.learning_curves import kept_by_merging, loss_curve, match_bars, rate_curve, smooth, trend
 from qlora_lab.plots.low_rank import (
     adapted_layer,
     loss_of_rank,
     parameters_against_rank,
     singular_energy,
     size_of_rank,
+    update_and_directions,
 )
 from qlora_lab.plots.memory_categories import (
     memory_bars,
@@ -21,7 +30,7 @@ from qlora_lab.plots.memory_categories import (
     predicted_and_measured,
 )
 from qlora_lab.plots.methods_compared import against_rank, decoding_share, quality_and_memory, results
-from qlora_lab.plots.page_moves import TIERS, memory_and_pages, page_timeline
+from qlora_lab.plots.page_moves import memory_and_pages, memory_under_limit, page_timeline
 from qlora_lab.plots.quantization_error import (
     code_histograms,
     error_by_bits,
@@ -29,10 +38,33 @@ from qlora_lab.plots.quantization_error import (
     error_by_weight,
     layer_errors,
     outlier_errors,
+    signed_scales,
+    weights_and_outputs,
 )
-from qlora_lab.plots.scales import bits_and_error, decoded_scales, error_against_scale, scale_map, throughput
+from qlora_lab.plots.scales import (
+    bits_and_error,
+    byte_map,
+    decoded_scales,
+    error_against_scale,
+    scale_map,
+    throughput,
+)
 from qlora_lab.plots.sharding import gathered_over_step, per_gpu
-from qlora_lab.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY, figure, label, png, show
+from qlora_lab.plots.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PINK,
+    SKY,
+    TIERS,
+    displayed_width,
+    figure,
+    label,
+    png,
+    show,
+)
 
 __all__ = [
     "BLUE",
@@ -47,19 +79,25 @@ __all__ = [
     "adapted_layer",
     "against_rank",
     "bits_and_error",
+    "byte_map",
     "code_histograms",
     "codebook",
     "codes_of_a_number",
+    "decision_regions",
     "decoded_scales",
     "decoding_share",
+    "displayed_width",
     "error_against_scale",
     "error_by_bits",
     "error_by_block_size",
     "error_by_weight",
     "figure",
     "gathered_over_step",
+    "grids",
+    "kept_by_merging",
     "label",
     "layer_errors",
+    "layer_passes",
     "levels",
     "loss_curve",
     "loss_of_rank",
@@ -68,6 +106,7 @@ __all__ = [
     "memory_and_pages",
     "memory_bars",
     "memory_timeline",
+    "memory_under_limit",
     "method_squares",
     "outlier_errors",
     "page_timeline",
@@ -83,8 +122,12 @@ __all__ = [
     "scale_and_error",
     "scale_map",
     "show",
+    "signed_scales",
     "singular_energy",
     "size_of_rank",
     "smooth",
     "throughput",
+    "trend",
+    "update_and_directions",
+    "weights_and_outputs",
 ]

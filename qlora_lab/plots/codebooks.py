@@ -10,20 +10,7 @@ from itertools import pairwise
 import numpy as np
 from matplotlib.figure import Figure
 
-from qlora_lab.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY, STYLE, figure, label
-
-# one colour, marker and line a data type, in every figure
-DATATYPE_STYLES = {
-    "nf4": {"color": BLUE, "marker": "o", "linestyle": "-"},
-    "fp4": {"color": ORANGE, "marker": "s", "linestyle": "--"},
-    "int4": {"color": GREEN, "marker": "^", "linestyle": ":"},
-    "int4_affine": {"color": INK, "marker": "D", "linestyle": "-."},
-}
-_OTHER = {"color": PINK, "marker": "v", "linestyle": (0, (5, 1))}
-
-
-def style_of(datatype: str) -> dict:
-    return DATATYPE_STYLES.get(datatype, _OTHER)
+from qlora_lab.plots.style import BLUE, GREY, HALO, INK, ORANGE, SKY, STYLE, figure, label, look, tint
 
 
 def codes_of_a_number(number: float, ranges: Sequence[tuple[float, float]]) -> Figure:
@@ -41,10 +28,14 @@ def codes_of_a_number(number: float, ranges: Sequence[tuple[float, float]]) -> F
         ax.plot([low, high], [row, row], color=GREY, linewidth=1)
         ax.plot(values, [row] * 16, "|", color=INK, markersize=11)
         ax.plot([values[code]], [row], "o", color=ORANGE, markeredgecolor=INK, markersize=9)
-        small = {"fontsize": STYLE["size"] - 2, "color": INK}
+        small = {"fontsize": STYLE["small"], "color": INK}
         ax.text(values[0], row + 0.34, "0", ha="center", va="center", **small)
         ax.text(values[15], row + 0.34, "15", ha="center", va="center", **small)
-        words = {"fontsize": STYLE["size"] - 1, "fontweight": "bold", "bbox": {"color": "white", "pad": 1}}
+        words = {
+            "fontsize": STYLE["small"],
+            "fontweight": "bold",
+            "path_effects": HALO,
+        }
         ax.text(values[code], row - 0.36, f"code {code}: {values[code]:.4g}", ha="center", va="center", **words)
         told.append(f"from {low:g} to {high:g} code {code}, which decodes to {values[code]:.4g}")
     ax.axvline(number, color=BLUE, linewidth=1.4, linestyle="--", zorder=0)
@@ -53,8 +44,8 @@ def codes_of_a_number(number: float, ranges: Sequence[tuple[float, float]]) -> F
     )
     ax.set_ylim(len(ranges) - 0.45, -0.75)
     ax.grid(axis="y", visible=False)
-    label(ax, f"{number:g} (dashed) in {len(ranges)} ranges of sixteen equal steps", "value", "range")
-    fig.alt_text = f"The number {number:g} on number lines of sixteen equal steps: " + "; ".join(told) + "."
+    label(ax, f"{number:g} (dashed) in {len(ranges)} ranges of fifteen equal steps", "value", "range")
+    fig.alt_text = f"The number {number:g} on number lines of fifteen equal steps: " + "; ".join(told) + "."
     return fig
 
 
@@ -71,7 +62,7 @@ def levels(rows: Sequence[tuple[str, Sequence[float]]], title: str) -> Figure:
         x = np.unique(np.concatenate((np.linspace(-1, 1, 801), table, (table[1:] + table[:-1]) / 2)))
         x = x[(x >= -1) & (x <= 1)]
         error = np.abs(x[:, None] - table).min(1)
-        colour = style_of(name)["color"]
+        colour = look(name)["color"]
         ax.fill_between(x, error, color=colour, alpha=0.35, linewidth=0)
         ax.plot(x, error, color=colour, linewidth=1.2)
         ax.plot(table, np.full(len(table), -0.022), "|", color=INK, markersize=9, clip_on=False)
@@ -97,21 +88,24 @@ def quantiles(negative: Sequence[float], positive: Sequence[float], edge: float)
         negative, positive: quantiles in standard deviations, zero not among them.
         edge: probability below the largest positive quantile.
     """
-    fig, (ax,) = figure(height=3.7)
+    fig, (ax,) = figure(height=3.1)
     x = np.linspace(-3.2, 3.2, 641)
 
     def bell(at):
         return np.exp(-np.square(at) / 2) / math.sqrt(2 * math.pi)
 
     ax.plot(x, bell(x), color=INK, linewidth=1.5)
-    for side, colours in ((sorted([*negative, 0.0]), (ORANGE, "#f5d9a0")), ([0.0, *sorted(positive)], (BLUE, SKY))):
+    for side, colours in (
+        (sorted([*negative, 0.0]), (ORANGE, tint(ORANGE, 0.5))),
+        ([0.0, *sorted(positive)], (BLUE, tint(BLUE, 0.5))),
+    ):
         for k, (low, high) in enumerate(pairwise(side)):
             within = np.linspace(low, high, 30)
             ax.fill_between(within, bell(within), color=colours[k % 2], linewidth=0)
     for at in (*negative, 0.0, *positive):
         ax.plot([at, at], [0, bell(at)], color=INK, linewidth=1)
         ax.plot([at], [-0.013], "|", color=INK, markersize=8, clip_on=False)
-    text = {"fontsize": STYLE["size"] - 1, "ha": "center"}
+    text = {"fontsize": STYLE["small"], "ha": "center"}
     ax.text(-1.75, 0.3, f"{len(negative)} slices\nof equal area", color=INK, **text)
     ax.text(1.75, 0.3, f"{len(positive)} slices\nof equal area", color=INK, **text)
     tail = {"arrowprops": {"arrowstyle": "-", "color": INK}, "va": "center"}
@@ -142,17 +136,17 @@ def absmax_and_normalized(
         normalized: weights divided by their blocks' scales.
         table: NF4's levels.
     """
-    fig, (ax, right) = figure(width=8.2, height=3.5, columns=2)
+    fig, (ax, right) = figure(height=5.2, rows=2)
     told = []
     for (size, x, y), colour, line in zip(absmax, (SKY, BLUE, INK), ("--", "-", "-."), strict=False):
         ax.plot(x, y, color=colour, linestyle=line, linewidth=1.8)
         top = int(np.argmax(y))
-        ax.text(x[top], y[top] + 0.03, f"{size}", ha="center", fontsize=STYLE["size"] - 1)
+        ax.text(x[top], y[top] + 0.03, f"{size}", ha="center", fontsize=STYLE["small"])
         told.append(f"{x[top]:.2f} for blocks of {size}")
     ax.axvline(assumed, color=ORANGE, linewidth=2)
     ax.set_ylim(0, 1.15 * max(max(y) for _, _, y in absmax))
     ax.text(assumed - 0.06, 1.1 * max(max(y) for _, _, y in absmax), "assumed", ha="right", va="top",
-            fontsize=STYLE["size"] - 1)  # fmt: skip
+            fontsize=STYLE["small"])  # fmt: skip
     label(ax, "Largest of 16, 64, 256 weights", "absmax of a block, standard deviations", "density")
     counts, edges = np.histogram(np.asarray(normalized), bins=80, range=(-1, 1), density=True)
     right.stairs(counts[1:-1], edges[1:-1], fill=True, color=SKY)
@@ -161,15 +155,77 @@ def absmax_and_normalized(
     curve = assumed * np.exp(-np.square(assumed * x) / 2) / math.sqrt(2 * math.pi) / inside
     right.plot(x, curve, color=ORANGE, linewidth=2, linestyle="--")
     right.plot(table, [-0.03] * len(table), "|", color=INK, markersize=8, clip_on=False)
-    right.set_ylim(-0.06, 1.2 * counts[1:-1].max())
+    right.set_ylim(-0.06, 1.35 * counts[1:-1].max())
     right.set_xlim(-1.03, 1.03)
     right.text(0.98, 0.97, "bars: blocks of 64\ndashed: what NF4 assumes", ha="right", va="top",
-               transform=right.transAxes, fontsize=STYLE["size"] - 2)  # fmt: skip
+               transform=right.transAxes, fontsize=STYLE["small"])  # fmt: skip
     label(right, "Weights / their block's absmax", "ticks: NF4's levels", "density")
     fig.alt_text = (
         f"Left, the density of a block's largest magnitude among Gaussian weights, most likely {', '.join(told)} "
         f"standard deviations, while NF4's outermost quantile lies at {assumed:.3f}. Right, weights divided by their "
         f"block's absmax are narrower than assumed: density {counts[39:41].mean():.2f} at zero instead of "
-        f"{curve[100]:.2f}, and {counts[5:8].mean():.2f} instead of {curve[17]:.2f} around -0.83."
+        f"{curve[100]:.2f}, and {counts[5:8].mean():.2f} instead of {curve[17]:.2f} around -0.83. The spikes at -1 "
+        "and 1, where the largest weight of each block lies, are not drawn."
     )
+    return fig
+
+
+def grids(weights: Sequence[float], rows: Sequence[tuple[str, Sequence[float]]], title: str) -> Figure:
+    """The weights of a matrix, and the numbers that each of several ways lets them be.
+
+    Args:
+        weights: any number of them.
+        rows: (name and what it costs, the numbers it allows, in units of the weights).
+    """
+    fig, axes = figure(height=0.9 + 1.25 * len(rows), rows=len(rows), sharex=True)
+    weights = np.asarray(weights)
+    end = float(np.quantile(np.abs(weights), 0.9995))
+    counts, edges = np.histogram(weights, bins=120, range=(-end, end), density=True)
+    told = []
+    for ax, (name, allowed) in zip(axes, rows, strict=True):
+        ax.stairs(counts, edges, fill=True, color=SKY)
+        inside = [level for level in allowed if -end <= level <= end]
+        ax.vlines(inside, 0, 1.05 * counts.max(), color=INK, linewidth=1.3)
+        ax.set_ylim(0, 1.45 * counts.max())
+        ax.set_yticks([])
+        ax.text(0.01, 0.97, name, transform=ax.transAxes, va="top", fontsize=STYLE["small"], fontweight="bold")
+        told.append(f"{name.rstrip('.')}, with {len(inside)} of its levels where the weights are")
+    axes[-1].set_xlim(-end, end)
+    label(axes[0], title)
+    axes[-1].set_xlabel("weight (area: how many there are; lines: what they may become)", fontsize=STYLE["small"])
+    fig.alt_text = f"{title}. A histogram of {len(weights):,} weights under the levels of each way: " + "; ".join(told)
+    fig.alt_text += "."
+    return fig
+
+
+def decision_regions(rows: Sequence[tuple[str, Sequence[float]]], scale: float, title: str) -> Figure:
+    """The bell curve cut where a weight changes from one level to the next; each piece has its level as a tick.
+
+    Args:
+        rows: (name, levels).
+        scale: standard deviations that a level of 1 stands for.
+    """
+    fig, axes = figure(height=0.8 + 1.75 * len(rows), rows=len(rows), sharex=True)
+
+    def bell(at):
+        return np.exp(-np.square(at) / 2) / math.sqrt(2 * math.pi)
+
+    told = []
+    for ax, (name, table) in zip(axes, rows, strict=True):
+        table = scale * np.unique(np.asarray(table, dtype=float))
+        cuts = [-3.6, *((table[1:] + table[:-1]) / 2), 3.6]
+        shares = np.diff([0.5 * (1 + math.erf(cut / math.sqrt(2))) for cut in cuts])
+        for k, (low, high) in enumerate(pairwise(cuts)):
+            within = np.linspace(low, high, 40)
+            ax.fill_between(within, bell(within), color=(ORANGE, BLUE)[k % 2], linewidth=0)
+        ax.plot(table, np.full(len(table), -0.018), "|", color=INK, markersize=9, clip_on=False)
+        ax.set_ylim(-0.035, 0.47)
+        ax.set_yticks([])
+        words = f"{name}: {100 * shares.min():.1f} to {100 * shares.max():.0f} % of the weights in a piece"
+        ax.text(0.01, 0.97, words, transform=ax.transAxes, va="top", fontsize=STYLE["small"])
+        told.append(words)
+    axes[-1].set_xlim(-3.6, 3.6)
+    label(axes[0], title)
+    axes[-1].set_xlabel("standard deviations (ticks: the level of each piece)", fontsize=STYLE["small"])
+    fig.alt_text = f"{title}. With a scale of {scale:.2f} standard deviations, " + "; ".join(told) + "."
     return fig

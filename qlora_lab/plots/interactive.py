@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from qlora_lab.plots.memory_categories import CATEGORY_COLOURS
-from qlora_lab.plots.style import BLUE, INK, ORANGE, SKY, STYLE, figure, label
+from qlora_lab.plots.style import BLUE, GREY, INK, ORANGE, SKY, STYLE, colour_of, figure, label
 
 
 def codebook(
@@ -19,7 +18,7 @@ def codebook(
         levels: of the data type, and `shares` of the weights (0 to 1) that take each.
         error: root mean square error of the decoded weights, relative to theirs.
     """
-    fig, (ax, below) = figure(width=7.5, height=4.4, rows=2, sharex=True, height_ratios=(3, 2))
+    fig, (ax, below) = figure(height=4.2, rows=2, sharex=True, height_ratios=(3, 2))
     counts, edges = np.histogram(weights, bins=80, range=(-1.02, 1.02))
     top = 1.05 * max(counts)
     # one collection each: eighty bars and sixteen lines of their own take most of the time to draw
@@ -57,14 +56,14 @@ def scale_and_error(
         curve: (scale, root mean square error), over the scales one can choose.
         scale: the chosen one. code: the marked Q, from -7 to 7. reference: a scale to compare its value with.
     """
-    fig, (ax, right) = figure(width=8.2, height=3.6, columns=2)
+    fig, (ax, right) = figure(height=5.4, rows=2)
     fig.set_layout_engine(None)  # finding a layout takes longer than drawing; this one is redrawn under a slider
-    fig.subplots_adjust(left=0.085, right=0.985, top=0.87, bottom=0.2, wspace=0.2)
+    fig.subplots_adjust(left=0.13, right=0.975, top=0.87, bottom=0.11, hspace=0.62)
     places, value = range(len(weights)), scale * code
     ax.grid(axis="y", visible=False)
-    ax.hlines([scale * q for q in range(-7, 8)], -0.7, len(weights) - 0.3, color=STYLE["grid"], linewidth=0.9)
+    ax.hlines([scale * q for q in range(-7, 8)], -0.7, len(weights) - 0.3, color=GREY, linewidth=0.4)
     ax.hlines(value, -0.7, len(weights) - 0.3, color=BLUE, linewidth=2.2)
-    ax.text(len(weights), value, f"Q = {code}", va="center", fontsize=STYLE["size"] - 2, color=INK)
+    ax.text(len(weights), value, f"Q = {code}", va="center", fontsize=STYLE["small"], color=INK)
     ax.vlines(places, weights, decoded, color=ORANGE, linewidth=2, label="error")
     ax.plot(places, weights, "o", color=INK, markersize=4, label="weight")
     ax.plot(places, decoded, "_", color=BLUE, markersize=9, markeredgewidth=2.2, label="decoded")
@@ -73,10 +72,8 @@ def scale_and_error(
     change = value - reference * code
     beside = f" ({reference:g} gives {reference * code:g}: off by {change:+.3f})" if abs(change) > 1e-9 else ""
     words = f"Q = {code}: {scale:g} x {code} = {value:.6g}{beside}"
-    ax.set_title(words.replace(" (", "\n("), fontsize=STYLE["size"], loc="left", color=INK)
-    ax.set_xlabel(f"{len(weights)} weights (lines: the levels scale x Q)", fontsize=STYLE["size"])
-    ax.set_ylabel("value", fontsize=STYLE["size"])
-    ax.legend(frameon=False, fontsize=STYLE["size"] - 2, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    label(ax, words.replace(" (", "\n("), f"{len(weights)} weights (lines: the levels scale x Q)", "value")
+    ax.legend(frameon=False, fontsize=STYLE["small"], ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     scales, errors = zip(*curve, strict=True)
     right.plot(scales, errors, color=BLUE)
     error = (sum((w - d) ** 2 for w, d in zip(weights, decoded, strict=True)) / len(weights)) ** 0.5
@@ -96,7 +93,7 @@ def scale_and_error(
 
 
 def parameters_of_rank(rows: Sequence[tuple[str, int, int]], title: str) -> Figure:
-    """For each kind of layer, the parameters of its weight and of its adapter, side by side on a logarithmic axis.
+    """For each kind of layer, its adapter as a share of its weight: two bars on one axis that starts at zero.
 
     Args:
         rows: (name, parameters of the weight, parameters of the adapter, 0 for none).
@@ -104,22 +101,25 @@ def parameters_of_rank(rows: Sequence[tuple[str, int, int]], title: str) -> Figu
     fig, (ax,) = figure(height=1.5 + 0.42 * len(rows))
     y = list(range(len(rows)))
     style = {"height": 0.36, "edgecolor": INK, "linewidth": 0.6}
-    weights, adapters = [full for _, full, _ in rows], [lora for _, _, lora in rows]
-    ax.barh([at - 0.2 for at in y], weights, color=CATEGORY_COLOURS["base weights"], label="weight", **style)
-    ax.barh([at + 0.2 for at in y], adapters, color=ORANGE, label="adapter", **style)
-    ax.set_xscale("log")
-    ax.minorticks_off()  # they take longer to draw than all the rest
-    ax.set_xlim(100, max(max(full, lora) for _, full, lora in rows) * 30)
-    for at, (_, full, lora) in zip(y, rows, strict=True):
+    shares = [100 * lora / full for _, full, lora in rows]
+    ax.barh([at - 0.2 for at in y], [100] * len(rows), color=colour_of("weights"), label="weight", **style)
+    ax.barh([at + 0.2 for at in y], shares, color=colour_of("adapters"), label="adapter", **style)
+    most = max(100.0, *shares)
+    ax.set_xlim(0, 1.05 * most)
+    for at, (_, full, lora), share in zip(y, rows, shares, strict=True):
         words = f"{lora:,} = {lora / full:.2%}" if lora else "no adapter"
         if lora >= full:
             words += ", not fewer"
-        ax.text(max(full, lora) * 1.3, at, words, va="center", fontsize=STYLE["size"] - 2)
-    ax.set_yticks(y, [name for name, _, _ in rows], fontsize=STYLE["size"] - 1)
+        inside = share > 0.55 * most
+        ax.text(
+            (0.02 * most if inside else share + 0.015 * most), at + 0.2, words, va="center", color=INK,
+            fontsize=STYLE["small"],
+        )  # fmt: skip
+    ax.set_yticks(y, [name for name, _, _ in rows], fontsize=STYLE["small"])
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    label(ax, title, "parameters (logarithmic)")
-    ax.legend(frameon=False, fontsize=STYLE["size"] - 2, ncols=2, loc="upper center", bbox_to_anchor=(0.4, -0.22))
+    label(ax, title, "% of the weight's parameters")
+    fig.legend(frameon=False, fontsize=STYLE["small"], ncols=2, loc="outside lower center")
     fig.alt_text = title + ". " + " ".join(f"{n}: weight {f:,}, adapter {a:,} ({a / f:.2%})." for n, f, a in rows)
     return fig
 
@@ -131,24 +131,22 @@ def memory_against_limit(by_category: dict[str, float], limit: float, title: str
         by_category: GB, with the ledger's categories. limit: GB.
         title: the verdict.
     """
-    fig, (ax,) = figure(height=3.0)
+    fig, (ax,) = figure(height=3.3)
     left = 0.0
     parts = {name: size for name, size in by_category.items() if size > 0}
     for name, size in parts.items():
-        words, colour = f"{name} {size:,.1f}", CATEGORY_COLOURS[name]
+        words, colour = f"{name} {size:,.1f}", colour_of(name)
         ax.barh([0], [size], left=left, height=0.5, color=colour, edgecolor=INK, linewidth=0.6, label=words)
         left += size
     ax.axvline(limit, color=INK, linewidth=2, linestyle="--")
     ax.set_xlim(0, 1.12 * max(left, limit))
     ax.set_ylim(-0.4, 0.6)
-    ax.text(
-        limit, 0.58, f" {limit:g} GB ", ha="right" if limit > left else "left", va="top", fontsize=STYLE["size"] - 1
-    )
+    ax.text(limit, 0.58, f" {limit:g} GB ", ha="right" if limit > left else "left", va="top", fontsize=STYLE["small"])
     ax.set_yticks([])
     ax.grid(axis="y", visible=False)
     ax.grid(axis="x", color=STYLE["grid"], linewidth=0.8)
     label(ax, title, "GB at the peak of a step")
-    fig.legend(frameon=False, fontsize=STYLE["size"] - 2, ncols=3, loc="outside lower center")
+    fig.legend(frameon=False, fontsize=STYLE["small"], ncols=2, loc="outside lower center")
     fig.alt_text = (
         f"{title}. Memory at the peak of a step: {left:,.1f} GB ("
         + ", ".join(f"{name} {size:,.1f}" for name, size in parts.items())

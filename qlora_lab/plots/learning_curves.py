@@ -1,17 +1,21 @@
-"""Figures of a training run: its loss, the test of its learning rate, and what was learned."""
+"""Figures of a training run: its loss, the test of its learning rate, what was learned, what merging keeps."""
 
+import math
 import textwrap
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from qlora_lab.plots.style import BLUE, INK, ORANGE, SKY, STYLE, figure, label
+from qlora_lab.plots.style import BLUE, GREEN, HALO, INK, ORANGE, SKY, STYLE, figure, label
+
+WINDOW = 9  # steps whose mean is drawn
 
 
 def loss_curve(
     losses: Sequence[float], total_steps: int | None = None, validations: Sequence[tuple[int, float]] = ()
 ) -> Figure:
-    """Training loss against step: each step as a faint dot, and an exponential mean that shows the trend.
+    """Training loss against step: each step as a faint dot, and a line through their midst.
 
     Args:
         losses: nats per supervised token, one a step.
@@ -21,19 +25,22 @@ def loss_curve(
     fig, (ax,) = figure()
     steps = range(1, len(losses) + 1)
     ax.plot(steps, losses, ".", color=SKY, markersize=4, label="each step")
-    ax.plot(steps, smooth(losses), color=BLUE, linewidth=2, label="running mean")
+    line = trend(losses)
+    ax.plot(steps, line, color=BLUE, linewidth=2, label=f"geometric mean of {WINDOW} steps")
     ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
     ax.set_xlim(0, (total_steps or len(losses)) + 1)
     title = "Training and validation loss" if validations else "Training loss"
     label(ax, title, "optimizer step", "nats per answer token (log)")
     if validations:
         _add_validation(ax, validations)
-    ax.legend(frameon=False, fontsize=STYLE["size"] - 1)
+    ax.legend(frameon=False, fontsize=STYLE["small"])
     if losses:
-        last = smooth(losses)[-1]
         fig.alt_text = (
             f"Training loss on a logarithmic axis over {len(losses)} steps: from {losses[0]:.2f} at the first step "
-            f"to a running mean of {last:.3f} at the last."
+            f"to a mean of {line[-1]:.3f} at the last."
         )
         if validations:
             (first, best), end = (validations[0], min(validations, key=lambda point: point[1])), validations[-1]
@@ -74,7 +81,7 @@ def rate_curve(rates: Sequence[float], losses: Sequence[float], chosen: float, u
         low - 0.15 * (high - low) - 0.01, high + 0.6 * (high - low) + 0.05
     )  # a loss that broke leaves the picture
     label(ax, "Learning rate range test", "learning rate (log), rising from step to step", "nats per answer token")
-    ax.legend(frameon=False, fontsize=STYLE["size"] - 1, loc="upper left")
+    ax.legend(frameon=False, fontsize=STYLE["small"], loc="upper left")
     fig.alt_text = (
         f"Loss against the learning rate, which rises from {rates[0]:.0e} to {rates[-1]:.0e} over {len(rates)} steps. "
         f"The loss begins at {losses[0]:.2f}, its running mean is lowest, {low:.2f}, at {rates[means.index(low)]:.1e}. "
@@ -92,10 +99,10 @@ def match_bars(rows: Sequence[tuple[str, float, tuple[float, float]]], title: st
     fig, (ax,) = figure(height=1.1 + 0.5 * len(rows))
     names, shares, intervals = zip(*rows, strict=True)
     y = range(len(rows))
-    colours = [ORANGE if "base" in name else BLUE for name in names]
+    colours = [ORANGE if name.startswith(("base", "without")) else BLUE for name in names]
     ax.barh(y, [100 * s for s in shares], color=colours, height=0.6)
     for i, (share, (low, high)) in enumerate(zip(shares, intervals, strict=True)):
-        ax.plot([100 * low, 100 * high], [i, i], color=INK, linewidth=1.5)
+        ax.plot([100 * low, 100 * high], [i, i], color=INK, linewidth=1.5, path_effects=HALO)
         ax.text(100 * high + 1.5, i, f"{100 * share:.0f} %", va="center", fontsize=STYLE["size"])
     ax.set_yticks(list(y), [textwrap.fill(name, 28) for name in names], fontsize=STYLE["size"])
     ax.invert_yaxis()
@@ -103,7 +110,7 @@ def match_bars(rows: Sequence[tuple[str, float, tuple[float, float]]], title: st
     ax.set_xticks([0, 25, 50, 75, 100])
     ax.grid(axis="x", color=STYLE["grid"], linewidth=0.8)
     ax.grid(axis="y", visible=False)
-    label(ax, title, "percent of commands answered exactly (line: 95 % interval)")
+    label(ax, title, "percent of commands answered exactly\n(line: 95 % interval)")
     fig.alt_text = (
         title.replace("\n", " ")
         + ": "
@@ -111,6 +118,52 @@ def match_bars(rows: Sequence[tuple[str, float, tuple[float, float]]], title: st
         + "."
     )
     return fig
+
+
+def kept_by_merging(
+    curve: Sequence[tuple[float, float]], layers: Sequence[tuple[float, float]] = (), title: str = "Merged into 4 bits"
+) -> Figure:
+    """How much of an update is left in a merged weight, against how large the update is.
+
+    Args:
+        curve: (size of the update relative to the weight, share kept 0..1), one direction at several sizes.
+        layers: the same of each layer of a trained model, as dots.
+    """
+    fig, (ax,) = figure()
+    sizes, shares = zip(*curve, strict=True)
+    if layers:
+        ax.plot(
+            [100 * size for size, _ in layers],
+            [100 * share for _, share in layers],
+            ".",
+            color=SKY,
+            markersize=5,
+            label=f"the {len(layers)} layers of this run",
+        )
+    ax.plot(
+        [100 * size for size in sizes], [100 * share for share in shares], "o-", color=BLUE, label="one layer, scaled"
+    )
+    ax.axhline(100, color=GREEN, linewidth=1.8, label="in 16 bits")
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g} %"))
+    ax.set_ylim(0, 108)
+    label(ax, title, "size of the update, percent of the weight's norm (log)", "percent of the update kept")
+    ax.legend(frameon=False, fontsize=STYLE["small"], loc="upper left", bbox_to_anchor=(0, 0.93))
+    fig.alt_text = f"{title}: of an update, " + "; ".join(
+        f"{share:.0%} is kept at {size:.1%} of the weight" for size, share in curve
+    )
+    fig.alt_text += ". In 16 bits all of it is kept."
+    return fig
+
+
+def trend(values: Sequence[float]) -> list[float]:
+    """Geometric means of `WINDOW` values, as many before as after each; at the end, of those that there are.
+
+    A running mean of the past lies above a curve that falls, most of all on a logarithmic axis.
+    """
+    half, logs = WINDOW // 2, [math.log(max(value, 1e-12)) for value in values]
+    near = [logs[max(0, i - half) : i + min(half, i) + 1] for i in range(len(logs))]
+    return [math.exp(math.fsum(part) / len(part)) for part in near]
 
 
 def smooth(values: Sequence[float], weight: float = 0.9) -> list[float]:

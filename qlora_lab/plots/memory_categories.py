@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from qlora_lab.plots.style import BLUE, GREEN, GREY, INK, ORANGE, PINK, SKY, STYLE, figure, label
-
-# one colour a category, in every figure
-CATEGORY_COLOURS = {
-    "quantized base": GREY,
-    "base weights": "#c4c4c4",
-    "adapters": ORANGE,
-    "gradients": PINK,
-    "activations": GREEN,
-    "temporary": SKY,
-    "optimizer state": BLUE,
-    "gathered": "#F0E442",
-}
+from qlora_lab.plots.style import (
+    BLUE,
+    GREEN,
+    INK,
+    ORANGE,
+    PINK,
+    STYLE,
+    colour_of,
+    figure,
+    label,
+)
 
 
 def memory_bars(rows: Sequence[tuple[str, dict[str, float]]], title: str, unit: str = "MB") -> Figure:
@@ -28,8 +26,6 @@ def memory_bars(rows: Sequence[tuple[str, dict[str, float]]], title: str, unit: 
         rows: (name, {category: amount in `unit`}); categories keep the order of the first row.
     """
     fig, (ax,) = figure(height=1.6 + 0.55 * len(rows))
-    colours = [BLUE, ORANGE, GREEN, PINK, SKY, GREY]
-    hatches = ["", "//", "..", "xx", "", "\\\\"]
     categories = list(dict.fromkeys(c for _, parts in rows for c in parts))
     y, left = range(len(rows)), [0.0] * len(rows)
     for k, category in enumerate(categories):
@@ -39,9 +35,9 @@ def memory_bars(rows: Sequence[tuple[str, dict[str, float]]], title: str, unit: 
             values,
             left=left,
             height=0.6,
-            color=CATEGORY_COLOURS.get(category, colours[k % 6]),
-            hatch=hatches[k % 6],
-            edgecolor="white",
+            color=colour_of(category, k),
+            edgecolor=INK,
+            linewidth=0.5,
             label=category,
         )
         left = [a + b for a, b in zip(left, values, strict=True)]
@@ -53,7 +49,7 @@ def memory_bars(rows: Sequence[tuple[str, dict[str, float]]], title: str, unit: 
     ax.grid(axis="x", color=STYLE["grid"], linewidth=0.8)
     ax.grid(axis="y", visible=False)
     label(ax, title, unit)
-    ax.legend(frameon=False, fontsize=STYLE["size"] - 1, ncols=3, loc="upper center", bbox_to_anchor=(0.45, -0.28))
+    fig.legend(frameon=False, fontsize=STYLE["small"], ncols=3, loc="outside lower center")
     fig.alt_text = (
         title
         + ". "
@@ -86,7 +82,7 @@ def predicted_and_measured(
         text.append(name + ": " + ", ".join(f"{b:,.0f} predicted and {c:,.0f} measured at {a:g}" for a, b, c in points))
     ax.set_ylim(bottom=0)
     label(ax, title, x, y)
-    ax.legend(frameon=False, fontsize=STYLE["size"] - 1)
+    ax.legend(frameon=False, fontsize=STYLE["small"])
     fig.alt_text = f"{title}. Horizontal: {x}; vertical: {y}. " + "; ".join(text) + "."
     return fig
 
@@ -98,10 +94,12 @@ def draw_areas(ax, memory: Sequence[dict[str, float]], x: Sequence[float] | None
         range(len(memory)) if x is None else x,
         [[at[name] for at in memory] for name in categories],
         labels=categories,
-        colors=[CATEGORY_COLOURS.get(name, SKY) for name in categories],
+        colors=[colour_of(name, k) for k, name in enumerate(categories)],
         step="post",
         linewidth=0,
     )
+    totals = [sum(at.values()) for at in memory[:-1]]
+    ax.stairs(totals, range(len(memory)) if x is None else x, baseline=None, color=INK, linewidth=0.5)
 
 
 def memory_timeline(
@@ -126,9 +124,7 @@ def memory_timeline(
     ax.set_xticks([position for position, _ in marks], labels, ha="left")
     label(ax, title, "operations of PyTorch, from left to right", "MB")
     handles, names = ax.get_legend_handles_labels()
-    fig.legend(
-        handles[::-1], names[::-1], frameon=False, fontsize=STYLE["size"] - 1, ncols=4, loc="outside lower center"
-    )
+    fig.legend(handles[::-1], names[::-1], frameon=False, fontsize=STYLE["small"], ncols=3, loc="outside lower center")
     top = totals.index(max(totals))
     after = [
         f"{name.lstrip('-')} begins at {total:,.0f} MB"
@@ -156,6 +152,8 @@ def method_squares(
     An arrow leads from the gradients to what they change. The optimizer's state of the last method also has a dashed
     square beside it, of the same size: the host memory that its pages can go to.
 
+    A 4-bit base shares its square with the weights that are not quantized, which lie on top.
+
     Args:
         methods: (name, {category: amount in `unit`}), with the ledger's categories.
         limit: (name, amount) of a reference square, drawn dashed under each column.
@@ -166,30 +164,39 @@ def method_squares(
         base = "quantized base" if parts.get("quantized base") else "base weights"
         sizes = {row: parts.get(row, 0.0) for row in rows[1:]}
         sizes["base"] = parts.get("quantized base", 0.0) + parts.get("base weights", 0.0)
-        merged.append((name, sizes, base))
-    side = {row: max(math.sqrt(sizes[row]) for _, sizes, _ in merged) for row in rows}
+        merged.append((name, sizes, base, parts.get("base weights", 0.0) if base == "quantized base" else 0.0))
+    side = {row: max(math.sqrt(sizes[row]) for _, sizes, *_ in merged) for row in rows}
     widest = max(side.values())
     gap = 0.16 * widest
-    height = {row: max(side[row], 0.30 * widest) for row in rows}
+    height = {row: max(side[row], (0.75 if row == "base" else 0.5) * widest) for row in rows}
     bottom, at = {}, 0.0
     for row in rows:
         bottom[row] = at
         at += height[row] + gap
-    column = 1.15 * widest + 1.25 * widest  # the squares, and their labels to the right
-    fig, (ax,) = figure(width=8.6, height=8.6 * (at + 2 * gap) / (column * len(merged)) + 0.7)
+    column = 1.2 * widest + 1.25 * widest  # the squares, and their amounts to the right
+    names = 2.5 * widest  # of the rows, at the left
+    fig, (ax,) = figure(height=5.6 * (at + 2 * gap) / (names + column * len(merged)) + 0.75)
     ax.set_aspect("equal")
-    for k, (name, sizes, base) in enumerate(merged):
-        middle = k * column + 0.6 * widest
+    for row in rows:
+        words = {"base": "weights"}.get(row, row)
+        ax.text(0, bottom[row] + height[row] / 2, words, va="center", color=INK, fontsize=STYLE["small"])
+    for k, (name, sizes, base, others) in enumerate(merged):
+        middle = names + k * column + 0.6 * widest
         for row in rows:
             length, y = math.sqrt(sizes[row]), bottom[row] + height[row] / 2
-            colour = CATEGORY_COLOURS[base if row == "base" else row]
+            colour = colour_of(base if row == "base" else row)
             if sizes[row]:
                 ax.add_patch(
                     Rectangle((middle - length / 2, y - length / 2), length, length, facecolor=colour, edgecolor=INK)
                 )
-            words = {"base": "4-bit base" if base == "quantized base" else "weights"}.get(row, row)
             amount = _amount(sizes[row], unit) if sizes[row] else "none"
-            ax.text(middle + 0.56 * widest, y, f"{words}\n{amount}", va="center", fontsize=STYLE["size"] - 1.5)
+            if row == "base" and others:
+                rest = length * others / sizes[row]
+                place = (middle - length / 2, y + length / 2 - rest)
+                lighter = colour_of("base weights")
+                ax.add_patch(Rectangle(place, length, rest, facecolor=lighter, edgecolor=INK))
+                amount = f"4 bits: {_amount(sizes[row] - others, unit)}\nothers: {_amount(others, unit)}"
+            ax.text(middle + 0.56 * widest, y, amount, va="center", color=INK, fontsize=STYLE["small"])
         target = "adapters" if sizes["adapters"] else "base"
         between = rows[rows.index(target) : rows.index("gradients") + 1]
         left = middle - max(math.sqrt(sizes[row]) for row in between) / 2 - 0.08 * widest
@@ -209,10 +216,11 @@ def method_squares(
                 "",
                 (left + length + 0.02 * widest, y),
                 (middle - length / 2 - 0.02 * widest, y),
-                arrowprops={"arrowstyle": "<|-|>", "color": INK, "linewidth": 1.0},
+                arrowprops={"arrowstyle": "<|-|>", "color": INK, "linewidth": 1.0, "mutation_scale": 6},
             )
-            ax.text(left, y + length / 2 + 0.04 * widest, "host: pages", fontsize=STYLE["size"] - 2.5)
-        ax.text(middle - 0.55 * widest, at, name, fontsize=STYLE["size"] + 2, weight="bold")
+            above = max(length / 2 + 0.04 * widest, 0.25 * widest)
+            ax.text(left, y + above, "host: pages", color=INK, fontsize=STYLE["small"])
+        ax.text(middle - 0.55 * widest, at, name, fontsize=STYLE["size"], weight="bold", color=INK)
         if limit is not None:
             length = math.sqrt(limit[1])
             ax.add_patch(
@@ -226,19 +234,19 @@ def method_squares(
                     linewidth=1.2,
                 )
             )
-    ax.set_xlim(-0.1 * widest, column * len(merged))
+    ax.set_xlim(0, names + column * len(merged))
     ax.set_ylim(-0.5 * gap - (0.1 * widest if limit else 0), at + gap)
     ax.axis("off")
     label(ax, title)
     if limit is not None:
-        ax.text(0, -0.5 * gap, f"dashed: {limit[0]}, at the same scale", fontsize=STYLE["size"] - 1.5, va="top")
+        ax.text(0, -0.5 * gap, f"dashed: {limit[0]}, at the same scale", fontsize=STYLE["small"], va="top")
     fig.alt_text = (
         f"{title}. Squares whose areas are memory. "
         + " ".join(
             f"{name}: "
             + ", ".join(f"{'weights' if row == 'base' else row} {_amount(sizes[row], unit)}" for row in rows)
-            + "."
-            for name, sizes, _ in merged
+            + (f" (of the weights {_amount(others, unit)} are not in 4 bits)." if others else ".")
+            for name, sizes, _, others in merged
         )
         + (f" For scale, {limit[0]}: {_amount(limit[1], unit)}." if limit else "")
     )

@@ -6,7 +6,21 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from qlora_lab.plots.style import BLUE, GREEN, GREY, INK, ORANGE, STYLE, figure, label
+from qlora_lab.plots.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    HALO,
+    INK,
+    ORANGE,
+    STYLE,
+    figure,
+    heading,
+    held_apart,
+    label,
+    tint,
+    wrapped,
+)
 
 Result = tuple[float, float, float, Sequence[float]]  # mean, low, high, the seeds' values
 
@@ -18,7 +32,7 @@ def results(panels: Mapping[str, Mapping[str, Result]], title: str) -> Figure:
         panels: {measure: {condition: (mean, low, high, values)}}, the same conditions in each.
     """
     names = list(next(iter(panels.values())))
-    fig, axes = figure(width=8.4, height=1.5 + 0.42 * len(names), columns=len(panels), sharey=True)
+    fig, axes = figure(height=0.5 + len(panels) * (0.75 + 0.34 * len(names)), rows=len(panels), sharey=True)
     for ax, (measure, rows) in zip(axes, panels.items(), strict=True):
         for y, (mean, low, high, values) in enumerate(rows.values()):
             ax.plot([low, high], [y, y], color=INK, linewidth=1.6)
@@ -29,9 +43,9 @@ def results(panels: Mapping[str, Mapping[str, Result]], title: str) -> Figure:
         ax.grid(axis="y", visible=False)
         ax.grid(axis="x", color=STYLE["grid"], linewidth=0.8)
         label(ax, "", measure)
-    axes[0].set_yticks(range(len(names)), [textwrap.fill(name, 24) for name in names], fontsize=STYLE["size"] - 1)
+    axes[0].set_yticks(range(len(names)), [textwrap.fill(name, 24) for name in names], fontsize=STYLE["small"])
     axes[0].set_ylim(len(names) - 0.4, -0.6)
-    fig.suptitle(title, fontsize=STYLE["size"] + 1, color=INK, x=0.02, ha="left")
+    heading(fig, title)
     fig.alt_text = f"{title}. " + " ".join(
         f"{measure.capitalize()}: " + "; ".join(f"{name} {_words(result)}" for name, result in rows.items()) + "."
         for measure, rows in panels.items()
@@ -46,10 +60,10 @@ def against_rank(points: Mapping[int, Result], megabytes: Mapping[int, float], t
         points: {rank: (mean, low, high, values)}.
         megabytes: {rank: MB}.
     """
-    fig, (left, right) = figure(width=8.4, height=3.8, columns=2)
+    fig, (left, right) = figure(height=5.4, rows=2)
     ranks = sorted(points)
     means, lows, highs = zip(*(points[rank][:3] for rank in ranks), strict=True)
-    left.fill_between(ranks, lows, highs, color=BLUE, alpha=0.18, linewidth=0)
+    left.fill_between(ranks, lows, highs, color=tint(BLUE, 0.3), linewidth=0)
     left.plot(ranks, means, "-", color=BLUE, linewidth=1.8)
     for rank in ranks:
         values = points[rank][3]
@@ -62,7 +76,7 @@ def against_rank(points: Mapping[int, Result], megabytes: Mapping[int, float], t
         sorted(megabytes), [megabytes[rank] for rank in sorted(megabytes)], "s-", color=GREEN, markeredgecolor=INK
     )
     for rank in sorted(megabytes):
-        right.text(rank, 1.12 * megabytes[rank], f"{megabytes[rank]:,.0f}", fontsize=STYLE["size"] - 2, ha="right")
+        right.text(rank, 1.12 * megabytes[rank], f"{megabytes[rank]:,.0f}", fontsize=STYLE["small"], ha="right")
     right.set_yscale("log")
     right.set_ylim(min(megabytes.values()) / 1.5, max(megabytes.values()) * 1.6)
     right.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
@@ -93,7 +107,7 @@ def decoding_share(rows: Sequence[tuple[int, float]], fitted: Sequence[tuple[flo
     ax.plot(*zip(*((x, 100 * y) for x, y in fitted), strict=True), "--", color=BLUE, linewidth=1.8)
     for tokens, share in rows:
         ax.plot([tokens], [100 * share], "o", color=ORANGE, markeredgecolor=INK, markersize=7)
-        ax.text(tokens * 1.08, 100 * share, f"{100 * share:.0f} %", fontsize=STYLE["size"] - 1, va="bottom")
+        ax.text(tokens * 1.08, 100 * share, f"{100 * share:.0f} %", fontsize=STYLE["small"], va="bottom")
     ax.set_xscale("log", base=2)
     ax.set_xticks([tokens for tokens, _ in rows], [f"{tokens:,}" for tokens, _ in rows])
     ax.xaxis.set_minor_locator(NullLocator())
@@ -114,13 +128,23 @@ def quality_and_memory(
         points: {condition: (MB, (mean, low, high, values))}.
         chosen: the one to mark; None for one that has no quality, whose MB are `at`: a line.
     """
-    fig, (ax,) = figure(width=7.5, height=4.2)
+    fig, (ax,) = figure(height=3.8)
     for name, (size, (mean, low, high, _)) in points.items():
         mine = name == chosen
         colour = ORANGE if mine else GREY
         style = {"color": colour, "markeredgecolor": INK, "markersize": 9 if mine else 6, "zorder": 4 if mine else 3}
         ax.plot([size, size], [low, high], color=INK if mine else GREY, linewidth=2 if mine else 1)
         ax.plot([size], [mean], "D" if mine else "o", **style)
+    low = min(result[1] for _, result in points.values())
+    apart = 0.055 * (max(result[2] for _, result in points.values()) - low)
+    for group in _beside_each_other(points):
+        heights = held_apart([points[name][1][0] for name in group], apart, low)
+        for name, height in zip(group, heights, strict=True):
+            size, (mean, *_) = points[name]
+            words = {"fontsize": STYLE["small"], "color": INK, "va": "center", "path_effects": HALO}
+            weight = "bold" if name == chosen else "normal"
+            ax.plot([size * 1.02, size * 1.08], [mean, height], color=GREY, linewidth=0.7)
+            ax.text(size * 1.1, height, wrapped(name, 100, STYLE["small"]), fontweight=weight, **words)
     if chosen is None:
         ax.axvline(at, color=ORANGE, linewidth=2, linestyle="--")
     sizes = [size for size, _ in points.values()] + ([] if at is None else [at])
@@ -128,11 +152,22 @@ def quality_and_memory(
     ax.set_xscale("log")
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    ax.set_xlim(min(sizes) / 1.2, max(sizes) * 1.2)
+    ax.set_xlim(min(sizes) / 1.2, max(sizes) * 2.6)
     label(ax, title, "MB: weights, adapters, gradients and moments (logarithmic)", measure)
     where = f"marked: {chosen}" if chosen else f"a line at {at:,.0f} MB"
     fig.alt_text = f"{title}. {measure} against memory for {len(points)} conditions; {where}."
     return fig
+
+
+def _beside_each_other(points: Mapping[str, tuple[float, Result]]) -> list[list[str]]:
+    """The names of points in groups whose labels would lie on each other, from left to right."""
+    groups: list[list[str]] = []
+    for name in sorted(points, key=lambda name: points[name][0]):
+        if groups and points[name][0] < 1.5 * points[groups[-1][0]][0]:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    return groups
 
 
 def _words(result: Result) -> str:

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from qlora_lab.plots.style import BLUE, GREEN, GREY, INK, ORANGE, STYLE, figure, label
-
-_LINES = ((BLUE, "o", "-"), (GREEN, "s", "--"), (ORANGE, "D", "-."))
+from qlora_lab.plots.style import GREY, HALO, INK, METHOD_LOOKS, STYLE, colour_of, figure, label, look
 
 
 def per_gpu(
@@ -25,13 +23,13 @@ def per_gpu(
     ax.set_yscale("log")
     for name, size in cards:
         ax.axhline(size, color=GREY, linewidth=1, linestyle=":")
-        ax.text(counts[-1] * 2.35, size * 1.04, name, fontsize=STYLE["size"] - 2, color=INK, va="bottom", ha="right")
-    for (name, points), (colour, marker, line) in zip(series, _LINES, strict=False):
+        ax.text(counts[-1] * 2.35, size * 1.04, name, fontsize=STYLE["small"], color=INK, va="bottom", ha="right")
+    for k, (name, points) in enumerate(series):
         at, sizes = zip(*points, strict=True)
-        ax.plot(at, sizes, line, marker=marker, color=colour, markeredgecolor=INK, linewidth=1.8, markersize=7)
-        ax.text(at[-1] * 1.1, sizes[-1], name, color=INK, fontsize=STYLE["size"], va="center")
+        ax.plot(at, sizes, **look(name, METHOD_LOOKS, k), markeredgecolor=INK, linewidth=1.8, markersize=7)
         for x, y in points:
-            ax.text(x * 1.03, y * 1.09, f"{y:,.0f}", fontsize=STYLE["size"] - 2, color=INK, va="bottom")
+            words = f"{name}: {y:,.0f}" if x == at[0] else f"{y:,.0f}"
+            ax.text(x * 1.03, y * 1.09, words, fontsize=STYLE["small"], color=INK, va="bottom", path_effects=HALO)
     ax.set_xlim(counts[0] * 0.82, counts[-1] * 2.4)
     low = min(y for _, points in series for _, y in points)
     high = max(y for _, points in series for _, y in points)
@@ -63,13 +61,22 @@ def gathered_over_step(
         marks: (moment, name of the phase that begins there).
     """
     fig, (ax,) = figure(height=3.9)
-    ax.fill_between(range(len(moments)), moments, held, step="post", color=ORANGE, linewidth=0)
-    ax.fill_between(range(len(moments)), held, 0, step="post", color=GREY, linewidth=0)
+    ax.fill_between(range(len(moments)), moments, held, step="post", color=colour_of("gathered"), linewidth=0)
+    ax.fill_between(range(len(moments)), held, 0, step="post", color=colour_of("quantized base"), linewidth=0)
     ax.step(range(len(moments)), moments, where="post", color=INK, linewidth=0.8)
     end = len(moments) - 1
     for value, words in ((whole, f"all blocks: {whole:,.1f} MB"), (held, f"own part: {held:,.1f} MB")):
         ax.axhline(value, color=INK, linewidth=1.2, linestyle="--")
-        ax.text(end, value - 0.02 * whole, words, ha="right", va="top", fontsize=STYLE["size"] - 1, color=INK)
+        ax.text(
+            end,
+            value - 0.02 * whole,
+            words,
+            ha="right",
+            va="top",
+            fontsize=STYLE["small"],
+            color=INK,
+            path_effects=HALO,
+        )
     ax.set_xlim(0, end)
     ax.set_ylim(0, 1.12 * max(whole, *moments))
     ax.set_xticks([position for position, _ in marks], [name for _, name in marks], ha="left")

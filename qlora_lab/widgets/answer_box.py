@@ -1,4 +1,7 @@
-"""A box to ask a model in: one command, the answers of two models side by side, and whether a program could use them.
+"""A box to ask a model in: one command, the answers of two models side by side, and what can be said of them.
+
+A tick is given only to an answer that is exactly what was wanted, which is known of the examples. Of a command that the
+reader types nobody has said what is wanted: there the box tells whether a program could use the answer, with a circle.
 
 What answers is any function from a command to a text, so base and tuned model may be one model in memory whose adapters
 are switched off and on (`lora.disabled`). Kernels run one thing at a time: while an answer is computed the controls are
@@ -10,14 +13,21 @@ from collections.abc import Callable, Mapping, Sequence
 
 import ipywidgets
 
-from qlora_lab.tasks.function_calls import parse_calls
+from qlora_lab.tasks.function_calls import CORRECT, Example, classify_answer, parse_calls
 from qlora_lab.tasks.function_schema import validate_calls
+from qlora_lab.widgets.display import to_try
 
 _LEFT = 'style="text-align: left"'  # Jupyter sets tables to the right, as for numbers
 EXAMPLES = (
-    "Set a timer for twelve minutes.",
-    "Turn off the kitchen lights, then wake me at half past six in the morning.",
-    "What is the capital of France?",
+    Example("Set a timer for twelve minutes.", ({"name": "timer", "arguments": {"minutes": 12}},)),
+    Example(
+        "Turn off the kitchen lights, then wake me at half past six in the morning.",
+        (
+            {"name": "light", "arguments": {"room": "kitchen", "state": "off"}},
+            {"name": "alarm", "arguments": {"time": "06:30"}},
+        ),
+    ),
+    Example("What is the capital of France?", ()),  # no command
 )
 
 
@@ -33,12 +43,26 @@ def judge_calls(text: str) -> tuple[bool, str]:
     return True, f"parses as {len(calls)} call{'s' if len(calls) > 1 else ''}"
 
 
+def judge_example(text: str, example: Example, judge: Callable[[str], tuple[bool, str]] = judge_calls) -> str:
+    """What is said of an answer to a command whose right answer is known: a tick or a cross, and why."""
+    if not example.calls:
+        asked = "and none was asked for"
+        return f"○ no call, {asked}" if parse_calls(text) is None else f"✗ it calls a function, {asked}"
+    found = classify_answer(text, example)
+    if found == CORRECT:
+        return "✓ exactly the calls wanted"
+    words = judge(text)[1]
+    return f"✗ {words}" if parse_calls(text) is None else f"✗ {words}, but not what was wanted ({found})"
+
+
 class AnswerBox(ipywidgets.VBox):
     """A text field, a button, and a column with the answer of each model.
 
     Args:
         answerers: name -> function that answers a command. They are asked in this order, one after the other.
         examples: commands that are answered at once; the first is shown in the box, all of them stand in `fallback`.
+            Plain texts, or `tasks.Example`s, whose answers are compared with the calls wanted (none for what is no
+            command).
         judge: says of an answer whether it can be used, and why (see `judge_calls`).
 
     Attributes:
@@ -48,10 +72,12 @@ class AnswerBox(ipywidgets.VBox):
     def __init__(
         self,
         answerers: Mapping[str, Callable[[str], str]],
-        examples: Sequence[str] = EXAMPLES,
+        examples: Sequence[str | Example] = EXAMPLES,
         judge: Callable[[str], tuple[bool, str]] = judge_calls,
     ):
         self._answerers, self._judge, self.answers = dict(answerers), judge, {}
+        self._known = {example.command: example for example in examples if isinstance(example, Example)}
+        examples = [example.command if isinstance(example, Example) else example for example in examples]
         first = examples[0] if examples else ""
         self.command = ipywidgets.Text(value=first, description="command", placeholder="say it in plain English")
         self.command.layout.width = "75%"
@@ -62,8 +88,9 @@ class AnswerBox(ipywidgets.VBox):
         for column in self.columns.values():
             column.layout.width = f"{96 // len(self.columns)}%"
             column.layout.margin = "0 2% 0 0"
-        rows = [ipywidgets.HBox([self.command, self.button]), self.status, ipywidgets.HBox([*self.columns.values()])]
-        super().__init__(rows)
+        question = ipywidgets.HTML(to_try("Which command do both get wrong? Try two wishes in one sentence."))
+        columns = ipywidgets.HBox([*self.columns.values()])
+        super().__init__([question, ipywidgets.HBox([self.command, self.button]), self.status, columns])
         self._beforehand = []
         for example in reversed(examples):  # the first one last: it stays in the box
             self.ask(example)
@@ -116,18 +143,20 @@ class AnswerBox(ipywidgets.VBox):
         if name in self._errors:
             return "", self._errors[name]
         text = self.answers[name].strip()
+        if self.command.value in self._known:
+            return text, judge_example(text, self._known[self.command.value], self._judge)
         usable, words = self._judge(text)
-        return text, f"{'✓' if usable else '✗'} {words}"
+        return text, f"○ {words}; is it what you asked for?" if usable else f"✗ {words}"
 
 
 def explore_answers(
-    base_answer: Callable[[str], str], tuned_answer: Callable[[str], str], examples: Sequence[str] = EXAMPLES
+    base_answer: Callable[[str], str], tuned_answer: Callable[[str], str], examples: Sequence[str | Example] = EXAMPLES
 ) -> AnswerBox:
     """A box that lets the base model and the tuned one answer the same command.
 
     Args:
         base_answer, tuned_answer: from a command to the model's answer.
-        examples: answered at once, for pages that run no widgets; some seconds each.
+        examples: answered at once, for pages that run no widgets; some seconds each (see `AnswerBox`).
     """
     return AnswerBox({"base model": base_answer, "tuned model": tuned_answer}, examples)
 

@@ -1,5 +1,6 @@
-"""Showing a widget together with what stands in for it where no widget runs."""
+"""Showing a widget together with what stands in for it where no widget runs, and the question above it."""
 
+import html
 from typing import Protocol
 
 
@@ -16,6 +17,11 @@ def show(widget: Shown) -> None:
 
     data, metadata = widget.fallback()
     display(_view(widget) | data, metadata=metadata, raw=True)
+
+
+def to_try(question: str) -> str:
+    """The markup of the question that a widget's controls answer."""
+    return f'<div style="line-height: 1.5"><b>Try it:</b> {html.escape(question)}</div>'
 
 
 def _view(widget) -> dict:

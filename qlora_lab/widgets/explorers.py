@@ -20,37 +20,110 @@ from qlora_lab.memory.per_gpu import predict_per_process
 from qlora_lab.memory.plan import METHODS, PRESETS, find_config
 from qlora_lab.quantization.datatypes import DATATYPES, get_datatype
 from qlora_lab.quantization.tensor import quantize
+from qlora_lab.widgets.display import to_try
 
 
 class Explorer(ipywidgets.VBox):
-    """Controls above a figure that is drawn again when one changes.
+    """A question, controls, and a figure that is drawn again when one of them changes.
+
+    Two buttons stand under the controls. "Keep this state to compare" leaves the figure as it is now beside the one
+    that goes on changing (under it where the page is narrow); "Reset" goes back to the first state, with nothing kept.
 
     Args:
         controls: name -> widget with a `value`; `draw` is called with these names.
         draw: returns the figure.
+        question: what to try: a question that moving the controls answers.
+
+    Attributes:
+        figure: as drawn now. kept: values of the controls when a state was kept; None while none is.
     """
 
-    def __init__(self, controls: Mapping[str, ipywidgets.Widget], draw: Callable[..., Figure]):
+    def __init__(self, controls: Mapping[str, ipywidgets.Widget], draw: Callable[..., Figure], question: str = ""):
         self.controls, self._draw = dict(controls), draw
-        self.figure = None
-        self.picture = ipywidgets.HTML()
+        self._first, self._waiting = self._values(), False
+        self.figure = self.kept = None
+        self.question = ipywidgets.HTML(to_try(question) if question else "")
+        self.picture, self.kept_picture = ipywidgets.HTML(), ipywidgets.HTML()
+        self.keep_button = ipywidgets.Button(description="Keep this state to compare", icon="thumb-tack")
+        self.reset_button = ipywidgets.Button(description="Reset", icon="undo")
+        self.keep_button.layout.width = "auto"
+        self.keep_button.on_click(self.keep)
+        self.reset_button.on_click(self.reset)
+        buttons = ipywidgets.HBox([self.keep_button, self.reset_button])
+        buttons.add_class("explorer-buttons")
+        pictures = ipywidgets.Box([self.picture, self.kept_picture])
+        pictures.add_class("explorer-pictures")
+        pictures.layout.display, pictures.layout.flex_flow = "flex", "row wrap"
         for control in self.controls.values():
             control.style.description_width = "9em"
+            if isinstance(control, ipywidgets.ToggleButtons):
+                control.style.button_width = "auto"
+                control.layout.display, control.layout.flex_flow = "flex", "row nowrap"
             control.observe(self._update, "value")
-        super().__init__([*self.controls.values(), self.picture])
+        super().__init__([self.question, *self.controls.values(), buttons, pictures])
+        self._update()
+        width = f"{plots.displayed_width(self.figure)}px"
+        for picture in (self.picture, self.kept_picture):  # side by side where there is room for most of both
+            picture.layout.flex, picture.layout.max_width = "1 1 26em", width
+        for part in (self.question, *self.controls.values(), buttons):  # as wide as the figure, or as a narrow page
+            part.layout.width, part.layout.max_width = "98%", width
+
+    def keep(self, _button=None) -> None:
+        """Leave the figure as it is now for comparison; it takes the place of one that was kept before."""
+        self.kept, self._kept_image = self._values(), self._image
         self._update()
 
-    def _update(self, _change=None) -> None:
-        self.figure = self._draw(**{name: control.value for name, control in self.controls.items()})
-        encoded = base64.b64encode(plots.png(self.figure)).decode()
-        words = html.escape(self.figure.alt_text, quote=True)
-        self.picture.value = f'<img alt="{words}" src="data:image/png;base64,{encoded}" style="max-width: 100%">'
+    def reset(self, _button=None) -> None:
+        """Back to the first state, with nothing kept; the figure is drawn once, however many controls move."""
+        self.kept, self._waiting = None, True
+        try:
+            for name, control in self.controls.items():
+                control.value = self._first[name]
+        finally:
+            self._waiting = False
+        self._update()
 
     def fallback(self) -> tuple[dict, dict]:
         """The figure as it is now."""
         words = self.figure.alt_text
-        data = {"image/png": plots.png(self.figure), "text/plain": f"Figure: {words}"}
-        return data, {"image/png": {"alt": words}}
+        data = {"image/png": self._png, "text/plain": f"Figure: {words}"}
+        return data, {"image/png": {"alt": words, "width": plots.displayed_width(self.figure)}}
+
+    def _values(self) -> dict:
+        return {name: control.value for name, control in self.controls.items()}
+
+    def _update(self, change=None) -> None:
+        if self._waiting:
+            return
+        values = self._values()
+        if change is not None or self.figure is None or self.kept is None:
+            self.figure = self._draw(**values)
+            self._png = plots.png(self.figure)
+            self._image = _image(self._png, self.figure)
+        if self.kept is None:
+            self.picture.value, self.kept_picture.value = self._image, ""
+            return
+        others = {name for name in values if values[name] != self.kept[name]}
+        self.picture.value = _caption("Now", self._told(values, others)) + self._image
+        self.kept_picture.value = _caption("Kept", self._told(self.kept, others)) + self._kept_image
+
+    def _told(self, values: Mapping, others: set[str]) -> str:
+        """The values of the controls that differ between the two states, in words."""
+        if not others:
+            return "the same state; now move a control"
+        parts = [f"{self.controls[name].description} {values[name]}" for name in self.controls if name in others]
+        return html.escape(", ".join(parts))
+
+
+def _caption(name: str, words: str) -> str:
+    return f'<div style="line-height: 1.5"><b>{name}</b>: {words}</div>'
+
+
+def _image(png: bytes, figure: Figure) -> str:
+    """A figure with its alternative text, no wider than the page."""
+    encoded, words = base64.b64encode(png).decode(), html.escape(figure.alt_text, quote=True)
+    style = f"width: {plots.displayed_width(figure)}px; max-width: 100%"
+    return f'<img alt="{words}" src="data:image/png;base64,{encoded}" style="{style}">'
 
 
 def choice(description: str, options, value) -> ipywidgets.SelectionSlider:
@@ -70,7 +143,7 @@ def explore_codebook() -> Explorer:
         shares = torch.bincount(codes.int(), minlength=16) / len(codes)
         error = ((q.dequantize() - w).norm() / w.norm()).item()
         entropy = -torch.special.xlogy(shares, shares).sum().item() / math.log(2)
-        title = f"{weights}, {datatype}, blocks of {block_size}: {q.bits_per_parameter:.3f} bits a weight\n"
+        title = f"{weights}, {datatype}, blocks of {block_size}: {q.bits_per_parameter:.3f} bits per weight\n"
         title += f"error {error:.1%} of the weights' RMS, entropy of the codes {entropy:.2f} bits"
         return plots.codebook(normalized.numpy(), kind.levels, shares.tolist(), error, title)
 
@@ -79,7 +152,8 @@ def explore_codebook() -> Explorer:
         "datatype": ipywidgets.ToggleButtons(description="data type", options=list(DATATYPES), value="nf4"),
         "block_size": choice("block size", [16, 32, 64, 128, 256, 512, 1024, 2048, 4096], 64),
     }
-    return Explorer(controls, draw)
+    question = "Find weights and a block size for which NF4 is not the best of the four. What do its unused codes say?"
+    return Explorer(controls, draw, question)
 
 
 def _weights_to_explore() -> dict[str, torch.Tensor]:
@@ -116,10 +190,12 @@ def explore_scale() -> Explorer:
         ),
         "code": ipywidgets.IntSlider(description="code Q", min=-7, max=7, value=6, continuous_update=False),
     }  # fmt: skip
-    return Explorer(
-        controls,
-        lambda scale, code: plots.scale_and_error(weights.tolist(), decoded(scale).tolist(), curve, scale, code),
-    )
+
+    def draw(scale: float, code: int) -> Figure:
+        return plots.scale_and_error(weights.tolist(), decoded(scale).tolist(), curve, scale, code)
+
+    question = "Where is the error least: where the largest weight just fits, or at a smaller scale that clips it?"
+    return Explorer(controls, draw, question)
 
 
 def explore_rank() -> Explorer:
@@ -148,7 +224,8 @@ def explore_rank() -> Explorer:
         "rank": choice("rank", [1, 2, 4, 8, 16, 32, 64, 128, 256, 512], 16),
         "adapted": ipywidgets.Dropdown(description="adapters on", options=list(targets), value="all linear layers"),
     }
-    return Explorer(controls, draw)
+    question = "From which rank on does an adapter hold more numbers than the weight it stands beside?"
+    return Explorer(controls, draw, question)
 
 
 def explore_pages(pages: int = 24, steps: int = 6) -> Explorer:
@@ -167,9 +244,10 @@ def explore_pages(pages: int = 24, steps: int = 6) -> Explorer:
         "room": ipywidgets.IntSlider(
             description="room (pages)", min=1, max=pages, value=pages // 2, continuous_update=False
         ),
-        "order": ipywidgets.ToggleButtons(description="sweep", options=["always forward", "to and fro"]),
+        "order": ipywidgets.ToggleButtons(description="sweep", options=["always forward", "back and forth"]),
     }
-    return Explorer(controls, draw)
+    question = "How much room does each sweep need before the last step fetches fewer than all pages?"
+    return Explorer(controls, draw, question)
 
 
 def least_recently_used(order: list[int], room: int) -> tuple[list[tuple[int, int, str]], list[int]]:
@@ -211,7 +289,8 @@ def explore_fit() -> Explorer:
         "checkpointing": ipywidgets.Checkbox(description="gradient checkpointing", value=True),
         "gpu": choice("GPU (GB)", [8, 12, 16, 24, 32, 40, 48, 80, 141], 48),
     }
-    return Explorer(controls, draw)
+    question = "What costs most here: a higher rank, more rows, longer rows, or leaving checkpointing out?"
+    return Explorer(controls, draw, question)
 
 
 def explore_gpus() -> Explorer:
@@ -234,7 +313,8 @@ def explore_gpus() -> Explorer:
         "sequence_length": choice("sequence length", [128, 256, 512, 1024, 2048, 4096, 8192], 512),
         "gpu": choice("GPU (GB)", [8, 12, 16, 24, 32, 40, 48, 80, 141], 24),
     }
-    return Explorer(controls, draw)
+    question = "How many GPUs of 80 GB does full fine-tuning need here, and how many of 24 GB does QLoRA?"
+    return Explorer(controls, draw, question)
 
 
 def _wrapped(title: str, width: int = 78) -> str:

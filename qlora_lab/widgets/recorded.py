@@ -39,4 +39,5 @@ def explore_costs(record: CostRecord | None = None) -> Explorer:
         "rank": choice("rank", RANKS, int(rank)),
         "measure": ipywidgets.ToggleButtons(description="measure", options=list(MEASURES)),
     }
-    return Explorer(controls, draw)
+    question = "Does a higher rank buy quality here, or only cost memory? Which base would you take, and why?"
+    return Explorer(controls, draw, question)

@@ -4,6 +4,9 @@ Needs Chromium or Chrome on the machine (Debian: `apt-get install chromium`); sk
 there is none.
 """
 
+import shutil
+import subprocess
+import sys
 import time
 
 import nbformat
@@ -41,7 +44,7 @@ def controls_of(page, cell) -> list:
             return lambda: control.locator("input[type=checkbox]").click()
         return lambda: control.locator("button:not(.mod-active)").first.click()
 
-    found = cell.locator(".jp-OutputArea .widget-vbox > *:not(.widget-html)")
+    found = cell.locator(".jp-OutputArea .widget-vbox > *:not(.widget-html, .explorer-buttons, .explorer-pictures)")
     return [(found.nth(number), move) for number in range(found.count())]
 
 
@@ -80,8 +83,29 @@ def test_every_control_of_an_explorer_changes_its_figure(explorers, name):
         print(f"{name}: {control.inner_text().splitlines()[0]}: {1e3 * (time.perf_counter() - start):.0f} ms")
         assert picture.get_attribute("alt") != before[1]
         assert picture.bounding_box()["width"] > 300
+    widths = [control.bounding_box()["width"] for control, _ in controls]
+    assert all(abs(width - picture.bounding_box()["width"]) < 20 for width in widths), widths
     if SCREENSHOTS:
         cell.locator(".jp-OutputArea").first.screenshot(path=f"{SCREENSHOTS}/explorer-{name}.png")
+
+
+def test_a_state_is_kept_and_everything_is_reset_with_the_buttons(explorers):
+    page, cell = explorers, explorers.locator(".jp-CodeCell").first
+    pictures = cell.locator(".jp-OutputArea .explorer-pictures img")
+    first = pictures.first.get_attribute("src")
+    cell.get_by_role("button", name="Keep this state to compare").click()
+    pictures.nth(1).wait_for(timeout=30_000)
+    control, move = controls_of(page, cell)[-1]
+    move(control)()
+    page.wait_for_function(
+        "first => document.querySelector('.jp-OutputArea .explorer-pictures img').src != first", arg=first
+    )
+    assert pictures.nth(1).get_attribute("src") == first
+    if SCREENSHOTS:
+        cell.locator(".jp-OutputArea").first.screenshot(path=f"{SCREENSHOTS}/explorer-kept.png")
+    cell.get_by_role("button", name="Reset").click()
+    page.wait_for_function("() => document.querySelectorAll('.explorer-pictures img').length == 7")  # one for each
+    assert pictures.count() == 1
 
 
 ASK = """
@@ -118,6 +142,26 @@ def test_the_box_asks_both_models_and_is_disabled_while_they_answer(page, lab):
         assert box.get_by_text("parses as 1 call").count() == 1
     if SCREENSHOTS:
         page.locator(".jp-OutputArea").first.screenshot(path=f"{SCREENSHOTS}/answers.png")
+
+
+def test_opening_a_notebook_and_saving_it_changes_nothing(page, lab):
+    """In the form that `make notebooks` leaves, with the Python that left it."""
+    notebook = lab[1] / sorted(FOLDER.glob("00_*.ipynb"))[0].name
+    shutil.copy(FOLDER / notebook.name, notebook)
+    subprocess.run([sys.executable, FOLDER.parent / "tools" / "clean.py", notebook], check=True)
+    before, written = notebook.read_bytes(), notebook.stat().st_mtime_ns
+    page.goto(f"{lab[0]}lab/tree/{notebook.name}?token=browser-test&reset")
+    page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=60_000)
+    page.get_by_text("| Idle").wait_for(timeout=120_000)
+    time.sleep(2)  # what the kernel says about itself comes a moment later
+    assert page.locator(".lm-TabBar .jp-mod-dirty").count() == 0
+    page.locator(".jp-Notebook .jp-Cell").first.click()
+    page.keyboard.press("Control+s")
+    for _ in range(100):
+        if notebook.stat().st_mtime_ns != written:
+            break
+        time.sleep(0.1)
+    assert notebook.stat().st_mtime_ns != written and notebook.read_bytes() == before
 
 
 def test_a_notebook_runs_from_top_to_bottom(page, lab):

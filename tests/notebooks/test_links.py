@@ -5,6 +5,7 @@ decides what is installed, in seconds and without a network.
 """
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from tiny_wheels import pip_environment, write_checkout, write_wheel
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-spec = importlib.util.spec_from_file_location("links", ROOT / "notebooks" / "links.py")
+spec = importlib.util.spec_from_file_location("links", ROOT / "tools" / "links.py")
 links = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(links)
 
@@ -60,7 +61,7 @@ def test_a_fork_points_at_itself(tmp_path, monkeypatch):
     assert changed == [before.cells[0].id, "bootstrap"]
 
 
-@pytest.mark.parametrize("repository", ["", "https://example.org/someone/x", "someone/x", "https://github.com/someone"])
+@pytest.mark.parametrize("repository", ["https://example.org/someone/x", "someone/x", "https://github.com/someone"])
 def test_a_setting_that_cannot_work_is_refused(repository, tmp_path, monkeypatch):
     setting = tmp_path / "pyproject.toml"
     setting.write_text(f'[tool.qlora-lab]\nrepository = "{repository}"\n')
@@ -69,7 +70,35 @@ def test_a_setting_that_cannot_work_is_refused(repository, tmp_path, monkeypatch
         links.setting()
 
 
-def test_a_notebook_without_them_gets_both_and_keeps_the_rest(tmp_path):
+@pytest.mark.parametrize("line", ["", 'repository = ""\n', f'repository = "{links.NOWHERE}"\n'])
+def test_without_an_address_there_is_no_link(line, tmp_path, monkeypatch):
+    """One that was there is taken out, and comes back with an address; the cell still says where one is needed."""
+    setting, copy = tmp_path / "pyproject.toml", tmp_path / NOTEBOOKS[0].name
+    monkeypatch.setattr(links, "PYPROJECT", setting)
+    shutil.copy(NOTEBOOKS[0], copy)
+    with_link, without = f'[tool.qlora-lab]\nrepository = "{ADDRESS}"\n', f"[tool.qlora-lab]\n{line}"
+    setting.write_text(with_link)
+    links.write(copy)
+    linked = nbformat.read(copy, as_version=4).cells[0].source
+    assert links.LABEL in linked
+    setting.write_text(without)
+    assert links.write(copy) and not links.write(copy)
+    bare = nbformat.read(copy, as_version=4).cells[0].source
+    assert links.LABEL not in bare and "\n\n\n" not in bare and "/OWNER/" in first_code_cell(copy).source
+    assert (
+        "\n".join(text for text in linked.split("\n") if not text.startswith(f"[{links.LABEL}]")).replace(
+            "\n\n\n", "\n\n"
+        )
+        == bare
+    )
+    setting.write_text(with_link)
+    assert links.write(copy) and nbformat.read(copy, as_version=4).cells[0].source == linked
+
+
+def test_a_notebook_without_them_gets_both_and_keeps_the_rest(tmp_path, monkeypatch):
+    setting = tmp_path / "pyproject.toml"
+    setting.write_text(f'[tool.qlora-lab]\nrepository = "{ADDRESS}"\n')
+    monkeypatch.setattr(links, "PYPROJECT", setting)
     cells = [nbformat.v4.new_markdown_cell("# A title\n\n**Claim.** Text.")]
     output = nbformat.v4.new_output("execute_result", {"text/plain": "1"}, execution_count=1)
     cells += [nbformat.v4.new_code_cell("1", execution_count=1, outputs=[output], metadata={"tags": ["C1"]})]
@@ -78,7 +107,7 @@ def test_a_notebook_without_them_gets_both_and_keeps_the_rest(tmp_path):
     nbformat.write(book, path)
     assert links.write(path) and not links.write(path)
     title, bootstrap, rest = nbformat.read(path, as_version=4).cells
-    assert title.source.splitlines()[0] == "# A title" and title.source.endswith("\n\n**Claim.** Text.")
+    assert re.fullmatch(r"# A title\n\n\[Open in Colab\]\(\S+/book.ipynb\)\n\n\*\*Claim.\*\* Text.", title.source)
     assert bootstrap.execution_count == 1 and rest.execution_count == rest.outputs[0].execution_count == 2
     assert rest.source == "1" and rest.metadata.tags == ["C1"]
     assert nbformat.read(path, as_version=4).metadata.measured["long cells"] == [2]

@@ -59,8 +59,13 @@ def test_every_figure_is_there_with_its_text(pair):
         pictures = [output for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
         assert len(pictures) <= 1  # the pages take one text a cell
         texts += [picture.metadata["image/png"]["alt"] for picture in pictures]
-    figures = [a for tag, a in page.tags if tag == "img" and "_images" in a["src"]]
+    pictures = [a for tag, a in page.tags if tag == "img" and "_images" in a["src"]]
+    figures = [a for a in pictures if a.get("class") != "large"]
     assert [figure["alt"] for figure in figures] == texts
+    # each opens enlarged, and leads back
+    assert [a["src"] for a in pictures if a.get("class") == "large"] == [figure["src"] for figure in figures]
+    links = {a["href"]: a["id"] for tag, a in page.tags if tag == "a" and a.get("class") in ("enlarge", "enlarged")}
+    assert len(links) == 2 * len(figures) and all(links[f"#{place}"] == target[1:] for target, place in links.items())
     assert all((page.path.parent / figure["src"]).is_file() for figure in figures)
 
 

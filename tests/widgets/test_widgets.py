@@ -1,12 +1,13 @@
 """Explorers: every control changes what is drawn, and what is drawn is what was asked for; the box asks and tells."""
 
+import html
 import inspect
 import re
 
 import ipywidgets
 import pytest
 
-from qlora_lab import widgets
+from qlora_lab import tasks, widgets
 from qlora_lab.memory.closed_form import predict_training
 
 MAKERS = {name: getattr(widgets, name) for name in dir(widgets) if name.startswith("explore_")}
@@ -70,9 +71,48 @@ def test_ipywidgets_7_is_given_the_same_view(monkeypatch):
     assert shown[1][view]["model_id"] == explorer.model_id
 
 
+@pytest.mark.parametrize("name", MAKERS)
+def test_it_asks_a_question_and_its_controls_are_as_wide_as_the_figure(name):
+    explorer = MAKERS[name]()
+    assert re.fullmatch(r"<div [^>]*><b>Try it:</b> .{40,}\?.*</div>", explorer.question.value)
+    width = re.search(r"<img .*style=\"width: (\d+)px", explorer.picture.value)[1]
+    for control in explorer.controls.values():
+        assert (control.layout.width, control.layout.max_width) == ("98%", f"{width}px")
+
+
+def src(picture) -> str:
+    return re.search('src="([^"]*)"', picture.value)[1]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_kept_state_stays_beside_the_present_one_until_reset(name):
+    explorer = MAKERS[name]()
+    first = explorer.picture.value
+    assert explorer.kept is None and explorer.kept_picture.value == ""
+    explorer.keep_button.click()
+    assert src(explorer.picture) == src(explorer.kept_picture) and "the same state" in explorer.kept_picture.value
+    kept = src(explorer.kept_picture)
+    for control in explorer.controls.values():
+        was, control.value = control.value, another(control)
+        assert src(explorer.kept_picture) == kept != src(explorer.picture)
+        assert f"<b>Kept</b>: {control.description} {html.escape(str(was))}" in explorer.kept_picture.value
+        assert f"<b>Now</b>: {control.description} {html.escape(str(control.value))}" in explorer.picture.value
+        control.value = was
+    control.value = another(control)
+    explorer.keep_button.click()  # another one takes its place
+    assert src(explorer.kept_picture) == src(explorer.picture) != kept
+    drawn = []
+    draw, explorer._draw = explorer._draw, lambda **values: drawn.append(values) or draw(**values)
+    explorer.reset_button.click()
+    assert explorer.picture.value == first and explorer.kept_picture.value == "" and explorer.kept is None
+    assert len(drawn) == 1
+
+
 def test_fit_tells_what_the_budget_says():
     explorer = widgets.explore_fit()
     peak = predict_training("llama-65b", "qlora", 64, 1, 512, checkpointing="non-reentrant").peak / 1e9
+    assert f"{peak:,.1f} GB: it does not fit; cheapest change: adapters in 16 bits" in explorer.figure.alt_text
+    explorer.controls["gpu"].value = 80
     assert f"{peak:,.1f} GB: it fits" in explorer.figure.alt_text
     explorer.controls["gpu"].value = 24
     assert "it does not fit" in explorer.figure.alt_text
@@ -175,6 +215,37 @@ def test_the_box_is_shown_with_a_table_of_its_examples(monkeypatch):
 def test_the_verdict_on_an_answer(text, usable, words):
     found, said = widgets.answer_box.judge_calls(text)
     assert found is usable and words in said
+
+
+TIMER = tasks.Example("twelve minutes", ({"name": "timer", "arguments": {"minutes": 12}},))
+
+
+@pytest.mark.parametrize(
+    ("text", "example", "said"),
+    [
+        (CALL, TIMER, "✓ exactly the calls wanted"),
+        (CALL.replace("12", "20"), TIMER, "✗ parses as 1 call, but not what was wanted (wrong argument: minutes)"),
+        (f"[{CALL[1:-1]},{CALL[1:-1]}]", TIMER, "✗ parses as 2 calls, but not what was wanted (extra call)"),
+        ("Sure!", TIMER, "✗ does not parse as calls"),
+        ("Paris.", tasks.Example("capital?", ()), "○ no call, and none was asked for"),
+        (CALL, tasks.Example("capital?", ()), "✗ it calls a function, and none was asked for"),
+        ("[]", tasks.Example("capital?", ()), "✗ it calls a function, and none was asked for"),
+    ],
+)
+def test_a_tick_is_for_what_was_wanted(text, example, said):
+    assert widgets.answer_box.judge_example(text, example) == said
+
+
+def test_nothing_that_is_typed_gets_a_tick():
+    """Nobody has said what is wanted; of the examples it is known, also when they are asked again."""
+    box = widgets.explore_answers(lambda command: "Sure!", lambda command: CALL, [TIMER, "lights on"])
+    assert "✓ exactly" in box.columns["tuned model"].value and "✗" in box.columns["base model"].value
+    page, lines = box.fallback()[0].values()
+    assert page.count("✓") == lines.count("✓") == 1 and "○ parses as 1 call; is it what you asked for?" in lines
+    box.ask("set twelve minutes")
+    assert "✓" not in box.columns["tuned model"].value and "○ parses as 1 call" in box.columns["tuned model"].value
+    box.ask(TIMER.command)
+    assert "✓" in box.columns["tuned model"].value
 
 
 def test_scale_shows_the_chapters_example():

@@ -1,10 +1,11 @@
-"""Tidy executed notebooks before they are committed: python notebooks/clean.py notebooks/*.ipynb
+"""Tidy executed notebooks before they are committed: python tools/clean.py notebooks/*.ipynb
 
 Numbers the code cells from 1, drops what belongs to one machine or one run (execution times, widget state, stderr), and
 writes each notebook whole. Outputs stay: nbval compares them. How long all cells took together is kept, with the device
 and the date, so that a test can compare it with the minutes that the notebook's first cell promises.
 """
 
+import platform
 import sys
 from datetime import date, datetime
 from pathlib import Path
@@ -13,6 +14,21 @@ import nbformat
 
 from qlora_lab.machine.environment import default_device, device_name
 from qlora_lab.machine.files import write_text
+
+# What JupyterLab writes into a notebook that it opens with this Python's kernel. Where it stands there already, opening
+# one changes nothing in the file; with another version of Python only that line.
+OPENED = {
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {
+        "codemirror_mode": {"name": "ipython", "version": 3},
+        "file_extension": ".py",
+        "mimetype": "text/x-python",
+        "name": "python",
+        "nbconvert_exporter": "python",
+        "pygments_lexer": "ipython3",
+        "version": platform.python_version(),
+    },
+}
 
 
 def seconds(cell) -> float | None:
@@ -54,11 +70,7 @@ def joined(outputs: list) -> list:
 
 def clean(notebook) -> None:
     measured = measure(notebook) or notebook.metadata.get("measured", {})
-    notebook.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-        "measured": measured,
-    }
+    notebook.metadata = nbformat.from_dict(OPENED | {"measured": measured})
     count = 0
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
@@ -72,8 +84,9 @@ def clean(notebook) -> None:
                     output.execution_count = count
 
 
-for name in sys.argv[1:]:
-    book = nbformat.read(name, as_version=4)
-    clean(book)
-    nbformat.validate(book)
-    write_text(Path(name), nbformat.writes(book) + "\n")
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        book = nbformat.read(name, as_version=4)
+        clean(book)
+        nbformat.validate(book)
+        write_text(Path(name), nbformat.writes(book) + "\n")
