@@ -50,6 +50,12 @@ def check_adapter_arguments(rank, alpha, dropout) -> None:
         raise ValueError(f"dropout {dropout!r} is not a probability below 1")
 
 
+def check_adapter_dtype(dtype) -> None:
+    """Raises TypeError for what adapters are not trained in: float16 loses small updates altogether."""
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise TypeError(f"adapter_dtype {dtype} is not allowed; choose torch.float32 or torch.bfloat16")
+
+
 def _widened(weight: torch.Tensor) -> torch.Tensor:
     """The weight in float32, or wider where it is: sums with an update are made there and rounded once."""
     return weight.to(torch.promote_types(weight.dtype, torch.float32))
@@ -98,7 +104,7 @@ class LoRALayer(nn.Module):
         if not self.rank:
             raise ValueError("this layer has no adapter (rank 0)")
         with without_autocast(self.lora_A.device.type):
-            return self.scaling * (self.lora_B @ self.lora_A)
+            return self.scaling * (_widened(self.lora_B) @ _widened(self.lora_A))
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -382,6 +388,7 @@ def inject_lora(
     target_modules: str | Iterable[str] = "all-linear",
     dropout: float = 0.0,
     use_rslora: bool = False,
+    adapter_dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
     """Freeze `model` and put a LoRA adapter beside each targeted linear layer, in place.
 
@@ -389,17 +396,21 @@ def inject_lora(
         target_modules: "all-linear" (every linear layer but the output head), a list of module names, where "q_proj"
             stands for every module whose path ends in it, or one string read as a regular expression that must match
             the whole path (as in PEFT). Linear layers are `nn.Linear` and 4-bit layers that have no adapter yet.
+        adapter_dtype: of A and B, their gradients and, with torch's AdamW, their moments. bfloat16 halves their memory;
+            updates below about 1/256 of a weight are then mostly rounded away.
 
     Returns:
         the same model.
 
     Raises:
+        TypeError: adapter_dtype is neither float32 nor bfloat16.
         ValueError: a target matches nothing (the message lists the names there are) or is no linear layer; the model
             has adapters already; rank below 1, alpha not positive, dropout outside [0, 1). Nothing is changed then.
     """
     if rank == 0:
         raise ValueError("rank 0 would train nothing; give a rank of at least 1")
     check_adapter_arguments(rank, alpha, dropout)
+    check_adapter_dtype(adapter_dtype)
     targets = find_targets(model, target_modules)
     model.requires_grad_(False)
     ordinary_tensors(model)
@@ -408,7 +419,18 @@ def inject_lora(
             layer.reset_adapter(rank, alpha, dropout, use_rslora, next(layer.parameters()).device)
         else:
             replace_module(model, name, LoRALinear(layer, rank, alpha, dropout, use_rslora).train(layer.training))
+    cast_adapters(model, adapter_dtype)
     return model
+
+
+@torch.inference_mode(False)  # tensors made in inference mode cannot take part in training
+def cast_adapters(model: nn.Module, dtype: torch.dtype) -> None:
+    """Make A and B of every adapter parameters of `dtype`; those that are of it stay the same objects."""
+    for _, layer in adapted_layers(model):
+        for name in ("lora_A", "lora_B") if layer.rank else ():
+            parameter = getattr(layer, name)
+            if parameter.dtype != dtype:
+                setattr(layer, name, nn.Parameter(parameter.detach().to(dtype), parameter.requires_grad))
 
 
 @contextlib.contextmanager

@@ -23,7 +23,9 @@ from torch.autograd.function import once_differentiable
 
 from qlora_lab.lora import (
     LoRALayer,
+    cast_adapters,
     check_adapter_arguments,
+    check_adapter_dtype,
     computes,
     find_targets,
     ordinary_tensors,
@@ -302,6 +304,7 @@ def quantize_model(
     use_rslora: bool = False,
     device: torch.device | str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    adapter_dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
     """Freeze `model`, store its linear layers in 4 bits and give the targeted ones LoRA adapters, in place.
 
@@ -321,6 +324,7 @@ def quantize_model(
         device: move each layer there before quantizing it, and the rest of the model at the end: a model too large for
             the device in 16 bits can come from the CPU.
         progress: called with (layers done, layers in all).
+        adapter_dtype: float32 or bfloat16; see `inject_lora`.
 
     Returns:
         the same model.
@@ -332,6 +336,7 @@ def quantize_model(
         UserWarning: a notable share of the weights stays as it was.
     """
     check_adapter_arguments(rank, alpha, dropout)
+    check_adapter_dtype(adapter_dtype)
     _check_compute_dtype(compute_dtype)
     stacks = find_stacks(model)
     kinds = {type(module) for module in model.modules()}
@@ -385,6 +390,7 @@ def quantize_model(
             compute_dtype=compute_dtype,
         )
         layer.path = name
+        cast_adapters(layer, adapter_dtype)
         replace_module(model, name, layer)
         del linear
         if progress is not None:

@@ -693,3 +693,51 @@ def test_an_expanded_weight_is_not_merged_into_and_merge_and_unload_gives_it_one
         merge(model)
     assert torch.equal(model(x), before)
     torch.testing.assert_close(merge_and_unload(model)(x), before)
+
+
+# --- adapters in 16 bits
+
+
+@pytest.mark.parametrize("kind", ["lora", "qlora"])
+@pytest.mark.parametrize("base", [torch.float32, torch.bfloat16])
+def test_adapters_in_16_bits_train_and_are_saved(kind, base, tmp_path):
+    """In PEFT's format as others, and what the file holds is what was trained, to the bit."""
+    from qlora_lab import load_adapter, save_adapter
+
+    def prepared(**options):
+        if kind == "lora":
+            return inject_lora(tiny_llama().to(base), 4, 8, **options)
+        return quantize_model(tiny_llama().to(base), rank=4, alpha=8, **options)
+
+    torch.manual_seed(0)
+    model = prepared(adapter_dtype=torch.bfloat16).train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {torch.bfloat16}
+    optimizer = torch.optim.AdamW(trained, lr=1e-2)
+    losses = []
+    for _ in range(8):
+        loss, _ = loss_and_gradients(model, token_batch())
+        losses.append(float(loss))
+        assert {p.grad.dtype for p in trained} == {torch.bfloat16}
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0]
+    assert {layer.delta().dtype for _, layer in adapted_layers(model)} == {torch.float32}
+    save_adapter(model, tmp_path)
+    other = load_adapter(prepared() if kind == "qlora" else tiny_llama().to(base), tmp_path)
+    for (_, ours), (_, theirs) in zip(adapted_layers(model), adapted_layers(other), strict=True):
+        assert torch.equal(ours.lora_A, theirs.lora_A.to(torch.bfloat16))
+        assert torch.equal(ours.lora_B, theirs.lora_B.to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.int8, "bfloat16", None])
+def test_what_adapters_are_not_trained_in_is_refused(dtype):
+    for prepare in (
+        lambda m: inject_lora(m, 4, 8, adapter_dtype=dtype),
+        lambda m: quantize_model(m, adapter_dtype=dtype),
+    ):
+        model = tiny_llama()
+        before = snapshot(model)
+        with pytest.raises(TypeError, match=r"float32 or torch\.bfloat16"):
+            prepare(model)
+        assert_unchanged(model, before)

@@ -224,7 +224,7 @@ def bytes_by_moment(plan: TrainingPlan) -> dict[str, tuple[int, int, int]]:
     shape, adapted = shape_of(plan), adapted_linears(plan)
     size, n, d, full = plan.dtype.itemsize, plan.batch_size * plan.sequence_length, shape.hidden, plan.method == "full"
     gradients = plan.trained_dtype.itemsize * trained_elements(plan)
-    head, supervised = size * shape.vocabulary * d, plan.supervised_tokens
+    head, supervised = size * shape.vocabulary * d, plan.supervised_tokens if plan.chunked_loss else n
     checkpointed = plan.checkpointing != "none"
     layer, kept = _kept(plan)
     recomputed = layer if checkpointed else 0
@@ -234,9 +234,10 @@ def bytes_by_moment(plan: TrainingPlan) -> dict[str, tuple[int, int, int]]:
     decoded = size * largest if plan.method == "qlora" else 0
     working = decoded + n * size * (d + 2 * shape.mlp)
     forward = decoded + n * size * (3 if full else 4) * d
-    logits = logit_bytes(supervised, shape.vocabulary, size, kept=full)
+    at_once = full or not plan.chunked_loss
+    logits = logit_bytes(supervised, shape.vocabulary, size, kept=at_once)
     states = supervised * size * d  # hidden states where there is a label, and their gradient
-    stays = logits // 3 if full else states
+    stays = logits // 3 if at_once else states
     twice = 2 * head if full and shape.tied else 0  # the head's and the embedding's gradient, before they are added
     biggest = max(shape.vocabulary * d, largest) if full else plan.rank * max(max(s) for s in adapted.values())
     # AdamW's square root and quotient, one after the other in place where the moments have a dtype of their own
@@ -255,7 +256,7 @@ def bytes_by_moment(plan: TrainingPlan) -> dict[str, tuple[int, int, int]]:
         "loss": (
             before,
             kept + n * 4 * d + stays,
-            logits - stays if full else logits + states,
+            logits - stays if at_once else logits + states,
         ),
         "head": (before, kept + n * 4 * d, supervised * size * shape.vocabulary + head if full else states),
         "norm": (first, kept, n * 5 * 4 * d),

@@ -3,7 +3,7 @@
 `check_fits` asks it of a model that is there and of the memory that is free; `fit_to_gpu` of a plan on paper and a GPU
 of any size. Both propose what costs least first. Changes that leave the result as it is and cost time: gradient
 checkpointing (about a third more computing), a smaller batch with accumulation. Then, for a plan, those that train
-something else: adapters instead of all weights, a 4-bit base, a lower rank, shorter sequences.
+something else: adapters instead of all weights, a 4-bit base, adapters in 16 bits, a lower rank, shorter sequences.
 
 What both give up is exactness: they are closed forms, true within a few percent. Sizes are in bytes; GB means 10^9
 bytes.
@@ -36,6 +36,8 @@ from qlora_lab.models.inputs import embedding_weight
 
 SMALLEST_RANK = 8  # below these no advice goes
 SHORTEST = 128
+RESERVE_GB = 1.5  # of a GPU, for what no formula counts: its driver, PyTorch's libraries, an allocator's gaps
+SMALL_RESERVE = 0.1  # of a GPU of which a tenth is less
 
 
 class SlowerStep(NamedTuple):
@@ -199,7 +201,7 @@ def check_fits(
 class GpuFit:
     """Whether a budget fits a GPU; else the change to make and the budget after it (None where no change is enough).
 
-    `str` of it says so in a sentence or two. GB = 10^9 bytes.
+    `reserve_gb` of the GPU are not the step's. `str` of it says so in a sentence or two. GB = 10^9 bytes.
     """
 
     fits: bool
@@ -207,11 +209,15 @@ class GpuFit:
     budget: Budget
     change: str | None = None
     changed: Budget | None = None
+    reserve_gb: float = 0.0
 
     def __str__(self) -> str:
         need, peak = f"{self.budget.plan.method} needs {_gb(self.budget.peak)} at its peak", f"{self.gpu_gb:g} GB"
+        if self.reserve_gb:
+            peak += f" with {self.reserve_gb:g} GB in reserve"
         if self.fits:
-            return f"{need}: it fits {peak}, with {_gb(round(self.gpu_gb * 1e9) - self.budget.peak)} left."
+            left = round((self.gpu_gb - self.reserve_gb) * 1e9) - self.budget.peak
+            return f"{need}: it fits {peak}, and {_gb(left)} are left."
         if self.change is None:
             return f"{need}: it does not fit {peak}, and nothing tried here makes it fit. Use a smaller model."
         return f"{need}: it does not fit {peak}. Cheapest change: {self.change} ({_gb(self.changed.peak)})."
@@ -250,6 +256,11 @@ def _changes(plan: TrainingPlan) -> Iterator[tuple[str, TrainingPlan]]:
         for change, smaller in _same_result(plan):
             last = [change], smaller
     words, least = last  # everything so far at once; from here on less of the rest
+    if least.dtype.itemsize < least.adapter_dtype.itemsize:
+        moments = torch.bfloat16 if least.moments_dtype == least.adapter_dtype else least.moments_dtype
+        least = replace(least, adapter_dtype=torch.bfloat16, moments_dtype=moments)
+        words = [*words, "adapters in 16 bits"]
+        yield ", ".join(words), least
     while least.rank > SMALLEST_RANK:
         rank = least.rank // 2
         least = replace(least, rank=rank, alpha=least.alpha * rank / least.rank)
@@ -260,24 +271,30 @@ def _changes(plan: TrainingPlan) -> Iterator[tuple[str, TrainingPlan]]:
         yield ", ".join([*words, f"sequences of {least.sequence_length} tokens"]), least
 
 
-def fit_to_gpu(prediction: Budget, gpu_gb: float) -> GpuFit:
+def fit_to_gpu(prediction: Budget, gpu_gb: float, reserve_gb: float | None = None) -> GpuFit:
     """Compare a budget with a GPU's memory, and look for the cheapest change where it does not fit.
 
     Args:
         prediction: from `predict_training`.
-        gpu_gb: memory that the step may take, in GB = 10^9 bytes. A card sold as "48 GB" has 51.5 of these; what a
-            driver, PyTorch's libraries and an allocator take (commonly 1 to 2 GB) has to come out of that difference.
+        gpu_gb: the GPU's memory in GB = 10^9 bytes. A card sold as "48 GB" has 51.5 of these, or, with its error
+            correction on, a little over 48: the number on the box is the cautious one.
+        reserve_gb: GB of it that are not the step's: a driver, PyTorch's libraries and an allocator's gaps commonly
+            take 1 to 2. None: 1.5, of a small GPU a tenth.
 
     Raises:
-        ValueError: gpu_gb is not a positive number.
+        ValueError: gpu_gb is not a positive number, or the reserve is not a number from 0 to below it.
     """
     if not (is_number(gpu_gb) and gpu_gb > 0):
         raise ValueError(f"gpu_gb {gpu_gb!r} is not allowed; give the memory in GB, for example 24")
-    most = gpu_gb * 1e9
+    if reserve_gb is None:
+        reserve_gb = min(RESERVE_GB, SMALL_RESERVE * gpu_gb)
+    if not (is_number(reserve_gb) and 0 <= reserve_gb < gpu_gb):
+        raise ValueError(f"reserve_gb {reserve_gb!r} is not allowed; give GB from 0 to below the GPU's {gpu_gb:g}")
+    most = (gpu_gb - reserve_gb) * 1e9
     if prediction.peak <= most:
-        return GpuFit(True, gpu_gb, prediction)
+        return GpuFit(True, gpu_gb, prediction, reserve_gb=reserve_gb)
     for change, plan in _changes(prediction.plan):
         changed = predict_plan(plan)
         if changed.peak <= most:
-            return GpuFit(False, gpu_gb, prediction, change, changed)
-    return GpuFit(False, gpu_gb, prediction)
+            return GpuFit(False, gpu_gb, prediction, change, changed, reserve_gb)
+    return GpuFit(False, gpu_gb, prediction, reserve_gb=reserve_gb)

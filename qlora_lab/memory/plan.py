@@ -92,9 +92,12 @@ class TrainingPlan:
         optimizer: "adamw" (two moments a trained parameter) or "sgd" (no state).
         checkpointing: "none", "reentrant" or "non-reentrant".
         dtype: of the base's weights and of activations.
-        adapter_dtype: of adapters and their gradients. None: `dtype`.
+        adapter_dtype: of adapters and their gradients. None: float32, in which they are trained unless one asks
+            `quantize_model` or `inject_lora` for another.
         moments_dtype: None: float32 for "full", as in the usual mixed-precision recipe, else that of the adapters.
         datatype, block_size, double_quant: of the 4-bit base; see `quantize`.
+        chunked_loss: logits only where there is a label, a few rows at a time (`loss`). False: as a transformers model
+            computes its own loss, with the logits of all tokens at once.
 
     Raises:
         ValueError, TypeError: a value that makes no sense; the message lists or says what does.
@@ -118,6 +121,7 @@ class TrainingPlan:
     datatype: str | DataType = "nf4"
     block_size: int = 64
     double_quant: bool = True
+    chunked_loss: bool = True
 
     def __post_init__(self):
         def put(name, value):
@@ -141,7 +145,7 @@ class TrainingPlan:
         for name in ("dtype", "adapter_dtype", "moments_dtype"):
             put(name, _as_dtype(name, getattr(self, name)))
         if self.adapter_dtype is None:
-            put("adapter_dtype", self.dtype)
+            put("adapter_dtype", torch.float32)
         if self.moments_dtype is None:
             put("moments_dtype", torch.float32 if self.method == "full" else self.adapter_dtype)
         if self.alpha is None:

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
 from transformers.utils import import_utils
 
-from qlora_lab.lora import adapted_layers, find_targets, inject_lora, output_head, replace_module
+from qlora_lab.lora import cast_adapters, find_targets, inject_lora, output_head, replace_module
 from qlora_lab.loss import supervised_loss_sum
 from qlora_lab.memory.ledger import MemoryTrace
 from qlora_lab.memory.plan import TrainingPlan
@@ -47,7 +47,7 @@ def simulate_training(
         config: name of one of `plan.PRESETS`, a transformers configuration, a config.json or its folder, a hub id.
         method, rank, batch_size, sequence_length, **plan: see `TrainingPlan` (alpha, dropout, target_modules,
             accumulation, supervised_tokens, optimizer, checkpointing, dtype, adapter_dtype, moments_dtype, datatype,
-            block_size, double_quant).
+            block_size, double_quant, chunked_loss).
         device: kernels are chosen as on this device: "cpu", or "cuda" where there is one.
 
     Returns:
@@ -89,10 +89,7 @@ def build_model(plan: TrainingPlan) -> nn.Module:
             inject_lora(model, plan.rank, plan.alpha, plan.target_modules, plan.dropout)
         else:
             _replace_linears(plan, model, set(targets))
-        for _, layer in adapted_layers(model):
-            if layer.rank:
-                layer.lora_A = nn.Parameter(layer.lora_A.detach().to(plan.adapter_dtype))
-                layer.lora_B = nn.Parameter(layer.lora_B.detach().to(plan.adapter_dtype))
+        cast_adapters(model, plan.adapter_dtype)
     model.train()
     enable_checkpointing(model, plan.checkpointing)
     return model
@@ -110,14 +107,20 @@ def build_optimizer(plan: TrainingPlan, model: nn.Module) -> torch.optim.Optimiz
 
 
 def train_step(plan: TrainingPlan, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """One optimizer step as `training.finetune` takes it, on tokens that are all zero, where the model is."""
+    """One optimizer step as `training.finetune` takes it, on tokens that are all zero, where the model is.
+
+    Without `plan.chunked_loss` the model's own loss stands in the place of ours.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     device = trained[0].device
     for _ in range(min(plan.accumulation, 2)):
         tokens = torch.zeros(plan.batch_size, plan.sequence_length, dtype=torch.int64, device=device)
         labels = tokens.clone()
         mask = torch.ones_like(tokens)
-        loss = supervised_loss_sum(model, tokens, mask, labels) / plan.supervised_tokens
+        if plan.chunked_loss:
+            loss = supervised_loss_sum(model, tokens, mask, labels) / plan.supervised_tokens
+        else:
+            loss = model(tokens, attention_mask=mask, labels=labels, use_cache=False).loss
         loss.backward()
         del tokens, labels, mask, loss
     torch.nn.utils.clip_grad_norm_(trained, 1.0, foreach=True)  # the default for real tensors

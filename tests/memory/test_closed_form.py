@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny import tiny_model
 from transformers import GPT2Config, LlamaConfig
 
+from qlora_lab.lora import inject_lora
 from qlora_lab.memory.closed_form import (
     ModelShape,
     adapter_activations,
@@ -21,6 +23,7 @@ from qlora_lab.memory.fit import predict_step
 from qlora_lab.memory.plan import PRESETS, TrainingPlan
 from qlora_lab.memory.records import CATEGORIES
 from qlora_lab.memory.simulation import build_model, simulate_training
+from qlora_lab.qlora import quantize_model
 
 SMALL = LlamaConfig(
     vocab_size=4000, hidden_size=512, intermediate_size=1376, num_hidden_layers=4, num_attention_heads=8
@@ -47,13 +50,13 @@ OPTIONS = {
     ],
     "lora": [
         {},
-        {"adapter_dtype": torch.float32, "supervised_tokens": 16, "rank": 64},
+        {"adapter_dtype": torch.bfloat16, "supervised_tokens": 16, "rank": 64},
         {"dropout": 0.1, "dtype": torch.float32, "accumulation": 2},
         {"target_modules": ["q_proj", "v_proj"]},
     ],
     "qlora": [
         {},
-        {"double_quant": False, "supervised_tokens": 16, "rank": 64},
+        {"double_quant": False, "supervised_tokens": 16, "rank": 64, "adapter_dtype": torch.bfloat16},
         {"dropout": 0.1, "dtype": torch.float32, "accumulation": 2},
         {"target_modules": ["q_proj", "v_proj"], "optimizer": "sgd"},
     ],
@@ -82,14 +85,16 @@ def test_the_budget_is_within_three_percent_of_the_simulation(name, method, chec
 
 
 def test_counts_made_by_hand():
-    """7B with rank 64, 512 tokens, bfloat16 throughout."""
+    """7B with rank 64, 512 tokens, adapters, gradients and moments in float32 and the rest in bfloat16."""
     plan = TrainingPlan("llama-7b", "qlora", 64, 1, 512, checkpointing="reentrant")
     shape = ModelShape.of(plan.config)
     linear = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11_008)
     assert shape.parameters == linear + 2 * 32_000 * 4096 + 65 * 4096 == 6_738_415_616
     found = predict_plan(plan).by_category
     adapters = 32 * 64 * (4 * 2 * 4096 + 3 * (4096 + 11_008))
-    assert found["adapters"] == 2 * adapters and found["optimizer state"] == 4 * adapters
+    assert found["adapters"] == 4 * adapters and found["optimizer state"] == 8 * adapters
+    half = predict_plan(replace(plan, adapter_dtype=torch.bfloat16, moments_dtype=torch.bfloat16)).by_category
+    assert half["adapters"] == 2 * adapters and half["optimizer state"] == 4 * adapters
     blocks = linear // 64
     assert found["quantized base"] == linear // 2 + blocks + 4 * blocks // 256 + 4 * 32 * 7
     assert found["base weights"] == 2 * (2 * 32_000 * 4096 + 65 * 4096) + 2 * 64 * 4
@@ -101,6 +106,28 @@ def test_counts_made_by_hand():
     # a frozen head: 2**25 bytes of float32 logits are 262 rows, and the same rows in 16 bits
     assert logit_bytes(511, 32_000, 2, kept=False) == 262 * 32_000 * (4 + 2)
     assert logit_bytes(100, 32_000, 4, kept=False) == 100 * 32_000 * 4
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "non-reentrant"])
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_all_logits_at_once_are_billed_as_transformers_makes_them(method, checkpointing):
+    """A large vocabulary and few layers, so that the peak is in the loss."""
+    config = LlamaConfig(**{**SMALL.to_dict(), "vocab_size": 128_000})
+    budgets = {}
+    for chunked in (True, False):
+        options = {"checkpointing": checkpointing, "chunked_loss": chunked}
+        budgets[chunked] = predict_training(config, method, 8, 2, 128, **options)
+        simulated = simulate_training(config, method, 8, 2, 128, **options)
+        assert budgets[chunked].moment == "loss"
+        assert budgets[chunked].peak == pytest.approx(simulated.peak, rel=0.03)
+    assert budgets[False].peak - budgets[True].peak > 2 * 128 * 128_000 * 8
+
+
+def test_adapters_are_billed_as_they_are_trained():
+    billed = TrainingPlan(SMALL, "qlora")
+    for prepare in (inject_lora, lambda model, rank, alpha: quantize_model(model, rank=rank, alpha=alpha)):
+        model = prepare(tiny_model().to(billed.dtype), 4, 8)
+        assert {p.dtype for p in model.parameters() if p.requires_grad} == {billed.adapter_dtype}
 
 
 def test_full_training_takes_twelve_bytes_a_parameter():

@@ -87,21 +87,48 @@ def test_the_advice_fits(monkeypatch):
 
 def test_a_plan_that_fits_a_gpu():
     found = fit_to_gpu(predict_training("llama-65b", "qlora", 64, checkpointing="reentrant"), 48)
+    assert not found.fits and found.change == "adapters in 16 bits"
+    assert str(found) == (
+        "qlora needs 47.8 GB at its peak: it does not fit 48 GB with 1.5 GB in reserve. "
+        "Cheapest change: adapters in 16 bits (41.4 GB)."
+    )
+    found = fit_to_gpu(found.changed, 48)
     assert found.fits and found.change is None
-    assert str(found) == "qlora needs 41.4 GB at its peak: it fits 48 GB, with 6.6 GB left."
+    assert str(found) == "qlora needs 41.4 GB at its peak: it fits 48 GB with 1.5 GB in reserve, and 5.1 GB are left."
+
+
+@pytest.mark.parametrize(("gpu", "reserve"), [(80, 1.5), (24, 1.5), (15, 1.5), (8, 0.8), (0.5, 0.05)])
+def test_a_reserve_is_kept_which_a_small_gpu_can_afford(gpu, reserve):
+    prediction = predict_training(SMALL, "lora", 8)
+    assert fit_to_gpu(prediction, gpu).reserve_gb == pytest.approx(reserve)
+    exactly = prediction.peak / 1e9
+    assert fit_to_gpu(prediction, exactly, reserve_gb=0).fits and "reserve" not in str(fit_to_gpu(prediction, 9, 0))
+    assert not fit_to_gpu(prediction, exactly).fits
+
+
+@pytest.mark.parametrize("reserve", [-1, 24, 30, float("nan"), "1", True])
+def test_a_reserve_that_makes_no_sense(reserve):
+    with pytest.raises(ValueError, match="reserve_gb"):
+        fit_to_gpu(predict_training(SMALL, "lora", 8), 24, reserve)
 
 
 @pytest.mark.parametrize(
     ("arguments", "gpu", "change"),
     [
-        (("llama-65b", "qlora", 64), 48, "gradient checkpointing"),
+        (("llama-65b", "qlora", 64), 50, "gradient checkpointing"),
+        (("llama-65b", "qlora", 64), 48, "gradient checkpointing, adapters in 16 bits"),
         (("llama-7b", "lora", 16, 16), 24, "gradient checkpointing"),
-        (("llama-7b", "lora", 16, 16), 17, "batch_size=1 with accumulation=16"),
+        (("llama-7b", "lora", 16, 16), 17, "gradient checkpointing and batch_size=4 with accumulation=4"),
+        (("llama-7b", "lora", 16, 16), 19, "batch_size=1 with accumulation=16"),
         (("llama-7b", "lora", 16, 1), 12, "QLoRA with rank 16"),
         (("llama-65b", "full"), 48, "QLoRA with rank 16, gradient checkpointing"),
         (("llama-7b", "full"), 20, "LoRA with rank 16"),
-        (("llama-2-70b", "qlora", 256), 40, "gradient checkpointing, rank 16"),
-        (("llama-65b", "qlora", 8, 1, 8192), 43, "gradient checkpointing, sequences of 4096 tokens"),
+        (("llama-2-70b", "qlora", 256), 48, "gradient checkpointing, adapters in 16 bits, rank 64"),
+        (
+            ("llama-65b", "qlora", 8, 1, 8192),
+            45,
+            "gradient checkpointing, adapters in 16 bits, sequences of 4096 tokens",
+        ),
     ],
 )
 def test_the_cheapest_change_that_makes_it_fit(arguments, gpu, change):
