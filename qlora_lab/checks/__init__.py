@@ -1,12 +1,16 @@
 """Checks for the workbook's exercises: `check("id", function)` says not attempted, right, or what looks wrong.
 
-A module a notebook holds its exercises; `exercise` judges, `differences` describes.
+It gives back the function to go on with. A module a notebook holds its exercises; `exercise` judges, `differences`
+describes, `kept` keeps right answers, `verdict_card` shows.
 """
 
 import difflib
+import functools
 from collections.abc import Callable
+from typing import Any
 
 from qlora_lab.checks import (
+    kept,
     notebook_00,
     notebook_01,
     notebook_02,
@@ -17,8 +21,9 @@ from qlora_lab.checks import (
     notebook_07,
     notebook_08,
     notebook_09,
+    verdict_card,
 )
-from qlora_lab.checks.exercise import Exercise, Misconception, Verdict, judge
+from qlora_lab.checks.exercise import Exercise, Misconception, Verdict, function_name, judge
 
 MODULES = (  # in the order of the notebooks
     notebook_00,
@@ -33,23 +38,61 @@ MODULES = (  # in the order of the notebooks
     notebook_09,
 )
 EXERCISES: dict[str, Exercise] = {exercise.id: exercise for module in MODULES for exercise in module.EXERCISES}
+PIECES = frozenset(map(function_name, EXERCISES))  # the functions that a reader writes
 
 
-def check(exercise: str, function: Callable) -> None:
-    """Judge an answer and print the verdict.
+def check(exercise: str, function: Callable) -> Callable:
+    """Judge an answer, show the verdict, and give back the function to go on with.
 
     Args:
         exercise: its id, as in the notebook.
         function: the answer.
 
+    Returns:
+        the answer if it is right; it is then also kept in `my_qlora`, see `kept`. Else the finished version, so that
+        the cells below work all the same. Checked again, the finished version counts as the answer it stands for.
+
     Raises:
         ValueError: no exercise of that id.
     """
-    print(verdict(exercise, function))
+    function = getattr(function, "stands_for", function)
+    found = verdict(exercise, function)
+    if found.status == "right":
+        verdict_card.show_verdict(found, f"The notebook goes on with yours. {_keep(EXERCISES[exercise], function)}")
+        return function
+    verdict_card.show_verdict(found, "The notebook goes on with the finished version until yours is right.")
+    return _finished(EXERCISES[exercise], function)
+
+
+def _finished(exercise: Exercise, answer: Any) -> Callable:
+    """The finished version, marked as standing for an answer."""
+
+    @functools.wraps(exercise.solution)
+    def finished(*arguments, **named):
+        return exercise.solution(*arguments, **named)
+
+    finished.stands_for = answer
+    return finished
+
+
+def _keep(exercise: Exercise, function: Callable) -> str:
+    """Keep a right answer; a sentence on where, or on why not."""
+    name = function_name(exercise.id)
+    path = kept.path_of(name)
+    try:
+        text = kept.file_text(function, name, PIECES, f"{exercise.id}: my answer, kept by `check`.")
+        alone = judge(exercise, kept.function_of(text, name, str(path)))
+        if alone.status != "right":
+            raise kept.NotKept(f"alone in a file it is not right: {alone.message}")
+        kept.keep(text, name)
+    except (kept.NotKept, ImportError, OSError) as problem:
+        return f"Not kept in {kept.FOLDER}: {problem}."
+    return f"Kept as {kept.FOLDER}/{path.name}."
 
 
 def verdict(exercise: str, function: Callable, seed: int = 0) -> Verdict:
-    """As `check`, returned instead of printed; another seed gives other inputs."""
+    """The verdict on an answer; another seed gives other inputs."""
+    function = getattr(function, "stands_for", function)
     if exercise not in EXERCISES:
         near = difflib.get_close_matches(str(exercise).replace("_", "-"), EXERCISES, n=3, cutoff=0.5)
         meant = f"did you mean {' or '.join(map(repr, near))}?" if near else "ids stand in the notebooks' check cells"
@@ -57,4 +100,4 @@ def verdict(exercise: str, function: Callable, seed: int = 0) -> Verdict:
     return judge(EXERCISES[exercise], function, seed)
 
 
-__all__ = ["EXERCISES", "Exercise", "Misconception", "Verdict", "check", "judge", "verdict"]
+__all__ = ["EXERCISES", "PIECES", "Exercise", "Misconception", "Verdict", "check", "function_name", "judge", "verdict"]

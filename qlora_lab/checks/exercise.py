@@ -7,6 +7,7 @@ gives, that is what it looks like. Else `resemblances` looks for what the result
 `differences` describes what can be seen.
 """
 
+import copy
 import functools
 import inspect
 import itertools
@@ -28,6 +29,11 @@ from qlora_lab.checks.time_limit import TimeLimit, TimeUp
 CASES = 8
 SECONDS = 20  # for all calls of a check together
 ENOUGH = 30  # bits of results, above which it is no chance that another function gives them all
+
+
+def function_name(exercise: str) -> str:
+    """The name of the function that an exercise asks for, from the exercise's id."""
+    return exercise.replace("-", "_")
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,9 @@ class Exercise:
         any_float: float64 is as good as float32, since the task names no dtype.
         parts: where the result is a sum: its parts by name, from the arguments, so that one can tell which is missing
             or counted too often.
+        call: where an answer does not map plain values to plain values (it changes a model, moves pages of a file, is
+            given functions): calls it, from (the function, the arguments drawn), and returns what is compared. Such an
+            exercise cannot go through a class's sandbox, so it gives no points there.
     """
 
     id: str
@@ -131,6 +140,16 @@ class Exercise:
     cases: int = CASES
     any_float: bool = False
     parts: Callable[..., dict[str, Any]] | None = None
+    call: Callable[[Callable, tuple], Any] | None = None
+
+    @property
+    def graded(self) -> bool:
+        """Whether a class's answers to it can be judged in the sandbox."""
+        return self.call is None
+
+    def result_of(self, function: Callable, arguments: tuple) -> Any:
+        """What an answer gives for these arguments, which are its own to change."""
+        return function(*arguments) if self.call is None else self.call(function, arguments)
 
     def is_right(self, result: Any, expected: Any) -> bool:
         """Whether what is compared of a result is what is expected."""
@@ -177,7 +196,7 @@ def judge(exercise: Exercise, function: Callable, seed: int = 0) -> Verdict:
         arguments = exercise.draw(torch.Generator().manual_seed(1000 * seed + number), number)
         given = _copied(arguments)
         try:
-            result = clock.call(function, *given)
+            result = clock.call(exercise.result_of, function, given)
         except TimeUp:
             error = (
                 f"It did not come to an end within {SECONDS} seconds (called with {describe_arguments(arguments)}). "
@@ -193,10 +212,10 @@ def judge(exercise: Exercise, function: Callable, seed: int = 0) -> Verdict:
         except Exception as problem:
             error = _tell_error(problem, arguments, function)
             break
-        if not is_same(given, arguments, 0.0):
+        if exercise.call is None and not is_same(given, arguments, 0.0):
             error = "Your function changes its arguments in place; compute with copies of them."
             break
-        expected = exercise.solution(*_copied(arguments))
+        expected = exercise.result_of(exercise.solution, _copied(arguments))
         cases.append((arguments, exercise.compared(arguments, result), exercise.compared(arguments, expected)))
     if untouched and not cases and error is None:
         return Verdict(exercise.id, "not attempted", "Replace `raise NotImplementedError` by your answer.")
@@ -238,7 +257,7 @@ def _describe(exercise: Exercise, cases: list[tuple], arguments: tuple, result: 
 
 def _resembles(exercise: Exercise, cases: list[tuple]) -> str | None:
     """A sentence on what the results have to do with the right ones, as far as that can be said of any exercise."""
-    if exercise.view is not None:
+    if exercise.view is not None or exercise.call is not None:
         return None
     names = list(inspect.signature(exercise.solution).parameters)
     try:
@@ -278,7 +297,7 @@ def _gives(exercise: Exercise, wrong: Callable, cases: list[tuple]) -> bool:
             return all(
                 is_same(
                     result,
-                    exercise.compared(arguments, wrong(*_copied(arguments))),
+                    exercise.compared(arguments, exercise.result_of(wrong, _copied(arguments))),
                     exercise.tolerance or 1e-6,
                     exercise.any_float,
                 )
@@ -295,7 +314,7 @@ def _copied(value):
         return type(value)(_copied(item) for item in value)
     if isinstance(value, dict):
         return {key: _copied(item) for key, item in value.items()}
-    return set(value) if isinstance(value, set) else value
+    return copy.deepcopy(value) if isinstance(value, set | torch.nn.Module) else value
 
 
 def _tell_error(error: Exception, arguments: tuple, function: Callable) -> str:

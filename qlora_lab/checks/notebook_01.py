@@ -1,4 +1,4 @@
-"""Exercises of notebook 01: codes, scales, two codes in a byte, NF4, bits and errors predicted, counter-examples."""
+"""Exercises of notebook 01: codes, scales, signed scales, two codes in a byte, NF4, bits, errors, counter-examples."""
 
 import torch
 
@@ -75,18 +75,37 @@ def pack_nibbles(codes: torch.Tensor) -> torch.Tensor:
     return padded[::2] * 16 + padded[1::2]
 
 
+def one_side(count: int, edge: float) -> torch.Tensor:
+    probabilities = torch.linspace(edge, 0.5, count + 1)
+    return torch.special.ndtri(probabilities.double())[:-1].float()
+
+
+def _side_case(generator: torch.Generator, number: int):
+    return (8, 7, 3, 4, 16, 15, 2, 32)[number], (0.9677083, 0.9677083, 0.9, 0.95, 0.98, 0.98, 0.8, 0.99)[number]
+
+
+def _any_side(generator: torch.Generator, number: int):
+    count, edge = (draw_integers(generator, low, end, 1)[0] for low, end in ((2, 40), (70, 99)))
+    return count, edge / 100
+
+
 def normal_float(bits: int) -> torch.Tensor:
     count, half = 2**bits, 2 ** (bits - 1)
-    edge = 1 - (1 / (2 * count) + 1 / (2 * (count - 1))) / 2
+    edge = round(1 - (1 / (2 * count) + 1 / (2 * (count - 1))) / 2, 7)
     positive = _quantiles(edge, 0.5, half + 1)[:-1]
     negative = -_quantiles(edge, 0.5, half)[:-1]
-    levels = torch.cat((negative, torch.zeros(1), positive)).sort().values
-    return (levels / levels.max()).float()
+    levels = torch.cat((negative, torch.zeros(1), positive)).float().sort().values
+    return levels / levels.max()
 
 
 def _quantiles(first: float, last: float, count: int) -> torch.Tensor:
-    """(count,) of the normal distribution, at equally spaced probabilities."""
-    return torch.special.ndtri(torch.linspace(first, last, count, dtype=torch.float64))
+    """(count,) of the normal distribution, at equally spaced probabilities; in float32, as bitsandbytes spaces them."""
+    return torch.special.ndtri(torch.linspace(first, last, count).double())
+
+
+def signed_absmax(weight: torch.Tensor, block_size: int) -> torch.Tensor:
+    blocks = weight.reshape(-1).split(block_size)
+    return torch.stack([-block[block.abs().argmax()] for block in blocks])
 
 
 def bits_per_weight(block_size: int, constants: int, double_quant: bool) -> float:
@@ -346,15 +365,49 @@ EXERCISES = (
         describe=with_arguments(packed_codes),
     ),
     Exercise(
+        "one-side",
+        _side_case,
+        one_side,
+        edits("""
+            (edge, 0.5, count + 1) → (edge, 0.5, count)
+            1: One level is missing, or the gaps are too wide: from `edge` to 0.5 there are `count` steps, so one
+               probability more than levels. The last, 0.5, is left out.
+
+            torch.special.ndtri(probabilities.double())[:-1] → torch.special.ndtri(probabilities.double())
+            2: The last level is zero, the quantile of 0.5. It belongs to no side: leave it out.
+
+            torch.special.ndtri(probabilities.double()) → probabilities
+            1: These are the probabilities; the quantiles of them are wanted.
+
+            ndtri(probabilities.double())[:-1] → ndtri(probabilities[0]) * (1 - torch.arange(count) / count)
+            1: These levels are equally spaced. The probabilities are, and the levels are their quantiles.
+
+            torch.special.ndtri(probabilities.double())[:-1] → torch.special.ndtri(probabilities.double())[:-1].flip(0)
+            2: The right levels, smallest first; begin with that of `edge`, the largest.
+
+            (edge, 0.5, count + 1) → (edge, 0.0, count + 1)
+            1: The probabilities go down to 0.5, the middle of the bell, and not to 0.
+
+            torch.special.ndtri(probabilities.double())[:-1] → -torch.special.ndtri(probabilities.double())[:-1]
+            1: These lie below zero; the side above zero is wanted.
+
+            torch.special.ndtri(probabilities → torch.special.ndtr(probabilities
+            1: `ndtr` gives the probability of a number; `ndtri`, its inverse, gives the number of a probability.
+        """),
+        tolerance=3e-5,
+        draw_more=_any_side,
+        any_float=True,
+    ),
+    Exercise(
         "normal-float",
         lambda generator, number: ((4, 3, 2, 5, 6, 4, 3, 8)[number],),
         normal_float,
         edits("""
-            torch.cat((negative, torch.zeros(1), positive)).sort().values → _quantiles(1 - edge, edge, count)
+            torch.cat((negative, torch.zeros(1), positive)) → _quantiles(1 - edge, edge, count)
             1: There is no exact zero: you cut the bell curve symmetrically into an even number of levels. The two
                sides are built apart, with a zero between.
 
-            (levels / levels.max()) → levels
+            levels / levels.max() → levels
             3: These are quantiles in standard deviations; divide by the largest, so that the levels end at 1.
 
             (negative, torch.zeros(1), positive) → (-positive, torch.zeros(1), -negative)
@@ -364,7 +417,7 @@ EXERCISES = (
             2: Zero is in there twice or more: each side's probabilities end at 0.5, whose quantile is zero; leave
                these out and add one zero.
 
-            (levels / levels.max()) → torch.cat((torch.linspace(-1, 0, half), torch.linspace(0, 1, half + 1)[1:]))
+            levels / levels.max() → torch.cat((torch.linspace(-1, 0, half), torch.linspace(0, 1, half + 1)[1:]))
             1: These levels are equally spaced; the probabilities are, and the levels are their quantiles.
 
             1 - (1 / (2 * count) + 1 / (2 * (count - 1))) / 2 → 1 - 1 / (2 * count)
@@ -388,7 +441,7 @@ EXERCISES = (
             (negative, torch.zeros(1), positive) → (-positive, torch.zeros(1), positive)
             2: Both sides have as many levels: with the zero that is one too many. The negative side has one less.
         """),
-        tolerance=1e-5,
+        tolerance=3e-5,
         draw_more=lambda generator, number: tuple(draw_integers(generator, 2, 11, 1)),
     ),
     Exercise(
@@ -496,6 +549,42 @@ EXERCISES = (
             3: The weights are cut off instead of rounded to the nearest step.
         """),
         tolerance=1e-4,
+    ),
+    Exercise(
+        "signed-absmax",
+        _tensor_case,
+        signed_absmax,
+        edits("""
+            -block[block.abs().argmax()] → block[block.abs().argmax()]
+            2: Divided by this, the extreme weight becomes 1. It should become -1, the end that has a level.
+
+            -block[block.abs().argmax()] → block.abs().max()
+            1: That is the ordinary absmax, without a sign: a block whose extreme weight is positive needs a negative
+               scale.
+
+            -block[block.abs().argmax()] → -block.abs().max()
+            2: All scales are negative. The sign depends on the block: its extreme weight has to become -1.
+
+            -block[block.abs().argmax()] → -block[block.argmax()]
+            1: You look for the largest weight; the one with the largest magnitude is wanted.
+
+            -block[block.abs().argmax()] → -block[block.abs().argmax()].sign()
+            2: That is the sign alone; the scale is as large as the extreme weight.
+
+            -block[block.abs().argmax()] → block.abs().argmax()
+            1: That is the extreme weight's place in its block; take the weight that stands there.
+
+            -block[block.abs().argmax()] → -block[block.abs().argmax()] / 8
+            2: That is one step, an eighth of the scale. Divided by the scale, the extreme weight becomes -1.
+
+            for block in blocks] → for row in weight for block in row.split(block_size)]
+            1: Each row is cut by itself. Blocks run over the flattened tensor and do not stop at the end of a row.
+
+            for block in blocks]) → for block in blocks])[: weight.numel() // block_size]
+            1: The last block is missing: it may be shorter, and it needs a scale too.
+        """),
+        tolerance=1e-6,
+        describe=with_arguments(a_value_each(1e-6, size=lambda arguments: arguments[1])),
     ),
     Exercise(
         "counterexamples",

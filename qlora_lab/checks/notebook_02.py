@@ -7,7 +7,6 @@ import torch
 from qlora_lab.checks.differences import a_value_each, each, in_blocks, with_arguments
 from qlora_lab.checks.exercise import Exercise, Misconception, draw_integers, edits
 from qlora_lab.quantization.datatypes import dynamic_map, get_datatype
-from qlora_lab.quantization.tensor import quantize
 
 NF4, INT4 = get_datatype("nf4").levels, get_datatype("int4").levels
 SCALE_LEVELS = torch.tensor(dynamic_map(), dtype=torch.float32)
@@ -42,6 +41,21 @@ def weights_of_a_code(code: int, absmax: float, levels: list) -> tuple[float, fl
 def _code(generator: torch.Generator, number: int):
     code = (0, 15, 7, 8, 1, 14)[number] if number < 6 else draw_integers(generator, 0, 16, 1)[0]
     return code, 0.1 + draw_integers(generator, 0, 300, 1)[0] / 100, list(NF4)
+
+
+def split_byte(byte: int) -> tuple[int, int]:
+    return byte // 16, byte % 16
+
+
+def unpack_nibbles(packed, n: int):
+    pairs = torch.stack((packed // 16, packed % 16), 1)
+    return pairs.view(-1)[:n]
+
+
+def _bytes_of(generator: torch.Generator, number: int):
+    """From one byte to some dozens; every second number of codes is odd."""
+    n = (12, 7, 1, 33, 2, 64, 31, 20)[number]
+    return torch.randint(0, 256, (-(-n // 2),), generator=generator, dtype=torch.uint8), n
 
 
 def dequantize_packed(packed, scales, table, block_size: int, n: int):
@@ -109,6 +123,11 @@ def _scales(generator: torch.Generator, number: int):
             return scales, SCALE_LEVELS.clone()
 
 
+def decode_scales(codes, absmax2, offset, levels):
+    groups = absmax2.repeat_interleave(256)[: len(codes)]
+    return levels[codes.int()] * groups + offset
+
+
 def flipped_blocks(codes, absmax2, offset, levels):
     second_level = absmax2.repeat_interleave(256)[: len(codes)]
     scales = levels[codes.int()] * second_level + offset
@@ -141,17 +160,20 @@ def double_quantized_bits(block_size: int, scale_block: int) -> float:
 
 
 def model_bytes(shapes: list, block_size: int) -> int:
-    """Measured, not computed: the tensors are really quantized, and what they store is counted."""
     total = 0
     for shape in shapes:
-        stored = quantize(torch.zeros(shape), "nf4", block_size, double_quant=True)
-        total += stored.nbytes
+        n = math.prod(shape)
+        blocks = math.ceil(n / block_size)
+        total += math.ceil(n / 2) + blocks + 4 * math.ceil(blocks / 256) + 4
     return total
 
 
-def _bytes(elements: int, blocks: int, groups_of: int) -> int:
-    """Of a tensor. groups_of: of how many 256 share a second-level scale."""
-    return math.ceil(elements / 2) + blocks + 4 * math.ceil(groups_of / 256) + 4
+def _rows_by_themselves(shapes: list, block_size: int) -> int:
+    total = 0
+    for rows, columns in shapes:
+        blocks = rows * math.ceil(columns / block_size)
+        total += rows * math.ceil(columns / 2) + blocks + 4 * math.ceil(blocks / 256) + 4
+    return total
 
 
 def _shapes(generator: torch.Generator, number: int):
@@ -238,6 +260,78 @@ EXERCISES = (
             1: One of the borders is the level itself; a range reaches half-way to the neighbours on both sides.
         """),
         tolerance=1e-6,
+    ),
+    Exercise(
+        "split-byte",
+        lambda _, number: ((167, 15, 240, 255, 0, 98, 16, 7)[number],),
+        split_byte,
+        edits("""
+            byte // 16, byte % 16 → byte % 16, byte // 16
+            1: These are the two nibbles, the low one first; the high one is wanted first.
+
+            byte // 16 → byte - byte % 16
+            2: The high nibble was cut out, and still stands in the upper four bits: move it down, which divides it
+               by 16.
+
+            byte // 16, byte % 16 → byte // 10, byte % 10
+            byte // 16, byte % 16 → byte // 100, byte % 100
+            1: You took decimal digits apart. A nibble is four bits, so it counts to 16.
+
+            byte // 16 → byte / 16
+            2: The high nibble has a fraction: what the low nibble adds has to be dropped.
+
+            byte // 16, byte % 16 → byte // 15, byte % 15
+            byte % 16 → byte % 15
+            byte // 16 → byte // 15
+            1: Four bits have sixteen values, 0 to 15: divide by 16.
+
+            byte // 16, byte % 16 → byte // 8, byte % 8
+            byte // 16, byte % 16 → byte // 32, byte % 32
+            byte % 16 → byte % 8
+            1: A nibble is four bits, half of a byte; you took another number of bits.
+        """),
+        draw_more=lambda generator, number: tuple(draw_integers(generator, 0, 256, 1)),
+    ),
+    Exercise(
+        "unpack-nibbles",
+        _bytes_of,
+        unpack_nibbles,
+        edits("""
+            (packed // 16, packed % 16) → (packed % 16, packed // 16)
+            1: The nibbles of each byte are swapped: the first code sits in the high four bits.
+
+            torch.stack((packed // 16, packed % 16), 1) → torch.cat((packed // 16, packed % 16))
+            2: All high nibbles come first, then all low ones; they have to alternate.
+
+            [:n] →
+            3: With an odd n the last byte holds one code and a filler; return n codes.
+
+            pairs.view(-1)[:n] → pairs.view(-1)[-n:]
+            3: The filler is the last code, not the first: cut at the end.
+
+            packed // 16 → packed - packed % 16
+            1: The high nibbles still stand in the upper four bits: move them down, which divides them by 16.
+
+            pairs.view(-1)[:n] → packed.repeat_interleave(2)[:n]
+            1: Each byte is there twice, whole; it holds two codes, one in each half.
+
+            pairs.view(-1)[:n] → (packed // 16).repeat_interleave(2)[:n]
+            pairs.view(-1)[:n] → (packed % 16).repeat_interleave(2)[:n]
+            1: One nibble of each byte is there twice, and the other is lost.
+
+            pairs.view(-1)[:n] → pairs
+            2: Two columns came back; flatten them, row by row, and cut the result to n.
+
+            pairs.view(-1)[:n] → pairs.view(-1)[:n].long()
+            pairs.view(-1)[:n] → pairs.view(-1)[:n].int()
+            pairs.view(-1)[:n] → pairs.view(-1)[:n].float()
+            2: These are the right codes in a wider dtype: uint8 takes an eighth of the memory of int64.
+
+            packed % 16 → packed % 8
+            (packed // 16, packed % 16) → (packed // 8, packed % 8)
+            1: A nibble has four bits, sixteen values.
+        """),
+        describe=with_arguments(in_blocks(0.0, lambda _: 2, "byte", lambda arguments: _codes(arguments[0]))),
     ),
     Exercise(
         "dequantize-packed",
@@ -378,6 +472,46 @@ EXERCISES = (
         ),
     ),
     Exercise(
+        "decode-scales",
+        _stored_scales,
+        decode_scales,
+        edits("""
+            groups + offset → groups
+            1: The offset is missing: what was subtracted before quantizing has to be added again.
+
+            levels[codes.int()] * groups + offset → (levels[codes.int()] + offset) * groups
+            1: The offset was multiplied with absmax2 too; it is added last.
+
+            groups + offset → groups - offset
+            1: The offset is subtracted; it was subtracted before, so decoding adds it.
+
+            absmax2.repeat_interleave(256) → absmax2.repeat(256)
+            2: The second-level scales are dealt out in turn; the first 256 scales share the first.
+
+            levels[codes.int()] → (codes.float() - 128) / 127
+            levels[codes.int()] → codes.float() / 255
+            levels[codes.int()] → (codes.float() / 127.5 - 1)
+            1: The codes are taken as equal steps; look them up in `levels`.
+
+            levels[codes.int()] * groups → codes * groups
+            1: The codes are multiplied as if they were numbers. Look each up in `levels` first.
+
+            levels[codes.int()] * groups + offset → (levels[codes.int()] * groups + offset).abs()
+            levels[codes.int()] * groups + offset → (levels[codes.int()] * groups + offset).clamp(min=0)
+            -: You keep the scales from being negative. What is stored can decode to a negative number: give it as it
+               is.
+
+            absmax2.repeat_interleave(256) → absmax2[:1].repeat_interleave(256 * len(absmax2))
+            absmax2.repeat_interleave(256) → absmax2.max().repeat(256 * len(absmax2))
+            2: One second-level scale serves all; each 256 scales have their own.
+
+            levels[codes.int()] * groups + offset → levels[codes.int()] / groups + offset
+            1: That divides by absmax2. Quantizing divides; decoding multiplies.
+        """),
+        tolerance=1e-6,
+        describe=with_arguments(in_blocks(1e-6, lambda _: 256, "group")),
+    ),
+    Exercise(
         "flipped-blocks",
         _stored_scales,
         flipped_blocks,
@@ -453,59 +587,67 @@ EXERCISES = (
         "model-bytes",
         _shapes,
         model_bytes,
-        edits("""
-            for shape in shapes → for shape in [sum(map(math.prod, shapes))]
-            1: You rounded once, for all tensors together. Each is stored alone: round up for each, and count an
-               offset for each.
+        (
+            *edits("""
+                for shape in shapes → for shape in [(sum(map(math.prod, shapes)),)]
+                1: You rounded once, for all tensors together. Each is stored alone: round up for each, and count an
+                   offset for each.
 
-            stored.nbytes → stored.nbytes - 4
-            2: The offset, four bytes for each tensor, is missing.
+                math.ceil(blocks / 256) + 4 → math.ceil(blocks / 256)
+                2: The offset, four bytes for each tensor, is missing.
 
-            stored.nbytes → stored.nbytes - 4 * math.ceil(len(stored.scales) / 256)
-            2: The second-level scales, four bytes for each 256 scales or part of 256, are missing.
+                + 4 * math.ceil(blocks / 256) →
+                2: The second-level scales, four bytes for each 256 scales or part of 256, are missing.
 
-            stored.nbytes → stored.nbytes - 4 * (len(stored.scales) % 256 > 0)
-            1: The second-level scales are rounded down: 256 scales or a part of 256 share one.
+                math.ceil(blocks / 256) → (blocks // 256)
+                1: The second-level scales are rounded down: 256 scales or a part of 256 share one.
 
-            stored.nbytes → stored.nbytes + 4 * (len(stored.scales) % 256 == 0)
-            1: `n // 256 + 1` is one too many where 256 divides the number of scales; -(-n // 256) rounds up.
+                math.ceil(blocks / 256) → (blocks // 256 + 1)
+                1: `n // 256 + 1` is one too many where 256 divides the number of scales; -(-n // 256) rounds up.
 
-            stored.nbytes → stored.nbytes - 4 * math.ceil(len(stored.scales) / 256) + 4
-            2: There is a second-level scale for each 256 scales, not one for each tensor.
+                4 * math.ceil(blocks / 256) → 4
+                2: There is a second-level scale for each 256 scales, not one for each tensor.
 
-            stored.nbytes → stored.codes.nbytes + (n := math.prod(shape) // block_size) + 4 * math.ceil(n / 256) + 4
-            1: A last block that is shorter needs a scale as well: round the number of blocks up.
+                math.ceil(n / block_size) → n // block_size
+                1: A last block that is shorter needs a scale as well: round the number of blocks up.
 
-            stored.nbytes → stored.nbytes - math.prod(shape) % 2
-            1: An odd code takes a byte to itself: round the bytes of the codes up.
+                math.ceil(n / 2) → n // 2
+                1: An odd code takes a byte to itself: round the bytes of the codes up.
 
-            stored.nbytes → stored.nbytes + 3 * len(stored.scales)
-            2: Each scale is counted with four bytes; under double quantization it takes one.
+                + blocks + → + 4 * blocks +
+                2: Each scale is counted with four bytes; under double quantization it takes one.
 
-            double_quant=True → double_quant=False
-            2: That is without double quantization: scales in 32 bits and nothing else.
+                blocks + 4 * math.ceil(blocks / 256) + 4 → 4 * blocks
+                2: That is without double quantization: scales in 32 bits and nothing else.
 
-            return total → return int(sum(map(math.prod, shapes)) * double_quantized_bits(block_size, 256) / 8)
-            1: These are the formula's bits per weight times the weights. It holds for whole blocks only; to the byte,
-               each part is rounded up.
+                return total → return int(sum(map(math.prod, shapes)) * double_quantized_bits(block_size, 256) / 8)
+                1: These are the formula's bits per weight times the weights. It holds for whole blocks only; to the
+                   byte, each part is rounded up.
 
-            return total → return total - 4 * (len(shapes) - 1)
-            2: There is one offset for all tensors; each has its own.
+                return total → return total - 4 * (len(shapes) - 1)
+                2: There is one offset for all tensors; each has its own.
 
-            stored.nbytes → _bytes(n := math.prod(shape), math.ceil(n / block_size), n)
-            2: A second-level scale serves 256 *scales*, not 256 weights.
+                math.ceil(blocks / 256) → math.ceil(n / 256)
+                2: A second-level scale serves 256 *scales*, not 256 weights.
 
-            stored.nbytes → (n := math.prod(shape)) // 2 + (m := n // block_size) + 4 * (m // 256) + 4
-            stored.nbytes → (n := math.prod(shape)) // 2 + (m := math.ceil(n / block_size)) + 4 * (m // 256) + 4
-            1: More than one thing is rounded down: bytes of codes, blocks, and groups of 256 scales are all rounded up.
+                math.ceil(n / 2) + blocks + 4 * math.ceil(blocks / 256) → n // 2 + (m := n // block_size) + m // 256 * 4
+                math.ceil(n / 2) + blocks + 4 * math.ceil(blocks / 256) → n // 2 + blocks + 4 * (blocks // 256)
+                1: More than one thing is rounded down: bytes of codes, blocks, and groups of 256 scales are all
+                   rounded up.
 
-            stored.nbytes → _bytes(math.prod(shape), n := shape[0] * math.ceil(shape[1] / block_size), n)
-            stored.nbytes → _bytes(shape[0] * (shape[1] + shape[1] % 2), n := shape[0] * -(-shape[1] // block_size), n)
-            1: Each row is cut by itself. Blocks run over the flattened tensor and do not stop at the end of a row.
+                math.ceil(n / block_size) → shape[0] * math.ceil(shape[1] / block_size)
+                1: Each row is cut by itself. Blocks run over the flattened tensor and do not stop at the end of a row.
 
-            stored.nbytes → stored.nbytes + stored.codes.nbytes
-            1: That counts a whole byte for each code; two share one.
-        """),
+                math.ceil(n / 2) → 2 * math.ceil(n / 2)
+                math.ceil(n / 2) → n
+                1: That counts a whole byte for each code; two share one.
+            """),
+            Misconception(
+                "Each row is cut by itself. Blocks run over the flattened tensor and do not stop at the end of a row.",
+                1,
+                function=_rows_by_themselves,
+            ),
+        ),
         parts=_parts_of_bytes,
     ),
 )

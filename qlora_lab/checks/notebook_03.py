@@ -1,10 +1,11 @@
-"""Exercises of notebook 03: multiplying with a low-rank update, differentiating, merging, truncating, counting."""
+"""Exercises of notebook 03: a low-rank update counted, truncated, multiplied, differentiated, put in place, merged."""
 
 import math
 
 import torch
+from torch import nn
 
-from qlora_lab.checks.exercise import Exercise, draw_integers, draw_normal, edits
+from qlora_lab.checks.exercise import Exercise, Misconception, draw_integers, draw_normal, edits
 
 
 def lora_forward(x, w, a, b, alpha, use_rslora):
@@ -114,6 +115,83 @@ def _targets_case(generator: torch.Generator, number: int):
     return paths, list(_TARGETS[number])
 
 
+def replace_module(model, path, module):
+    parent, _, leaf = path.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
+
+
+def _wherever_the_name_stands(model, path, module):
+    leaf = path.rpartition(".")[2]
+    for parent in list(model.modules()):
+        if leaf in parent._modules:
+            setattr(parent, leaf, module)
+
+
+_PLACES = (
+    ("up_proj", "down_proj"),
+    ("mlp.up_proj", "mlp.down_proj", "up_proj"),
+    ("layers.0.q_proj", "layers.1.q_proj", "layers.10.q_proj", "q_proj"),
+    ("model.layers.0.self_attn.q_proj", "model.layers.0.mlp.up_proj", "model.layers.1.mlp.up_proj", "lm_head"),
+)
+
+
+def _replacement_case(generator: torch.Generator, number: int):
+    """(paths of the linear layers of a model, the one to replace). The first is at the top."""
+    paths = _PLACES[number % len(_PLACES)]
+    if number < 2 * len(_PLACES):
+        return list(paths), paths[(0, 0, 1, 2, 1, 2, 3, 0)[number % 8]]
+    return list(paths), paths[torch.randint(len(paths), (1,), generator=generator).item()]
+
+
+def _model_of(paths: list[str]) -> nn.Module:
+    """A model with a linear layer at each path; numbers in a path are places in a ModuleList, or would be."""
+    model = nn.Module()
+    for path in paths:
+        *parents, leaf = path.split(".")
+        place = model
+        for name in parents:
+            if name not in place._modules:
+                place.add_module(name, nn.Module())
+            place = place._modules[name]
+        place.add_module(leaf, nn.Linear(2, 2))
+    return model
+
+
+def _replaced(function, arguments: tuple) -> dict[str, str]:
+    """Which module stands at each place of a model once `function` has replaced one, the old one being part of the new.
+
+    Places are told as "mlp > up_proj", modules as "new", "old" with the path where it stood before, or "another".
+    """
+    paths, path = arguments
+    model = _model_of(paths)
+    new = nn.Module()
+    new.base = model.get_submodule(path)
+    words = {id(new): "new"} | {id(model.get_submodule(each)): f"old {each}" for each in paths}
+
+    def places(module: nn.Module, above: tuple[str, ...] = ()):
+        for name, child in module._modules.items():
+            place = (*above, name)
+            if id(child) in words or not child._modules:
+                yield " > ".join(place), words.get(id(child), "another")
+            if child is not new:
+                yield from places(child, place)
+
+    function(model, path, new)
+    return dict(places(model))
+
+
+def _describe_places(arguments: tuple, result: dict[str, str], expected: dict[str, str]) -> str | None:
+    paths, path = arguments
+    for place in {**expected, **result}:
+        found, wanted = (places.get(place, "nothing") for places in (result, expected))
+        if found != wanted:
+            return (
+                f"In a model with linear layers at {', '.join(paths)}, called with the path {path}: at {place} there "
+                f"is then {found}, and there should be {wanted}."
+            )
+    return None
+
+
 def predict_trainable(hidden: int, mlp: int, layers: int, heads: int, kv_heads: int, rank: int) -> int:
     kv = hidden // heads * kv_heads
     return layers * rank * (2 * (hidden + hidden) + 2 * (hidden + kv) + 3 * (hidden + mlp))
@@ -150,155 +228,6 @@ def _parts_of_model(hidden, mlp, layers, heads, kv_heads, rank):
 
 
 EXERCISES = (
-    Exercise(
-        "lora-forward",
-        _forward_case,
-        lora_forward,
-        edits("""
-            alpha / math.sqrt(rank) if use_rslora else alpha / rank → alpha
-            2: The adapter is multiplied with alpha; the factor is alpha / r.
-
-            alpha / math.sqrt(rank) if use_rslora else alpha / rank → 1.0
-            2: The factor is missing.
-
-            alpha / math.sqrt(rank) if use_rslora else alpha / rank → alpha / rank
-            2: use_rslora is ignored: with it the factor is alpha / sqrt(r).
-
-            if use_rslora else → if not use_rslora else
-            2: The two factors are exchanged: plain LoRA has alpha / r, rsLoRA alpha / sqrt(r).
-
-            a.shape[0] → a.shape[1]
-            2: r is the number of rows of A, (r, in); you divide by its number of columns.
-
-            x @ w.T + factor * (x @ a.T @ b.T) → factor * (x @ w.T + x @ a.T @ b.T)
-            2: The factor belongs to the adapter only; you scale the base with it as well.
-
-            x @ a.T @ b.T → x @ b.T @ a.T
-            1: A and B are multiplied in the wrong order: the product is B A, and x meets A first. With square
-               matrices nothing complains.
-
-            x @ w.T + factor * (x @ a.T @ b.T) → x @ w + factor * (x @ a @ b)
-            1: A weight is (out, in), so x needs its transpose. With square matrices nothing complains.
-
-            x @ a.T @ b.T → x @ a @ b.T
-            x @ a.T @ b.T → x @ a.T @ b
-            1: One of A and B is not transposed: x meets the transpose of each. With square matrices nothing
-               complains.
-
-            alpha / math.sqrt(rank) if use_rslora else alpha / rank → alpha / math.sqrt(rank) if use_rslora else alpha
-            2: Without rsLoRA the factor is alpha / r; you take alpha itself.
-
-            alpha / math.sqrt(rank) if use_rslora else alpha / rank → alpha / math.sqrt(rank)
-            2: The factor is that of rsLoRA in both cases; plain LoRA has alpha / r.
-
-            alpha / math.sqrt(rank) if use_rslora else alpha / rank → alpha * rank ** (1 - use_rslora / 2)
-            2: The factor is multiplied with the rank instead of divided by it.
-
-            alpha / math.sqrt(rank) if use_rslora else alpha / rank → rank ** (1 - use_rslora / 2) / alpha
-            2: The factor is upside down: alpha / r.
-
-            a.shape[0] → w.shape[0]
-            2: r is the number of rows of A, (r, in); you divide by the number of outputs.
-
-            x @ a.T @ b.T → x @ b @ a
-            1: A and B are multiplied in the wrong order: the product is B A, and x meets A first. With square matrices
-               nothing complains.
-
-            x @ a.T @ b.T → x @ a @ b
-            1: A and B are not transposed: x meets the transpose of each. With square matrices nothing complains.
-
-            x @ w.T + factor → x @ w + factor
-            1: A weight is (out, in), so x needs its transpose. With square matrices nothing complains.
-
-            x @ w.T + factor * (x @ a.T @ b.T) → x @ (w + factor * (b @ a))
-            1: The merged weight is (out, in) as well, so x needs its transpose. With square matrices nothing complains.
-        """),
-        parts=_parts_of_forward,
-        any_float=True,
-        tolerance=1e-5,
-    ),
-    Exercise(
-        "adapter-gradients",
-        _gradients_case,
-        adapter_gradients,
-        edits("""
-            s * b.T @ gradient, s * gradient @ a.T → b.T @ gradient, gradient @ a.T
-            2: The factor s is missing: W = W0 + s B A, so both gradients carry it.
-
-            s * b.T @ gradient, s * gradient @ a.T → s * gradient @ a.T, s * b.T @ gradient
-            1: dA and dB are swapped: return A's first.
-
-            s * b.T @ gradient, s * gradient @ a.T → (s * b.T @ gradient).T, (s * gradient @ a.T).T
-            1: These are the transposes: a gradient has the shape of what it belongs to, A (r, in) and B (out, r).
-
-            s * b.T @ gradient, s * gradient @ a.T → s * b @ gradient, s * gradient @ a
-            2: A transpose is missing: dA = s B^T G and dB = s G A^T. With square matrices nothing complains.
-
-            s * b.T @ gradient → s * a
-            2: dA does not depend on B in your answer. For the product B A, A's gradient passes through B.
-
-            s * b.T @ gradient → s * b @ gradient
-            s * gradient @ a.T → s * gradient @ a
-            2: A transpose is missing: dA = s B^T G and dB = s G A^T. With square matrices nothing complains.
-
-            s * b.T @ gradient, s * gradient @ a.T → s * gradient @ b.T, s * a.T @ gradient
-            s * b.T @ gradient, s * gradient @ a.T → s * gradient @ b, s * a @ gradient
-            s * b.T @ gradient, s * gradient @ a.T → s * gradient.T @ b.T, s * a.T @ gradient.T
-            2: The factors are in the wrong order: dA = s B^T G and dB = s G A^T. With square matrices nothing
-               complains.
-
-            s * b.T @ gradient, s * gradient @ a.T → s * a @ gradient, s * gradient @ b
-            s * b.T @ gradient, s * gradient @ a.T → s * a.T @ gradient, s * gradient @ b.T
-            2: Each half gets its gradient through itself; A's passes through B, and B's through A.
-        """),
-        any_float=True,
-        tolerance=1e-5,
-    ),
-    Exercise(
-        "merge-adapter",
-        _merge_case,
-        merge_adapter,
-        edits("""
-            alpha / a.shape[0] * (b @ a) → b @ a
-            1: The factor alpha / r is missing.
-
-            alpha / a.shape[0] * (b @ a) → alpha * (b @ a)
-            1: You multiply with alpha instead of alpha / r.
-
-            (w.float() + update).to(w.dtype) → w + update.to(w.dtype)
-            2: The update is rounded to the weight's dtype before the sum and the sum once more: two roundings where
-               one is enough. Add in float32.
-
-            (w.float() + update).to(w.dtype) → w + alpha / len(a) * (b.to(w.dtype) @ a.to(w.dtype))
-            2: A and B are rounded to the weight's dtype before they are multiplied. Compute in float32 and round
-               once, at the end.
-
-            (w.float() + update).to(w.dtype) → w.float() + update
-            2: The merged weight should have the dtype of the base, so that it costs no more.
-
-            w.float() + update → w.float() - update
-            1: That takes the adapter out (unmerge).
-
-            a.shape[0] → a.shape[1]
-            1: r is the number of rows of A, (r, in); you divide by its number of columns.
-
-            a.shape[0] → b.shape[0]
-            1: r is the number of rows of A, and of columns of B, (out, r); you divide by B's number of rows.
-
-            alpha / a.shape[0] → alpha / math.sqrt(a.shape[0])
-            1: That is rsLoRA's factor; here it is alpha / r.
-
-            w.float() + update → (w.float() + update).bfloat16()
-            w.float() + update → (w.float() + update).half()
-            2: The merged weight is rounded to one 16-bit dtype, whatever that of the base is: `.to(w.dtype)`.
-
-            w.float() + update → update
-            1: The base is missing: this is the update alone.
-
-            w.float() + update → alpha / a.shape[0] * (w.float() + b @ a)
-            1: The factor belongs to the update only; you scale the base with it as well.
-        """),
-    ),
     Exercise(
         "best-rank-r",
         _matrix_case,
@@ -399,6 +328,73 @@ EXERCISES = (
         draw_more=lambda generator, number: tuple(draw_integers(generator, 1, 5000 if number % 2 else 12, 2)),
     ),
     Exercise(
+        "lora-forward",
+        _forward_case,
+        lora_forward,
+        edits("""
+            alpha / math.sqrt(rank) if use_rslora else alpha / rank → alpha
+            2: The adapter is multiplied with alpha; the factor is alpha / r.
+
+            alpha / math.sqrt(rank) if use_rslora else alpha / rank → 1.0
+            2: The factor is missing.
+
+            alpha / math.sqrt(rank) if use_rslora else alpha / rank → alpha / rank
+            2: use_rslora is ignored: with it the factor is alpha / sqrt(r).
+
+            if use_rslora else → if not use_rslora else
+            2: The two factors are exchanged: plain LoRA has alpha / r, rsLoRA alpha / sqrt(r).
+
+            a.shape[0] → a.shape[1]
+            2: r is the number of rows of A, (r, in); you divide by its number of columns.
+
+            x @ w.T + factor * (x @ a.T @ b.T) → factor * (x @ w.T + x @ a.T @ b.T)
+            2: The factor belongs to the adapter only; you scale the base with it as well.
+
+            x @ a.T @ b.T → x @ b.T @ a.T
+            1: A and B are multiplied in the wrong order: the product is B A, and x meets A first. With square
+               matrices nothing complains.
+
+            x @ w.T + factor * (x @ a.T @ b.T) → x @ w + factor * (x @ a @ b)
+            1: A weight is (out, in), so x needs its transpose. With square matrices nothing complains.
+
+            x @ a.T @ b.T → x @ a @ b.T
+            x @ a.T @ b.T → x @ a.T @ b
+            1: One of A and B is not transposed: x meets the transpose of each. With square matrices nothing
+               complains.
+
+            alpha / math.sqrt(rank) if use_rslora else alpha / rank → alpha / math.sqrt(rank) if use_rslora else alpha
+            2: Without rsLoRA the factor is alpha / r; you take alpha itself.
+
+            alpha / math.sqrt(rank) if use_rslora else alpha / rank → alpha / math.sqrt(rank)
+            2: The factor is that of rsLoRA in both cases; plain LoRA has alpha / r.
+
+            alpha / math.sqrt(rank) if use_rslora else alpha / rank → alpha * rank ** (1 - use_rslora / 2)
+            2: The factor is multiplied with the rank instead of divided by it.
+
+            alpha / math.sqrt(rank) if use_rslora else alpha / rank → rank ** (1 - use_rslora / 2) / alpha
+            2: The factor is upside down: alpha / r.
+
+            a.shape[0] → w.shape[0]
+            2: r is the number of rows of A, (r, in); you divide by the number of outputs.
+
+            x @ a.T @ b.T → x @ b @ a
+            1: A and B are multiplied in the wrong order: the product is B A, and x meets A first. With square matrices
+               nothing complains.
+
+            x @ a.T @ b.T → x @ a @ b
+            1: A and B are not transposed: x meets the transpose of each. With square matrices nothing complains.
+
+            x @ w.T + factor → x @ w + factor
+            1: A weight is (out, in), so x needs its transpose. With square matrices nothing complains.
+
+            x @ w.T + factor * (x @ a.T @ b.T) → x @ (w + factor * (b @ a))
+            1: The merged weight is (out, in) as well, so x needs its transpose. With square matrices nothing complains.
+        """),
+        parts=_parts_of_forward,
+        any_float=True,
+        tolerance=1e-5,
+    ),
+    Exercise(
         "find-targets",
         _targets_case,
         find_targets,
@@ -438,6 +434,130 @@ EXERCISES = (
 
             p == t or p.endswith("." + t) → p == t
             1: Only whole paths are matched; a target stands for every path that ends in it.
+        """),
+    ),
+    Exercise(
+        "replace-module",
+        _replacement_case,
+        replace_module,
+        (
+            *edits("""
+                setattr(model.get_submodule(parent), leaf, module) → setattr(model, path, module)
+                1: You give the whole model an attribute with dots in its name. The module that holds the layer, its
+                   parent, has to get it, under the last name.
+
+                setattr(model.get_submodule(parent), leaf, module) → setattr(model, leaf, module)
+                1: You put it at the top of the model. Its place is in the module that held the old one, the parent.
+
+                setattr(model.get_submodule(parent), leaf, module) → leaf = module
+                2: The model is as it was: giving a variable another value changes no module. Set an attribute of the
+                   parent.
+
+                setattr(model.get_submodule(parent), leaf, module) → setattr(model.get_submodule(path), leaf, module)
+                2: You put the new one inside the old one, which stays where it is. Go one name less deep, to the
+                   parent.
+
+                model.get_submodule(parent) → next(m for m in model.modules() if leaf in m._modules)
+                2: You put it in the place of the first module of that last name. The path says which one is meant.
+
+                path.rpartition(".") → path.partition(".")
+                1: You cut the path at its first dot; what is before the last dot is the parent.
+
+                leaf, module) → leaf, nn.Module())
+                2: Something else than `module` stands there now.
+
+                setattr(model.get_submodule(parent), leaf, module) → delattr(model.get_submodule(parent), leaf)
+                2: The old one is gone and the new one is nowhere: set the parent's attribute after removing it.
+            """),
+            Misconception(
+                "You replace every module of that last name. Only the one at this path is meant.",
+                hint=2,
+                function=_wherever_the_name_stands,
+            ),
+        ),
+        call=_replaced,
+        describe=_describe_places,
+    ),
+    Exercise(
+        "adapter-gradients",
+        _gradients_case,
+        adapter_gradients,
+        edits("""
+            s * b.T @ gradient, s * gradient @ a.T → b.T @ gradient, gradient @ a.T
+            2: The factor s is missing: W = W0 + s B A, so both gradients carry it.
+
+            s * b.T @ gradient, s * gradient @ a.T → s * gradient @ a.T, s * b.T @ gradient
+            1: dA and dB are swapped: return A's first.
+
+            s * b.T @ gradient, s * gradient @ a.T → (s * b.T @ gradient).T, (s * gradient @ a.T).T
+            1: These are the transposes: a gradient has the shape of what it belongs to, A (r, in) and B (out, r).
+
+            s * b.T @ gradient, s * gradient @ a.T → s * b @ gradient, s * gradient @ a
+            2: A transpose is missing: dA = s B^T G and dB = s G A^T. With square matrices nothing complains.
+
+            s * b.T @ gradient → s * a
+            2: dA does not depend on B in your answer. For the product B A, A's gradient passes through B.
+
+            s * b.T @ gradient → s * b @ gradient
+            s * gradient @ a.T → s * gradient @ a
+            2: A transpose is missing: dA = s B^T G and dB = s G A^T. With square matrices nothing complains.
+
+            s * b.T @ gradient, s * gradient @ a.T → s * gradient @ b.T, s * a.T @ gradient
+            s * b.T @ gradient, s * gradient @ a.T → s * gradient @ b, s * a @ gradient
+            s * b.T @ gradient, s * gradient @ a.T → s * gradient.T @ b.T, s * a.T @ gradient.T
+            2: The factors are in the wrong order: dA = s B^T G and dB = s G A^T. With square matrices nothing
+               complains.
+
+            s * b.T @ gradient, s * gradient @ a.T → s * a @ gradient, s * gradient @ b
+            s * b.T @ gradient, s * gradient @ a.T → s * a.T @ gradient, s * gradient @ b.T
+            2: Each half gets its gradient through itself; A's passes through B, and B's through A.
+        """),
+        any_float=True,
+        tolerance=1e-5,
+    ),
+    Exercise(
+        "merge-adapter",
+        _merge_case,
+        merge_adapter,
+        edits("""
+            alpha / a.shape[0] * (b @ a) → b @ a
+            1: The factor alpha / r is missing.
+
+            alpha / a.shape[0] * (b @ a) → alpha * (b @ a)
+            1: You multiply with alpha instead of alpha / r.
+
+            (w.float() + update).to(w.dtype) → w + update.to(w.dtype)
+            2: The update is rounded to the weight's dtype before the sum and the sum once more: two roundings where
+               one is enough. Add in float32.
+
+            (w.float() + update).to(w.dtype) → w + alpha / len(a) * (b.to(w.dtype) @ a.to(w.dtype))
+            2: A and B are rounded to the weight's dtype before they are multiplied. Compute in float32 and round
+               once, at the end.
+
+            (w.float() + update).to(w.dtype) → w.float() + update
+            2: The merged weight should have the dtype of the base, so that it costs no more.
+
+            w.float() + update → w.float() - update
+            1: That takes the adapter out (unmerge).
+
+            a.shape[0] → a.shape[1]
+            1: r is the number of rows of A, (r, in); you divide by its number of columns.
+
+            a.shape[0] → b.shape[0]
+            1: r is the number of rows of A, and of columns of B, (out, r); you divide by B's number of rows.
+
+            alpha / a.shape[0] → alpha / math.sqrt(a.shape[0])
+            1: That is rsLoRA's factor; here it is alpha / r.
+
+            w.float() + update → (w.float() + update).bfloat16()
+            w.float() + update → (w.float() + update).half()
+            2: The merged weight is rounded to one 16-bit dtype, whatever that of the base is: `.to(w.dtype)`.
+
+            w.float() + update → update
+            1: The base is missing: this is the update alone.
+
+            w.float() + update → alpha / a.shape[0] * (w.float() + b @ a)
+            1: The factor belongs to the update only; you scale the base with it as well.
         """),
     ),
     Exercise(

@@ -1,10 +1,20 @@
-"""Exercises of notebook 04: AdamW's step, what it remembers, pages, their order, who has to leave, and what moves."""
+"""Exercises of notebook 04: AdamW's step, what it remembers, a pager piece by piece, its order, and what moves.
+
+The pager's pieces change files and are given functions, so each is called here by a function of its own, on pages in a
+real file, every move of which is counted.
+"""
 
 import math
+import tempfile
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 import torch
 
-from qlora_lab.checks.exercise import Exercise, draw_integers, edits
+from qlora_lab.checks.differences import plain_number
+from qlora_lab.checks.exercise import Exercise, Misconception, draw_integers, edits
 
 
 def state_bytes(parameters: int, bits: int) -> int:
@@ -87,6 +97,355 @@ def _traffic(generator: torch.Generator, number: int):
     return pages, resident, 2 ** (12 + number)
 
 
+def read_page(path, number, page_bytes):
+    with open(path, "rb") as file:
+        file.seek(number * page_bytes)
+        return bytearray(file.read(page_bytes))
+
+
+def write_page(path, number, page):
+    with open(path, "r+b") as file:
+        file.seek(number * len(page))
+        file.write(page)
+
+
+def _random_pages(generator: torch.Generator, pages: int, page_bytes: int) -> list[bytes]:
+    return [bytes(draw_integers(generator, 1, 256, page_bytes)) for _ in range(pages)]
+
+
+def _page_in_a_file(generator: torch.Generator, number: int):
+    pages, page_bytes = draw_integers(generator, 3, 8, 2)
+    content = _random_pages(generator, pages, page_bytes)
+    return content, (0, pages - 1)[number] if number < 2 else draw_integers(generator, 1, pages, 1)[0], page_bytes
+
+
+def _call_read(function: Callable, arguments: tuple):
+    """What comes back, and what is in the file afterwards."""
+    content, number, page_bytes = arguments
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "pages")
+        path.write_bytes(b"".join(content))
+        return function(path, number, page_bytes), path.read_bytes()
+
+
+def _tell_read(arguments: tuple, result, expected) -> str | None:
+    content, number, page_bytes = arguments
+    page, file = result
+    if file != expected[1]:
+        return f"The file of {len(expected[1])} bytes has changed; it has {len(file)} now. Reading leaves it as it is."
+    if not isinstance(page, bytearray):
+        return None if page is None else f"It gives {type(page).__name__}; a bytearray is wanted."
+    if len(page) != page_bytes:
+        return f"It gives {len(page)} bytes for page {number} of {len(content)}; a page has {page_bytes}."
+    at = expected[1].find(page)
+    where = f" These are the {page_bytes} bytes from byte {at} on; page {number} begins at byte {number * page_bytes}."
+    return f"It gives other bytes than those of page {number} of {len(content)}.{where if at >= 0 else ''}"
+
+
+def _page_to_write(generator: torch.Generator, number: int):
+    content, place, page_bytes = _page_in_a_file(generator, number)
+    if number == 3:
+        place = len(content)  # the file grows
+    return content, place, bytearray(draw_integers(generator, 1, 256, page_bytes))
+
+
+def _call_write(function: Callable, arguments: tuple):
+    """What is in the file afterwards, and whether the page is as it was."""
+    content, number, page = arguments
+    page = bytearray(page)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "pages")
+        path.write_bytes(b"".join(content))
+        function(path, number, page)
+        return path.read_bytes(), page
+
+
+def _tell_write(arguments: tuple, result, expected) -> str | None:
+    content, number, page = arguments
+    (file, after), right = result, expected[0]
+    if after != page:
+        return "The page itself has changed; it is only to be copied into the file."
+    if len(file) != len(right):
+        return f"Afterwards the file has {len(file)} bytes; it should have {len(right)}."
+    size = len(page)
+    wrong = [
+        i for i in range(len(right) // size) if file[i * size : (i + 1) * size] != right[i * size : (i + 1) * size]
+    ]
+    return (
+        f"Page {number} of {len(content)} was to be written; afterwards page{'s' * (len(wrong) > 1)} "
+        f"{', '.join(map(str, wrong))} of the file {'are' if len(wrong) > 1 else 'is'} not as it should be."
+    )
+
+
+def paged_sweep(pages, order, change, evict):
+    for place, number in enumerate(order):
+        if number not in pages.ram:
+            if len(pages.ram) == pages.slots:
+                leaves = evict(pages.last_used, set(order[place:]))
+                pages.write(leaves, pages.ram.pop(leaves))
+            pages.ram[number] = pages.read(number)
+        change(number, pages.ram[number])
+        pages.touch(number)
+
+
+def prefetch_sweep(pages, order, change, evict):
+    def exchange(leaves, page, comes):
+        if leaves is not None:
+            pages.write(leaves, page)
+        return pages.read(comes)
+
+    def fetch(number, due):
+        leaves = evict(pages.last_used, due) if len(pages.ram) == pages.slots else None
+        return thread.submit(exchange, leaves, pages.ram.pop(leaves, None), number)
+
+    with ThreadPoolExecutor(1) as thread:
+        coming = None if order[0] in pages.ram else fetch(order[0], set(order))
+        for at, number in enumerate(order):
+            if coming is not None:
+                pages.ram[number] = coming.result()
+                coming = None
+            if at + 1 < len(order) and order[at + 1] not in pages.ram:
+                coming = fetch(order[at + 1], set(order[at:]))
+            page = pages.ram[number]
+            change(number, page)
+            pages.touch(number)
+
+
+class _Done(Future):
+    """What `submit` gives, without a thread."""
+
+    def __init__(self, function: Callable, *arguments):
+        super().__init__()
+        self.set_result(function(*arguments))
+
+
+def _waited_for(thread: ThreadPoolExecutor, function: Callable, *arguments) -> Future:
+    coming = thread.submit(function, *arguments)
+    coming.result()
+    return coming
+
+
+class _Pages:
+    """What a sweep is given in a check: pages of four bytes in a file, and a count of all that happens to them.
+
+    Args:
+        folder: of the file. content: what lies in it. ram: pages in memory, used in this order; none is as in the file.
+        order: of the sweep. patient: whether changing a page and reading the next wait until both are under way.
+    """
+
+    PATIENCE = 0.5  # seconds
+
+    def __init__(self, folder: str, content: list[bytes], slots: int, ram: list[int], order: list[int], patient: bool):
+        self.path, self.size, self.slots, self.order = Path(folder, "pages"), len(content[0]), slots, order
+        self.path.write_bytes(b"".join(content))
+        self.ram = {number: bytearray(b ^ 255 for b in content[number]) for number in ram}
+        self._times = {number: time for time, number in enumerate(ram, 1)}
+        self._unsaved, self._under_way, self._asked = set(ram), set(), set()
+        self._state = threading.Condition()
+        self._thread, self._changing, self._patient = threading.get_ident(), False, patient
+        self.visited: list[int] = []
+        self.reads = self.writes = self.most = 0
+        self.not_ahead: set[str] = set()  # why what should happen at the same time did not
+
+    @property
+    def last_used(self) -> dict[int, int]:
+        return {number: self._times.get(number, 0) for number in list(self.ram)}
+
+    def touch(self, number: int) -> None:
+        self._times[number] = 1 + max(self._times.values(), default=0)
+
+    def _count(self) -> None:
+        """The pages that take room now: those in `ram`, those being read, those changed and not written yet."""
+        self._under_way -= set(self.ram)
+        self.most = max(self.most, len(self._under_way | self._unsaved | set(self.ram)))
+        self._state.notify_all()
+
+    def _wait_for(self, condition: Callable[[], bool], otherwise: str) -> None:
+        if self._patient and not self._state.wait_for(condition, self.PATIENCE):
+            self._patient = False  # once is enough
+            self.not_ahead.add(otherwise)
+
+    def read(self, number: int) -> bytearray:
+        with self._state:
+            self.reads += 1
+            self._under_way.add(number)
+            self._asked.add(number)
+            self._count()
+            changed = len(self.visited)
+            if changed and threading.get_ident() == self._thread:
+                self.not_ahead.add("in the same thread")
+            elif changed:
+                self._wait_for(lambda: self._changing or len(self.visited) > changed, "waited for")
+        return read_page(self.path, number, self.size)
+
+    def write(self, number: int, page: bytearray) -> None:
+        with self._state:
+            self.writes += 1
+            self._count()
+        write_page(self.path, number, page)
+        with self._state:
+            self._unsaved.discard(number)
+            self._under_way.discard(number)
+            self._asked.discard(number)
+            self._count()
+
+    def change(self, number: int, page: bytearray) -> None:
+        with self._state:
+            self.visited.append(number)
+            self._unsaved.add(number)
+            self._under_way.discard(number)
+            self._changing = True
+            self._count()
+            if len(self.visited) < len(self.order):
+                following = self.order[len(self.visited)]
+                self._wait_for(lambda: following in self.ram or following in self._asked, "late")
+            for i, byte in enumerate(page):
+                page[i] = (3 * byte + 7 * number + i + 1) % 256
+            self._changing = False
+
+    def found(self) -> dict:
+        """What is compared. pages: each as it is in RAM, or else in the file."""
+        file = self.path.read_bytes()
+        cut = [file[at : at + self.size] for at in range(0, len(file), self.size)]
+        return {
+            "visited": self.visited,
+            "pages": [bytes(self.ram.get(number, content)) for number, content in enumerate(cut)],
+            "in RAM": sorted(self.ram),
+            "too many": max(0, self.most - self.slots),
+            "reads": self.reads,
+            "writes": self.writes,
+        }
+
+
+def _evict(last_used: dict, due: set) -> int:
+    """As asked for in the exercise; one of those due if there is no other, so that a wrong sweep goes on."""
+    return page_to_evict(last_used, due if set(last_used) - due else set())
+
+
+def _sweep_case(generator: torch.Generator, number: int):
+    """(pages, slots, those in RAM, order). In turn: the way back of a sweep; room for all; the page used longest ago
+    is still due; pages twice in a row; a page in RAM that is not visited; a small one with nothing in RAM."""
+    pages, slots = ((7, 3), (5, 6), (6, 3), (6, 2), (7, 4), (3, 2))[number % 6]
+    order = list(range(pages))
+    ram = (order[-slots:], [4, 2], [5], [1, 0], [5, 1, 6, 2], [])[number % 6]
+    rest = [page for page in order if page not in ram]
+    rest = [rest[i] for i in torch.randperm(len(rest), generator=generator)]
+    back = ram[::-1] + rest
+    twice = [each for each in back for _ in range(1 + (each in back[::2]))]
+    order = (order[::-1], ram + rest, rest + ram, twice, back[1:], order)[number % 6]
+    return pages, slots, ram, order
+
+
+def _call_sweep(function: Callable, arguments: tuple, prefetches: bool = False) -> dict:
+    count, slots, ram, order = arguments
+    content = [bytes((37 * number + 11 * i + 5) % 256 for i in range(4)) for number in range(count)]
+    with tempfile.TemporaryDirectory() as folder:
+        pages = _Pages(folder, content, slots, ram, order, patient=prefetches and len(order) == 3)
+        function(pages, list(order), pages.change, _evict)
+        return pages.found() | ({"not ahead": sorted(pages.not_ahead)} if prefetches else {})
+
+
+def _call_prefetch(function: Callable, arguments: tuple) -> dict:
+    return _call_sweep(function, arguments, prefetches=True)
+
+
+def _tell_sweep(arguments: tuple, result: dict, expected: dict) -> str | None:
+    count, slots, ram, order = arguments
+    case = f"With {count} pages, {slots} slots, {ram or 'none'} in RAM before and the order {order}: "
+    wrong = [i for i, (a, b) in enumerate(zip(result["pages"], expected["pages"], strict=False)) if a != b]
+    if result["visited"] != expected["visited"]:
+        by_number = result["visited"] == sorted(order)
+        why = " They are visited by number; `order` says in which order, and that it may be any is the whole trick."
+        return f"{case}`change` was called for {result['visited']}.{why if by_number else ''}"
+    if wrong or len(result["pages"]) != len(expected["pages"]):
+        return (
+            f"{case}afterwards these pages hold something else than they should: {wrong}. Was each written before it "
+            "left, to its own place, and none read from the file while it was in RAM?"
+        )
+    if result["too many"]:
+        most = slots + result["too many"]
+        return f"{case}at one moment {most} pages took room in RAM. Has one left before another is read?"
+    for what in ("reads", "writes"):
+        if (found := result[what]) != (right := expected[what]):
+            return (
+                f"{case}it has {found} {what}; with the page that `evict` names leaving each time, there are {right}."
+            )
+    if result["in RAM"] != expected["in RAM"]:
+        return f"{case}the pages {result['in RAM']} are in RAM afterwards; it should be {expected['in RAM']}."
+    return f"{case}the next page was not read while the present one was changed." if result.get("not ahead") else None
+
+
+def _reads_always(pages, order, change, evict):
+    """A page comes from the file also where it is in RAM."""
+    for place, number in enumerate(order):
+        if number not in pages.ram and len(pages.ram) == pages.slots:
+            leaves = evict(pages.last_used, set(order[place:]))
+            pages.write(leaves, pages.ram.pop(leaves))
+        pages.ram[number] = pages.read(number)
+        change(number, pages.ram[number])
+        pages.touch(number)
+
+
+def _reads_before_it_writes(pages, order, change, evict):
+    """A page comes in before the one that leaves is written, and so finds no room."""
+
+    def exchange(leaves, page, comes):
+        came = pages.read(comes)
+        if leaves is not None:
+            pages.write(leaves, page)
+        return came
+
+    def fetch(number, due):
+        leaves = evict(pages.last_used, due) if len(pages.ram) == pages.slots else None
+        return thread.submit(exchange, leaves, pages.ram.pop(leaves, None), number)
+
+    with ThreadPoolExecutor(1) as thread:
+        coming = None if order[0] in pages.ram else fetch(order[0], set(order))
+        for place, number in enumerate(order):
+            if coming is not None:
+                pages.ram[number] = coming.result()
+                coming = None
+            if place + 1 < len(order) and order[place + 1] not in pages.ram:
+                coming = fetch(order[place + 1], set(order[place:]))
+            change(number, pages.ram[number])
+            pages.touch(number)
+
+
+def evict_best(there, coming):
+    def next_use(page):
+        return coming.index(page) if page in coming else len(coming)
+
+    return max(there, key=next_use)
+
+
+def _future(generator: torch.Generator, number: int):
+    pages = 5 + 2 * number
+    there = torch.randperm(pages, generator=generator).tolist()[: 3 + number]
+    coming = draw_integers(generator, 0, pages, 3 * pages)
+    if number % 3 == 0:  # two of them are not asked for again
+        coming = [page for page in coming if page not in there[1:3]]
+    if number % 3 == 1:  # all are
+        coming += there
+    return there, coming
+
+
+def _distance(arguments: tuple, result) -> int | str:
+    """When the page is next asked for; a sentence about what is no page in RAM."""
+    there, coming = arguments
+    result = plain_number(result)
+    if isinstance(result, bool) or result not in there:
+        return f"It returned {result!r}, which is no page of {there}, those in RAM."
+    return coming.index(result) if result in coming else len(coming)
+
+
+def _tell_eviction(arguments: tuple, result: int | str, expected: int) -> str:
+    if isinstance(result, str):
+        return result
+    coming = arguments[1]
+    late = "is not asked for again" if expected == len(coming) else f"is next asked for at place {expected}"
+    return f"The page that leaves is asked for again at place {result}; there is one in RAM that {late}."
+
+
 def _parts_of_state(parameters, bits):
     return {
         "moments": 2 * parameters * bits // 8,
@@ -113,7 +472,7 @@ EXERCISES = (
             2: The last block of 256 may be shorter and has a scale all the same: round up.
 
             math.ceil(parameters / 256) → (parameters // 256 + 1)
-            2: One is added to a number of blocks that leaves no rest: `n // 256 + 1` is one too many there;
+            2: One is added even where there is no remainder: `n // 256 + 1` is one too many there;
                -(-n // 256) rounds up.
 
             4 * blocks if bits == 8 else 0 → 4 * blocks
@@ -236,7 +595,7 @@ EXERCISES = (
 
             forth if step % 2 else forth[::-1] → forth[step % pages :] + forth[: step % pages]
             forth if step % 2 else forth[::-1] → forth[(step - 1) % pages :] + forth[: (step - 1) % pages]
-            1: Each step begins one page further and goes round; it should go to and fro, and begin where the step
+            1: Each step begins one page further and goes round; it should go back and forth, and begin where the step
                before has ended.
 
             forth if step % 2 else forth[::-1] → (forth if step % 2 else forth[::-1])[step > 1 :]
@@ -302,5 +661,171 @@ EXERCISES = (
             2 * max(0, pages - resident) → max(0, 2 * pages - resident)
             1: A resident page is spared both ways, in and out.
         """),
+    ),
+    Exercise(
+        "read-page",
+        _page_in_a_file,
+        read_page,
+        edits("""
+            file.seek(number * page_bytes) → file.seek(number)
+            1: `seek` counts bytes, not pages: page `number` begins at byte number * page_bytes.
+
+            file.seek(number * page_bytes) → file.seek(0)
+            1: That is always the first page: go to where page `number` begins.
+
+            file.seek(number * page_bytes) → file.seek((number + 1) * page_bytes)
+            1: That is the page after it: pages count from 0.
+
+            file.read(page_bytes) → file.read()
+            2: That reads everything from there to the end of the file. Only one page is to come into RAM.
+
+            bytearray(file.read(page_bytes)) → file.read(page_bytes)
+            2: `bytes` cannot be changed in place, and the optimizer has to change the page: make it a bytearray.
+
+            "rb" → "w+b"
+            2: Opening a file with "w" empties it.
+        """),
+        describe=_tell_read,
+        call=_call_read,
+    ),
+    Exercise(
+        "write-page",
+        _page_to_write,
+        write_page,
+        edits("""
+            "r+b" → "wb"
+            1: Opening a file with "w" empties it: all other pages are gone.
+
+            "r+b" → "ab"
+            1: With "a" everything is added at the end of the file, wherever one has gone before.
+
+            file.seek(number * len(page)) → file.seek(number)
+            2: `seek` counts bytes, not pages: page `number` begins at byte number * len(page).
+
+            file.seek(number * len(page)) → file.seek(0)
+            2: That always overwrites the first page: go to where page `number` begins.
+
+            file.seek(number * len(page)) → file.seek((number + 1) * len(page))
+            2: That overwrites the page after it: pages count from 0.
+        """),
+        describe=_tell_write,
+        call=_call_write,
+    ),
+    Exercise(
+        "paged-sweep",
+        _sweep_case,
+        paged_sweep,
+        (
+            *edits("""
+            pages.write(leaves, pages.ram.pop(leaves)) → pages.ram.pop(leaves)
+            1: The page that leaves is not written to the file first: what was changed in it is lost.
+
+            len(pages.ram) == pages.slots → len(pages.ram) > pages.slots
+            1: There is one page too many in RAM: with all slots taken, one has to leave before the next is read.
+
+            if number not in pages.ram: → if number not in pages.ram or len(pages.ram) < pages.slots:
+            if number not in pages.ram: → if True:
+            2: A page that is in RAM is read from the file once more. What is in the file is older: all that was
+               changed in RAM is lost.
+
+            set(order[place:]) → set()
+            set(order[place:]) → {number}
+            3: `evict` is not told which pages this sweep still needs: one of them leaves and has to come back.
+
+            pages.touch(number) → pass
+            3: No page is ever marked as used (`pages.touch`), so `evict` goes by times of earlier sweeps.
+
+            change(number, pages.ram[number]) → change(number, bytearray(pages.ram[number]))
+            -: A copy of the page is changed, and the page in RAM stays as it was.
+
+            pages.ram[number] = pages.read(number) → pages.ram[number] = bytearray(4)
+            1: The page that comes in is not read from the file.
+        """),
+            Misconception(
+                "A page that is in RAM is read from the file once more. What is in the file is older: all that was "
+                "changed in RAM is lost.",
+                2,
+                function=_reads_always,
+            ),
+        ),
+        cases=6,
+        describe=_tell_sweep,
+        call=_call_sweep,
+    ),
+    Exercise(
+        "prefetch-sweep",
+        _sweep_case,
+        prefetch_sweep,
+        (
+            *edits("""
+                thread.submit(exchange, → _Done(exchange,
+                2: The next page is read before the present one is changed, but by the same thread, so that the two do
+                   not happen at the same time and nothing is gained. Give the reading to `thread.submit`.
+
+                thread.submit(exchange, → _waited_for(thread, exchange,
+                2: The result of the thread is waited for before `change` is called, so that the two do not happen at
+                   the same time. Ask for `.result()` when the page is needed, not before.
+
+                pages.write(leaves, page) → pass
+                1: The page that leaves is not written to the file first: what was changed in it is lost.
+
+                if at + 1 < len(order) and order[at + 1] not in pages.ram: → if at + 1 < len(order):
+                3: A page that is in RAM, and may be the one that is being changed, is read from the file once more.
+                   What is in the file is older: all that was changed in RAM is lost.
+
+                len(pages.ram) == pages.slots → len(pages.ram) > pages.slots
+                1: There is one page too many in RAM: the one that is on its way needs a slot, too.
+
+                enumerate(order) → enumerate(order[:-1])
+                -: The last page comes in and is never changed: after the loop there is one to do.
+
+                set(order[at:]) → {number}
+                3: `evict` is not told which pages this sweep still needs: one of them leaves and has to come back.
+
+                pages.touch(number) → pass
+                3: No page is ever marked as used (`pages.touch`), so `evict` goes by times of earlier sweeps.
+            """),
+            Misconception(
+                "This sweep reads a page when it is needed, and `change` waits for that. Read the next one in a thread "
+                "before you call `change` for this one.",
+                2,
+                function=paged_sweep,
+            ),
+            Misconception(
+                "The page that comes is read before the one that leaves is written: for that moment there is one page "
+                "too many in RAM.",
+                3,
+                function=_reads_before_it_writes,
+            ),
+        ),
+        cases=6,
+        describe=_tell_sweep,
+        call=_call_prefetch,
+    ),
+    Exercise(
+        "evict-best",
+        _future,
+        evict_best,
+        edits("""
+            max(there, key=next_use) → min(there, key=next_use)
+            1: That is the page which is asked for soonest.
+
+            else len(coming) → else -1
+            2: A page that is never asked for again is the best to lose; here it is the last to leave.
+
+            coming.index(page) → (len(coming) - 1 - coming[::-1].index(page))
+            2: Next use, not last use: how far it is to the page's *first* place in `coming`.
+
+            max(there, key=next_use) → next_use(max(there, key=next_use))
+            1: That is a place in `coming`; the page is wanted.
+
+            max(there, key=next_use) → min(there, key=coming.count)
+            1: That is the page asked for least often. What counts is how long until the next time.
+
+            max(there, key=next_use) → there[0]
+            1: That is just the first page in RAM; which one is asked for again last?
+        """),
+        view=_distance,
+        describe=_tell_eviction,
     ),
 )

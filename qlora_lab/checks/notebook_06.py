@@ -1,4 +1,4 @@
-"""Exercises of notebook 06: what guessing costs, labels, loss, accumulation, learning rate, and the score."""
+"""Exercises of notebook 06: what guessing costs, labels, loss, accumulation, learning rate, the loop, and the score."""
 
 import math
 from collections.abc import Callable
@@ -6,8 +6,9 @@ from collections.abc import Callable
 import torch
 from torch.nn.functional import cross_entropy
 
-from qlora_lab.checks.differences import plain_number, written
+from qlora_lab.checks.differences import is_same, plain_number, written
 from qlora_lab.checks.exercise import Exercise, Misconception, draw_integers, draw_normal, edited, edits
+from qlora_lab.checks.notebook_04 import adamw_step
 
 END = 2  # the end-of-turn token, which fills up as well
 
@@ -82,6 +83,93 @@ def _schedule(generator: torch.Generator, number: int):
     warmup = 2 + draw_integers(generator, 0, 8, 1)[0]
     step = (1, warmup, warmup + 1, steps, warmup - 1, steps - 1, (steps + warmup) // 2, steps // 3 + warmup)[number % 8]
     return step, steps, 10.0 ** -(1 + number % 4), warmup
+
+
+def train(values, batches, gradients_of, rate_at, combine, update):
+    values, losses = list(values), []
+    m = [torch.zeros_like(value) for value in values]
+    v = [torch.zeros_like(value) for value in values]
+    for step, parts in enumerate(batches, 1):
+        run = [gradients_of(values, part) for part in parts]
+        tokens = [count for _, count, _ in run]
+        losses.append(sum(loss * count for loss, count, _ in run) / sum(tokens))
+        for i in range(len(values)):
+            gradient = combine([gradients[i] for _, _, gradients in run], tokens)
+            p, g, rate = values[i], gradient, rate_at(step)
+            values[i], m[i], v[i] = update(p, g, m[i], v[i], step, rate)
+    return values, losses
+
+
+def _a_step_for_each_part(values, batches, *pieces):
+    return train(values, [[part] for parts in batches for part in parts], *pieces)
+
+
+def _gradients_of(values, part):
+    """Of half the mean squared error: of x @ w + c for a part (x (n, d), y (n,)), or of two points (2, n, d)."""
+    if isinstance(part, tuple):
+        (w, c), (x, y) = values, part
+        off = x @ w + c - y
+        return off.square().mean().item() / 2, len(y), [x.t() @ off / len(y), off.mean().expand(len(c))]
+    off = [value - targets for value, targets in zip(values, part, strict=True)]
+    loss = sum(each.square().sum(1).mean().item() for each in off) / 2
+    return loss, part.shape[1], [each.mean(0) for each in off]
+
+
+def _by_momentum(p, g, m, v, step, lr):
+    """A rule in which steps may count from anywhere: AdamW divides by zero at a step 0."""
+    m = 0.9 * m + g
+    v = v + g.square()
+    return p - lr / (1 + 0.3 * step) * m / (1 + v).sqrt(), m, v
+
+
+def _by_adamw(p, g, m, v, step, lr):
+    return adamw_step(p, g, m, v, step, lr, 0.9, 0.99, 1e-8, 0.01)
+
+
+def _problem(generator: torch.Generator, number: int):
+    """A small quadratic problem: values, batches, the peak rate, and whether AdamW updates.
+
+    Parts have different numbers of tokens, and rates differ from step to step.
+    """
+    steps, d = 2 + number % 5, 3
+    tokens = [2 + draw_integers(generator, 0, 9, 1)[0] + 5 * i for i in range(1 + (number + 1) % 3)]
+    if number % 2 == 0:
+        values = draw_normal(generator, (d,), (d,))
+        batches = [[torch.randn(2, n, d, generator=generator) for n in tokens] for _ in range(steps)]
+    else:
+        values = draw_normal(generator, (d,), (1,))
+        batches = [[tuple(draw_normal(generator, (n, d), (n,))) for n in tokens] for _ in range(steps)]
+    return values, batches, 0.1 + 0.1 * number, number >= 3
+
+
+def _run(function: Callable, arguments: tuple):
+    """Train by `function`: values at the end, and losses."""
+    values, batches, peak, adamw = arguments
+    rule = _by_adamw if adamw else _by_momentum
+    return function(values, batches, _gradients_of, lambda step: peak / (1 + 0.5 * abs(step - 2)), accumulate, rule)
+
+
+def _where_it_goes_wrong(arguments: tuple, result, expected) -> str | None:
+    """Which step's loss is the first to differ, and whether the values do."""
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        return None
+    (found, losses), (values, right) = result, expected
+    if is_same((losses, found), expected, 1e-5, any_float=True):
+        return "The two results are in the other order: first the values, then the losses."
+    if not isinstance(losses, tuple | list):
+        return f"The second result has to be a list of the {len(right)} losses, and is {written(losses)}."
+    if len(losses) != len(right):
+        return f"It gives {len(losses)} losses for {len(right)} steps."
+    off = [step for step, pair in enumerate(zip(losses, right, strict=True), 1) if not is_same(*pair, 1e-5)]
+    if not off:
+        return "All losses are right, and the values at the end are not: look at the last step."
+    loss = plain_number(losses[off[0] - 1])
+    shown = f"{loss:.6g}" if isinstance(loss, float) else written(loss)
+    told = f"the loss of step {off[0]} of {len(right)} is {shown} instead of {right[off[0] - 1]:.6g}"
+    if is_same(found, values, 1e-5, any_float=True):
+        return f"The values are right, the losses are not: {told}."
+    before = "" if off[0] == 1 else f" Step {off[0] - 1} leaves other values than it should."
+    return f"The first that differs: {told}.{before}"
 
 
 def calls_match(said, wanted):
@@ -428,6 +516,84 @@ EXERCISES = (
             1: The warm-up is a step ahead: steps count from 1, and the peak is reached at step `warmup`.
         """),
         tolerance=2e-6,
+    ),
+    Exercise(
+        "train",
+        _problem,
+        train,
+        (
+            *edits("""
+                enumerate(batches, 1) → enumerate(batches, 0)
+                2: Steps count from 1, for the rate as for the update: AdamW's corrections divide by 1 - beta**step,
+                   which is zero at a step 0.
+
+                update(p, g, m[i], v[i], step, rate) → update(p, g, m[i], v[i], step - 1, rate)
+                2: `update` is told the step before: it counts from 1 too.
+
+                rate_at(step) → rate_at(step + 1)
+                2: That is the rate of the next step.
+
+                rate_at(step) → rate_at(step - 1)
+                2: That is the rate of the step before. The first step is number 1.
+
+                rate_at(step) → rate_at(1)
+                2: All steps have the rate of the first one; ask for each step's own.
+
+                sum(loss * count for loss, count, _ in run) / sum(tokens) → sum(each[0] for each in run) / len(run)
+                1: The losses are means of the parts' means: a part with few tokens counts as much as one with many.
+                   (The values are right.)
+
+                sum(loss * count for loss, count, _ in run) / sum(tokens) → sum(loss * count for loss, count, _ in run)
+                1: The losses are sums over all tokens; divide them by the tokens of the step. (The values are right.)
+
+                sum(loss * count for loss, count, _ in run) / sum(tokens) → sum(loss for loss, _, _ in run)
+                1: The losses are sums of the parts' means. (The values are right.)
+
+                losses.append(sum(loss * count for loss, count, _ in run) / sum(tokens)) → losses.append(run[-1][0])
+                1: The losses are those of each step's last part only. (The values are right.)
+
+                values[i], m[i], v[i] = update( → _, m[i], v[i] = update(
+                3: The values are not taken back: `update` returns new ones and changes nothing in place, so every step
+                   begins at the values of the first.
+
+                values[i], m[i], v[i] = update( → values[i], _, _ = update(
+                update(p, g, m[i], v[i], step, rate) → update(p, g, 0 * m[i], 0 * v[i], step, rate)
+                3: The moments begin anew at every step. Make them once, before the first step, and keep what `update`
+                   returns of them for the next.
+
+                values[i], m[i], v[i] = update( → values[i], m[i], _ = update(
+                3: The second moment is not taken back; it stays at zero.
+
+                m[i], v[i] = update(p, g, m[i], v[i] → m[0], v[0] = update(p, g, m[0], v[0]
+                3: All values share one pair of moments. Each has its own.
+
+                combine([gradients[i] for _, _, gradients in run], tokens) → run[-1][2][i]
+                1: Only the last part's gradient is used. Put those of all parts together with `combine`.
+
+                combine([gradients[i] for _, _, gradients in run], tokens) → run[0][2][i]
+                1: Only the first part's gradient is used. Put those of all parts together with `combine`.
+
+                gradients in run], tokens) → gradients in run], [1] * len(run))
+                1: The parts' gradients are put together as if each had as many tokens as any other. `combine` wants the
+                   counts that `gradients_of` gave.
+
+                return values, losses → return values, losses[::-1]
+                -: The losses come in the order of the steps, the first one first.
+
+                enumerate(batches, 1) → enumerate(batches[:-1], 1)
+                -: The last step is missing.
+            """),
+            Misconception(
+                "Each part makes a step of its own. A step is one update, with the gradients of all its parts put "
+                "together.",
+                1,
+                function=_a_step_for_each_part,
+            ),
+        ),
+        any_float=True,
+        tolerance=1e-5,
+        call=_run,
+        describe=_where_it_goes_wrong,
     ),
     Exercise(
         "calls-match",

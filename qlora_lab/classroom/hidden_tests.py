@@ -19,7 +19,7 @@ import torch
 
 from qlora_lab.checks import EXERCISES
 from qlora_lab.checks.differences import describe_arguments
-from qlora_lab.checks.exercise import Exercise, Verdict, diagnose
+from qlora_lab.checks.exercise import Exercise, Verdict, diagnose, function_name
 from qlora_lab.classroom.inside import values
 from qlora_lab.classroom.sandbox import Sandbox, Stopped
 from qlora_lab.machine.environment import versions
@@ -37,11 +37,6 @@ SHAPE, NUMBERS = OTHERWISE + "the result has another shape or dtype.", OTHERWISE
 NOTHING = OTHERWISE + "it stops with an error, changes its arguments, or returns what cannot be compared."
 SLOW = OTHERWISE + "it takes too long."
 ROUNDS = 5  # of the notebook's kinds of inputs, each with other numbers
-
-
-def function_name(exercise: str) -> str:
-    """The name of the function that an exercise asks for."""
-    return exercise.replace("-", "_")
 
 
 @functools.cache

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 from qlora_lab.checks import EXERCISES
-from qlora_lab.checks.exercise import Verdict
+from qlora_lab.checks.exercise import Verdict, function_name
 from qlora_lab.classroom.course import Course
-from qlora_lab.classroom.hidden_tests import HiddenTests, fingerprint, function_name
+from qlora_lab.classroom.hidden_tests import HiddenTests, fingerprint
 from qlora_lab.classroom.sandbox import MEMORY, PATIENCE, SECONDS, Sandbox, SandboxUnavailable, Stopped
 
 TABLES = """

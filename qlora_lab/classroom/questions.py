@@ -57,7 +57,7 @@ QUESTIONS: dict[str, tuple[Question, ...]] = {
             "Double quantization saves less than half a bit for each weight. Argue for or against it for a model of 7 "
             "billion parameters on a GPU of 8 GB.",
             (
-                (1, "states the saving in bits a weight and in GB for this model"),
+                (1, "states the saving in bits per weight and in GB for this model"),
                 (1, "compares it with what else must fit: adapters, optimizer, activations"),
                 (1, "says what it costs, in error or in time, with a number of the notebook"),
                 (1, "decides, and the decision follows from the numbers"),
@@ -110,6 +110,17 @@ QUESTIONS: dict[str, tuple[Question, ...]] = {
                 (1, "shows such an answer, or says how it was searched for and not found"),
                 (1, "says which step of the training could have caused it"),
                 (1, "describes a test set and a count, with an interval"),
+            ),
+        ),
+        Question(
+            "06-b",
+            "Graduation. Run `qlora-lab graduate`, or the notebook's last exercise, and paste its table. Which of the "
+            "pieces did you have to correct, what had been wrong with it, and how would the losses have shown it?",
+            (
+                (1, "the table: how many pieces are the student's own, and that the losses equal the package's"),
+                (1, "right answers before and after, and that PEFT gives the same answers"),
+                (1, "names a piece and what was wrong with it, or how it was made sure that nothing was"),
+                (1, "says what the losses would have looked like with that mistake"),
             ),
         ),
     ),

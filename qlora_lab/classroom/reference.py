@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nbformat
 
-from qlora_lab.checks import MODULES, Exercise
+from qlora_lab.checks import EXERCISES, MODULES, Exercise
 from qlora_lab.checks.exercise import edited_line
 from qlora_lab.classroom.questions import QUESTIONS
 
@@ -23,11 +23,13 @@ def times(notebooks: list[Path]) -> list[list[str]]:
     for path in notebooks:
         book = nbformat.read(path, as_version=4)
         first = book.cells[0].source
-        tasks = [c.source for c in book.cells if c.cell_type == "markdown" and "**Difficulty**" in c.source]
+        cells = [c for c in book.cells if c.cell_type == "markdown" and "**Difficulty**" in c.source]
+        tasks = [c.source for c in cells]
+        graded = [c.source for c in cells if EXERCISES[c.metadata["exercise"]].graded]
         read = re.search(r"About (\d+) minutes to read", first)
         run = re.search(r"the cells run for ((?:about|under) \w+ minutes?)", first)
         minutes = sum(int(re.search(r"\*\*(\d+) minutes?\*\*", task)[1]) for task in tasks)
-        points = sum(int(re.search(r"\*\*Difficulty\*\* (\d) of 5", task)[1]) for task in tasks)
+        points = sum(int(re.search(r"\*\*Difficulty\*\* (\d) of 5", task)[1]) for task in graded)
         stated = [read[1] if read else "", run[1] if run else ""]
         rows.append([path.stem, *stated, str(len(tasks)), str(minutes), str(points)])
     return rows

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import nbformat
 
+from qlora_lab.checks import EXERCISES, function_name
 from qlora_lab.classroom.course import Course, require_nbgrader
-from qlora_lab.classroom.hidden_tests import function_name
 from qlora_lab.classroom.questions import QUESTIONS, Question
 
 STUB_END = "raise NotImplementedError"
+NO_POINTS = "(This one gives no points: `check` judges it here, and the cells below use it.)"
 DUE_EXAMPLES = "2026-12-04T18:00 for all, 05=2026-12-11T18:00 for one notebook"
 SOLUTION = re.compile(r"\n*<details><summary>Solution</summary>.*?</details>", re.DOTALL)
 
@@ -125,7 +126,11 @@ def assignment(
             cells.append(_plain(cell))
             continue
         task, stub, check, solution = exercises[exercise]
-        if cell is task:
+        if not _is_graded(exercise) and cell is not solution:
+            cells.append(_plain(cell, exercise))
+            if cell is task:
+                cells[-1].source += f"\n\n{NO_POINTS}"
+        elif cell is task:
             cells.append(_plain(task, exercise))
         elif cell is stub:
             cells.append(_answer_cell(stub, exercise, _with_solution(exercise, stub.source, solution.source)))
@@ -138,7 +143,7 @@ def assignment(
     asked = QUESTIONS.get(name[:2], ()) if questions else ()
     cells += [cell for question in asked for cell in _question_cells(question)]
     graded += sum(question.points for question in asked)
-    cells.insert(1, _introduction(len(exercises), graded, hints, bool(asked), due))
+    cells.insert(1, _introduction(sum(map(_is_graded, exercises)), graded, hints, bool(asked), due))
     made = nbformat.v4.new_notebook(cells=cells)
     made.metadata = {key: book.metadata[key] for key in ("kernelspec", "language_info") if key in book.metadata}
     nbformat.validate(made)
@@ -181,6 +186,11 @@ def _with_solution(exercise: str, stub: str, solution: str) -> str:
     body = code[-1].rstrip().split("\n")[function.body[0].lineno - 1 :]
     region = ["    ### BEGIN SOLUTION", *body, "    ### END SOLUTION"]
     return head[: -len(STUB_END)].rstrip() + "\n" + "\n".join(region)
+
+
+def _is_graded(exercise: str) -> bool:
+    """Whether answers go through the sandbox; what moves files or changes models does not."""
+    return exercise not in EXERCISES or EXERCISES[exercise].graded
 
 
 def _points(task: str, exercise: str) -> float:
@@ -229,7 +239,8 @@ def _introduction(
     text = (
         f"## This notebook is an assignment\n\n{summary}. Write each answer into the cell of its function, in place of "
         "`raise NotImplementedError`, and keep the function's name: answers are found by it. `check` says what looks "
-        "wrong, as often as you like; the cell after it fails until the answer is right. Then hand in this file.\n\n"
+        "wrong, as often as you like, and until an answer is right the cells below use the finished version. The cell "
+        "after it fails until the answer is right. Then hand in this file.\n\n"
         "An answer may use torch, Python's own library, and functions of yours in other cells. `qlora_lab`, "
         "bitsandbytes, PEFT and transformers are masked while it is graded: calling the finished version of what is "
         "asked gets no points. It is graded on more inputs than `check` has, within a few seconds."

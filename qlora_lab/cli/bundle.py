@@ -18,6 +18,7 @@ from qlora_lab.machine.errors import UserFacingError
 from qlora_lab.machine.files import write_whole
 from qlora_lab.models.base_model import ensure_default_gguf
 from qlora_lab.models.downloads import CHUNK, PipFailed, run_pip
+from qlora_lab.models.never_quantized import ensure_never_quantized
 
 EXTRAS = "reference,notebooks"
 LEAST_ROOM = 2_000_000_000  # bytes: the wheels with a CPU build of torch and the model, twice (staged, and packed)
@@ -29,14 +30,15 @@ Made on {date} for {system} with Python {python}: every machine needs that syste
 network. Unpack the archive and run two commands in its folder. On Linux and macOS:
 
     python{python} -m venv .venv && .venv/bin/python -m pip install --no-index --find-links wheels "{wanted}"
-    .venv/bin/qlora-lab fetch --gguf model/{model}
+    .venv/bin/qlora-lab fetch --gguf model/{model} --minilm model/{second}
 
 On Windows:
 
     py -{python} -m venv .venv && .venv\\Scripts\\python -m pip install --no-index --find-links wheels "{wanted}"
-    .venv\\Scripts\\qlora-lab fetch --gguf model\\{model}
+    .venv\\Scripts\\qlora-lab fetch --gguf model\\{model} --minilm model\\{second}
 
-The second one verifies the model and converts it, once, in some twenty seconds. Then `.venv/bin/jupyter lab notebooks`
+The second one verifies the model and converts it, once, in some twenty seconds, and takes over the weights of a second
+one that notebooks 01 to 03 measure on. Then `.venv/bin/jupyter lab notebooks`
 (Windows: `.venv\\Scripts\\jupyter lab notebooks`) opens the notebooks. The data of the fine-tune lies in the package.
 """
 
@@ -51,6 +53,7 @@ def write_bundle(
     *,
     extras: str = EXTRAS,
     model: Callable[..., Path] = ensure_default_gguf,
+    second: Callable[..., Path] = ensure_never_quantized,
     notice: Callable[[str], None] = print,
     progress: Callable[[str], None] = lambda words: None,
 ) -> int:
@@ -61,6 +64,7 @@ def write_bundle(
         checkout: a folder with the package's source, `requirements.txt` (the versions taken) and `notebooks/`.
         extras: which of the package's optional dependencies go along, with commas between.
         model: returns the model's verified file; takes `notice`.
+        second: returns that of the weights that were never quantized; takes `notice`.
         notice: receives a line before each part of the work.
         progress: receives a few words a few times a second.
 
@@ -84,7 +88,7 @@ def write_bundle(
             "Run this in the repository's folder, or name that with --checkout"
         )
     _need(out.parent, LEAST_ROOM)
-    gguf = model(notice=notice)
+    gguf, weights = model(notice=notice), second(notice=notice)
     with TemporaryDirectory(prefix=".qlora-lab-bundle-", dir=out.parent, ignore_cleanup_errors=True) as staging:
         wheels = _gather_wheels(checkout, extras, Path(staging), notice, progress)
         readme = README.format(
@@ -93,12 +97,14 @@ def write_bundle(
             python=f"{sys.version_info.major}.{sys.version_info.minor}",
             wanted=f"qlora-lab[{extras}]",
             model=gguf.name,
+            second=weights.name,
         )
-        files = [(f"wheels/{path.name}", path) for path in wheels] + [(f"model/{gguf.name}", gguf)]
+        files = [(f"wheels/{path.name}", path) for path in wheels]
+        files += [(f"model/{path.name}", path) for path in (gguf, weights)]
         files += [(f"notebooks/{path.name}", path) for path in notebooks]
         files += [(name, checkout / name) for name in ("LICENSE",) if (checkout / name).is_file()]
         _need(out.parent, sum(path.stat().st_size for _, path in files))
-        notice(f"Packing {len(wheels)} wheels, the model and {len(notebooks)} notebooks …")
+        notice(f"Packing {len(wheels)} wheels, the models and {len(notebooks)} notebooks …")
         with write_whole(out) as temporary:
             _pack(temporary, out.stem, readme, files, progress)
     return out.stat().st_size

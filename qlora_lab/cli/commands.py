@@ -1,4 +1,4 @@
-"""The command line: `qlora-lab finetune`, `ask`, `export`, `memory`, `fetch`, `bundle`, `classroom`, `doctor`."""
+"""The command line: `qlora-lab finetune`, `ask`, `export`, `memory`, `progress`, `graduate`, `fetch` and more."""
 
 import contextlib
 import re
@@ -332,6 +332,15 @@ def memory(
     checkpointing: Annotated[
         str, typer.Option(help="Gradient checkpointing: none, reentrant or non-reentrant.")
     ] = "reentrant",
+    adapter_dtype: Annotated[
+        str, typer.Option(help="float32, in which adapters are trained unless one asks otherwise, or bfloat16.")
+    ] = "float32",
+    chunked_loss: Annotated[
+        bool, typer.Option(help="Logits a few rows at a time, as here; without, as transformers computes a loss.")
+    ] = True,
+    reserve: Annotated[
+        float | None, typer.Option(help="GB of the GPU that are not the step's. Default: 1.5, of a small GPU a tenth.")
+    ] = None,
     simulate: Annotated[
         bool, typer.Option("--simulate", help="Also run the step over tensors without values (up to a minute).")
     ] = False,
@@ -351,9 +360,11 @@ def memory(
             "batch_size": batch_size,
             "sequence_length": sequence_length,
             "checkpointing": checkpointing,
+            "adapter_dtype": adapter_dtype,
+            "chunked_loss": chunked_loss,
         }
         predicted = predict_training(model, method, **plan)
-        said = fit_to_gpu(predicted, gpu) if gpu is not None else None
+        said = fit_to_gpu(predicted, gpu, reserve) if gpu is not None else None
         traced = simulate_training(model, method, **plan) if simulate else None
     table = Table()  # without a title, which would wrap to the table's width
     table.add_column("category")
@@ -365,10 +376,44 @@ def memory(
         table.add_row(*row, *([f"{traced.by_category.get(name, 0) / 1e9:,.2f} GB"] if traced else []))
     table.add_section()
     table.add_row("peak", f"{predicted.peak / 1e9:,.2f} GB", *([f"{traced.peak / 1e9:,.2f} GB"] if traced else []))
-    say(f"{model}, {method}, batch {batch_size} × {sequence_length} tokens")
+    adapters = "" if method == "full" else f", adapters of rank {rank} in {adapter_dtype}"
+    say(f"{model}, {method}, batch {batch_size} × {sequence_length} tokens{adapters}")
     console.print(table)
     if said is not None:
         say(str(said))
+
+
+@app.command()
+def progress() -> None:
+    """The board of all exercises: which answers are kept in my_qlora, and which are open."""
+    from qlora_lab import mine
+    from qlora_lab.checks import kept
+
+    board = mine.board()
+    table = Table("notebook", "yours", "", box=None, pad_edge=False)
+    for number, row in board.rows.items():
+        marks = "  ".join(f"[green]✓\u00a0{name}[/]" if own else f"○\u00a0{name}" for name, own in row.items())
+        table.add_row(number, f"{sum(row.values())} of {len(row)}", marks)
+    console.print(table)
+    say(f"{board.done} of {board.total} exercises are yours; they are kept in {kept.folder()}")
+
+
+@app.command()
+def graduate(
+    steps: Annotated[int, typer.Option(help="Optimizer steps, of twelve commands each.", min=1)] = 30,
+    commands: Annotated[int, typer.Option(help="Of the test split, asked before and after.", min=1)] = 24,
+    out: Annotated[Path | None, typer.Option(help="A new folder for the adapter, in PEFT's format.")] = None,
+    device: Device = None,
+) -> None:
+    """Fine-tune the default model by your own pieces alone, those that `check` has kept in my_qlora.
+
+    Each piece is checked first, and one that is wrong is refused. What is not written yet is taken from the finished
+    version, and said so. Then the losses are compared with the package's, and the adapter is opened in PEFT.
+    """
+    from qlora_lab.graduation import Recipe, graduate
+
+    with told_errors():
+        say(str(graduate(Recipe(steps=steps), commands=commands, out=out, device=device, notice=say)))
 
 
 @app.command()
@@ -376,15 +421,20 @@ def fetch(
     gguf: Annotated[
         Path | None, typer.Option(help="The model's GGUF file where it is at hand already, as in a bundle.")
     ] = None,
+    minilm: Annotated[
+        Path | None, typer.Option(help="The file of never-quantized weights where it is at hand, as in a bundle.")
+    ] = None,
 ) -> None:
     """Fetch, verify and convert the default model, so that nothing later needs the network.
 
-    What is there already is read and compared with what was written, and made again where it differs.
+    With it, the weights of all-MiniLM-L6-v2, which notebooks 01 to 03 measure on because no 4-bit format has touched
+    them. What is there already is read and compared with what was written, and made again where it differs.
     """
-    from qlora_lab.models.base_model import ensure_default_model
+    from qlora_lab.models import base_model, never_quantized
 
     with told_errors():
-        say(f"ready: {ensure_default_model(gguf, full=True)}")
+        say(f"ready: {base_model.ensure_default_model(gguf, full=True)}")
+        say(f"ready: {never_quantized.ensure_never_quantized(minilm)}")
 
 
 @app.command()

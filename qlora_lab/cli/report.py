@@ -47,16 +47,17 @@ def write_report(
     figures = {"loss.png": curve}
     if evaluations:
         figures["match.png"] = plots.match_bars([(name, e.exact_match, e.interval) for name, e in evaluations.items()])
-    for name, fig in figures.items():
+    pictures = {name: plots.png(fig) for name, fig in figures.items()}
+    for name, picture in pictures.items():
         with write_whole(out / name) as temporary:
-            temporary.write_bytes(plots.png(fig))
+            temporary.write_bytes(picture)
     write_json(out / "result.json", _numbers(result, evaluations, facts, prose))
     template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         files("qlora_lab.cli").joinpath("report.html.jinja").read_text(encoding="utf-8")
     )
     page = template.render(
         figures={
-            name.removesuffix(".png"): (base64.b64encode(plots.png(fig)).decode(), fig.alt_text)
+            name.removesuffix(".png"): (base64.b64encode(pictures[name]).decode(), fig.alt_text)
             for name, fig in figures.items()
         },
         prose=prose,

@@ -2,7 +2,8 @@
 
 Read `base_model` (load a model and its tokenizer) and `adapters` (save and load what was trained, in PEFT's format).
 `hub` and `downloads` fetch files, `conversion` turns the default model's GGUF file into safetensors,
-`gradient_checkpointing` switches it on and off, `wrappers` looks through torch.compile and its like.
+`gradient_checkpointing` switches it on and off, `wrappers` looks through torch.compile and its like. `never_quantized`
+has real weights that no 4-bit format has touched.
 """
 
 from qlora_lab.machine.dtypes import default_compute_dtype, default_dtype
@@ -16,6 +17,7 @@ from qlora_lab.models.base_model import (
     load_tokenizer,
 )
 from qlora_lab.models.downloads import ModelUnavailable
+from qlora_lab.models.never_quantized import ensure_never_quantized, never_quantized_weights
 
 __all__ = [
     "DEFAULT",
@@ -25,8 +27,10 @@ __all__ = [
     "default_model_status",
     "ensure_default_gguf",
     "ensure_default_model",
+    "ensure_never_quantized",
     "load_adapter",
     "load_model",
     "load_tokenizer",
+    "never_quantized_weights",
     "save_adapter",
 ]

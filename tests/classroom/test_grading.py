@@ -238,9 +238,9 @@ def test_nbgrader_has_the_points_and_the_answers(graded, own_course):
 
     with Gradebook(f"sqlite:///{own_course.folder / 'gradebook.db'}") as book:
         submission = book.find_submission("01_four_bit_quantization", "perfect-colab")
-        assert submission.score == 18 and not submission.needs_manual_grade
+        assert submission.score == 21 and not submission.needs_manual_grade
         waiting = book.find_submission("01_four_bit_quantization", "writes")
-        assert waiting.needs_manual_grade and waiting.score == 18
+        assert waiting.needs_manual_grade and waiting.score == 21
     marked = nbformat.read(own_course.notebook("autograded", "01_four_bit_quantization", "syntax-error"), as_version=4)
     outputs = {c.metadata.nbgrader.grade_id: c.outputs for c in marked.cells if c.cell_type == "code" and c.outputs}
     assert outputs["decode-test"][0].output_type == "error" and "SyntaxError" in outputs["decode-test"][0].evalue
@@ -300,7 +300,7 @@ def test_plain_nbgrader_autograde_runs_no_students_code_either(graded, own_cours
     from nbgrader.api import Gradebook
 
     with Gradebook(f"sqlite:///{own_course.folder / 'gradebook.db'}") as book:
-        assert book.find_submission("01_four_bit_quantization", "through-nbgrader").score == 17
+        assert book.find_submission("01_four_bit_quantization", "through-nbgrader").score == 20
     assert not Path("/tmp/left-behind").exists()
 
 
@@ -497,7 +497,7 @@ def test_a_kill_at_any_moment_leaves_the_old_points_or_the_new_and_the_next_run_
     assert in_gradebook(fresh, "ada") == (new if begun else old) and in_gradebook(fresh, "bob") is None
     rows = graded_rows(fresh, folder)
     assert [row["student"] for row in rows] == ["ada", "bob"]
-    assert [row["total"] for row in rows] == ["18", "18"] and [row["01 decode"] for row in rows] == ["1", "1"]
+    assert [row["total"] for row in rows] == ["21", "21"] and [row["01 decode"] for row in rows] == ["1", "1"]
     assert [row["01 question-01-a"] for row in rows] == ["", ""]  # ada's answer changed: a person looks at it again
     assert in_gradebook(fresh, "ada") == new
     for student in ("ada", "bob"):
@@ -508,14 +508,14 @@ def test_a_kill_at_any_moment_leaves_the_old_points_or_the_new_and_the_next_run_
 
 def test_what_nbgrader_alone_left_half_recorded_is_graded_anew(fresh):
     """As a killed `nbgrader autograde` leaves it: no points, and a notebook in autograded/."""
-    assert graded_row(fresh, hand_in(fresh, student="bob"))["total"] == "18"
+    assert graded_row(fresh, hand_in(fresh, student="bob"))["total"] == "21"
     place = fresh.notebook("submitted", BOOK, "ada")
     place.parent.mkdir(parents=True)
     folder = hand_in(fresh)
     place.write_bytes((folder / "ada" / f"{BOOK}.ipynb").read_bytes())
     killed_run(fresh, "update grade set", ["nbgrader", "autograde", BOOK, "--student=ada"])
     assert in_gradebook(fresh, "ada") != in_gradebook(fresh, "bob")
-    assert [row["total"] for row in graded_rows(fresh, folder)] == ["18", "18"]
+    assert [row["total"] for row in graded_rows(fresh, folder)] == ["21", "21"]
     assert in_gradebook(fresh, "ada") == in_gradebook(fresh, "bob")
 
 
@@ -550,7 +550,7 @@ def test_times_penalties_and_files_beside_the_notebook_come_along(fresh):
     with Gradebook(f"sqlite:///{fresh.folder / 'gradebook.db'}") as book:
         submission = book.find_submission(BOOK, "ada")
         assert submission.timestamp == datetime(2026, 1, 2, 10) and submission.total_seconds_late == 34 * 3600
-        assert submission.late_submission_penalty == submission.score == 18
+        assert submission.late_submission_penalty == submission.score == 21
         comments = {comment.name: comment.comment for comment in submission.notebooks[0].comments}
     assert set(comments.values()) == {None}
     shown = {path.name for path in fresh.notebook("autograded", BOOK, "ada").parent.iterdir()}
@@ -576,10 +576,10 @@ def test_what_nbgrader_could_not_record_is_told_and_does_not_wait_for_a_person(f
     assert result.exit_code == 1 and "nbgrader failed on 1 of 2" in result.output and "disk is full" in result.output
     assert in_gradebook(fresh, "ada") is None
     ada, bob = table(fresh.folder.parent / "grades.csv")
-    assert ada["total"] == ada["01 decode"] == "" and bob["total"] == "18"
+    assert ada["total"] == ada["01 decode"] == "" and bob["total"] == "21"
     pages = [(fresh.folder.parent / "feedback" / f"{name}.html").read_text() for name in ("ada", "bob")]
     assert ["for a person to read" in page for page in pages] == [False, True]
-    assert graded_rows(fresh, folder)[0]["total"] == "18"
+    assert graded_rows(fresh, folder)[0]["total"] == "21"
 
 
 def test_an_answer_that_could_not_be_judged_is_listed_and_the_class_goes_on(fresh, monkeypatch):
@@ -608,7 +608,7 @@ def test_an_answer_that_could_not_be_judged_is_listed_and_the_class_goes_on(fres
     without = float(row["total"])
     result = run(*command(fresh, folder))
     (row,) = table(fresh.folder.parent / "grades.csv")
-    assert result.exit_code == 0 and float(row["total"]) == without + float(row["01 decode"]) == 18
+    assert result.exit_code == 0 and float(row["total"]) == without + float(row["01 decode"]) == 21
 
 
 def test_an_answer_in_a_text_cell_is_graded_and_told_and_one_that_is_lost_is_told(fresh):

@@ -16,6 +16,8 @@ from qlora_lab.classroom.hidden_tests import MOST_VALUES, HiddenTests, Reply, fu
 from qlora_lab.classroom.inside.values import pack, unpack
 from qlora_lab.classroom.sandbox import LARGEST_REPLY, Sandbox, Stopped
 
+GRADED = [exercise for exercise in EXERCISES if EXERCISES[exercise].graded]
+
 
 @pytest.fixture(scope="module")
 def sandbox():
@@ -34,7 +36,7 @@ def hidden_tests_of(exercise: str) -> HiddenTests:
     return HiddenTests(EXERCISES[exercise], "a seed")
 
 
-@pytest.mark.parametrize("exercise", EXERCISES)
+@pytest.mark.parametrize("exercise", GRADED)
 def test_solutions_are_right_in_the_sandbox_and_here(exercise, sandbox):
     code = solution_of(exercise)
     assert hidden_tests_of(exercise).judge(code, sandbox).status == "right"
@@ -53,7 +55,7 @@ def test_wrong_answers_are_wrong(exercise, answer):
     assert verdict.status == "wrong"
 
 
-@pytest.mark.parametrize("exercise", EXERCISES)
+@pytest.mark.parametrize("exercise", GRADED)
 def test_misconceptions_are_told(exercise):
     for misconception in EXERCISES[exercise].misconceptions:
         wrong, results, error = EXERCISES[exercise].with_misconception(misconception), [], {}
@@ -67,7 +69,7 @@ def test_misconceptions_are_told(exercise):
         assert verdict.status == "wrong" and verdict.message == misconception.message
 
 
-@pytest.mark.parametrize("exercise", EXERCISES)
+@pytest.mark.parametrize("exercise", GRADED)
 def test_another_seed_gives_other_inputs(exercise):
     one, other, again = hidden_tests_of(exercise), *(HiddenTests(EXERCISES[exercise], s) for s in ("another", "a seed"))
     assert one.digest != other.digest and one.digest == again.digest
@@ -143,7 +145,7 @@ def test_nor_by_a_tensor(quick, body, sentence):
     assert tests.judge(code, quick).message == sentence
 
 
-@pytest.mark.parametrize("exercise", EXERCISES)
+@pytest.mark.parametrize("exercise", GRADED)
 def test_a_try_tells_five_bits_of_hidden_inputs_at_most(exercise):
     sentences = {hidden_tests.VALUE, hidden_tests.KIND, hidden_tests.SHAPE, hidden_tests.NUMBERS}
     sentences |= {hidden_tests.NOTHING, hidden_tests.SLOW, "right"}
@@ -178,7 +180,7 @@ def test_the_cell_of_the_source_tests_the_teachers_own_solution(course, monkeypa
         hidden_test("decode", print)
 
 
-@pytest.mark.parametrize("exercise", EXERCISES)
+@pytest.mark.parametrize("exercise", GRADED)
 def test_right_answers_are_far_from_the_limits_of_a_reply(exercise):
     tests = hidden_tests_of(exercise)
     results = [EXERCISES[exercise].solution(*unpack(pack(case.arguments))) for case in tests.hidden]

@@ -11,11 +11,10 @@ import nbformat
 import pytest
 from typer.testing import CliRunner
 
-from qlora_lab.checks import EXERCISES
+from qlora_lab.checks import EXERCISES, function_name
 from qlora_lab.classroom.course import Course
-from qlora_lab.classroom.hidden_tests import function_name
 from qlora_lab.classroom.questions import QUESTIONS
-from qlora_lab.classroom.release import assignment, find_notebooks, release
+from qlora_lab.classroom.release import NO_POINTS, assignment, find_notebooks, release
 from qlora_lab.cli.commands import app
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
@@ -44,16 +43,32 @@ def test_every_exercise_of_a_notebook_is_in_its_assignment_with_points(course):
     for name, book in course.books.items():
         source = read(FOLDER / f"{name}.ipynb")
         wanted = {c.metadata["exercise"] for c in source.cells if "exercise" in c.metadata}
+        wanted = {exercise for exercise in wanted if EXERCISES[exercise].graded}
         assert {item.exercise for item in course.items if item.notebook == name} == wanted
         ids = [c.metadata["nbgrader"]["grade_id"] for c in book.cells if "nbgrader" in c.metadata]
         assert len(ids) == len(set(ids)) == 2 * len(wanted) + len(QUESTIONS[name[:2]])
     assert {item.points for item in course.items} <= {1, 2, 3, 4, 5}
 
 
+def test_what_the_sandbox_cannot_judge_gives_no_points_and_says_so():
+    """A loop is given functions, a pager files, a layer goes into a model."""
+    ungraded = {exercise for exercise in EXERCISES if not EXERCISES[exercise].graded}
+    assert {"replace-module", "train"} <= ungraded
+    for path in NOTEBOOKS:
+        made = assignment(read(path), path.stem, True, False)
+        for cell in made.cells:
+            exercise = cell.metadata.get("exercise")
+            if exercise in ungraded:
+                assert "nbgrader" not in cell.metadata
+                assert (NO_POINTS in cell.source) == ("**Difficulty**" in cell.source)
+            else:
+                assert NO_POINTS not in cell.source
+
+
 def test_students_files_are_the_notebook_with_its_stubs_and_checks(course):
     for name, book in course.books.items():
         own = [c.source for c in read(FOLDER / f"{name}.ipynb").cells if "solution" not in c.metadata.get("tags", [])]
-        released = {c.source for c in book.cells}
+        released = {c.source.removesuffix(f"\n\n{NO_POINTS}") for c in book.cells}
         assert all(source in released for source in own)
         assert not any(c.get("outputs") or c.get("execution_count") for c in book.cells)
 
@@ -114,7 +129,7 @@ def test_the_source_holds_each_solution_and_its_stub(path):
 def test_all_exercises_can_be_released():
     found = {c.metadata["exercise"] for p in NOTEBOOKS for c in assignment(read(p), p.stem, True, True).cells
              if "nbgrader" in c.metadata and "exercise" in c.metadata}  # fmt: skip
-    assert found == set(EXERCISES)
+    assert found == {name for name, exercise in EXERCISES.items() if exercise.graded}
 
 
 def test_making_it_again_changes_nothing(course, tmp_path):

@@ -63,6 +63,16 @@ def model(tmp_path):
     return lambda notice: path
 
 
+@pytest.fixture(autouse=True)
+def second(tmp_path_factory, monkeypatch):
+    """The weights that were never quantized."""
+    path = tmp_path_factory.mktemp("second") / "second.safetensors"
+    path.write_bytes(b"more weights")
+    defaults = bundle.write_bundle.__kwdefaults__ | {"second": lambda notice: path}
+    monkeypatch.setattr(bundle.write_bundle, "__kwdefaults__", defaults)
+    return path
+
+
 @pytest.fixture
 def out(tmp_path):
     folder = tmp_path / "desk"
@@ -83,12 +93,13 @@ def test_its_two_commands_install_from_it_without_an_index(index, checkout, mode
     said = []
     size = write_bundle(out, checkout, model=model, notice=said.append, progress=said.append)
     assert size == out.stat().st_size and list(out.parent.iterdir()) == [out]
-    assert "Packing 2 wheels, the model and 2 notebooks …" in said
+    assert "Packing 2 wheels, the models and 2 notebooks …" in said
 
     shutil.rmtree(index)
     with zipfile.ZipFile(out) as archive:
         archive.extractall(tmp_path / "room")
     room = tmp_path / "room" / "qlora-lab-bundle"
+    assert (room / "model" / "second.safetensors").read_bytes() == b"more weights"
     assert (room / "model" / "tiny.gguf").read_bytes() == model(None).read_bytes()
     assert {path.name for path in (room / "notebooks").iterdir()} == {"00_a.ipynb", "01_b.ipynb"}
     install, fetch = commands((room / "README.md").read_text())
@@ -97,7 +108,7 @@ def test_its_two_commands_install_from_it_without_an_index(index, checkout, mode
     for command in (install, fetch):
         done = subprocess.run(command, shell=True, cwd=room, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout == "asked to fetch --gguf model/tiny.gguf\n"
+    assert done.stdout == "asked to fetch --gguf model/tiny.gguf --minilm model/second.safetensors\n"
     listed = subprocess.run([room / ".venv/bin/python", "-m", "pip", "freeze"], env=environment, capture_output=True)
     assert b"light==1.0" in listed.stdout  # the pinned one
 

@@ -50,9 +50,10 @@ def test_doctor_says_versions_device_and_cache():
 
 def test_the_cached_model_is_read_whole_where_that_is_asked_for(tmp_path, monkeypatch):
     """`doctor --full` and `fetch`; `doctor` alone looks at lengths and times."""
-    from qlora_lab.models import base_model
+    from qlora_lab.models import base_model, never_quantized
 
     asked = []
+    monkeypatch.setattr(never_quantized, "ensure_never_quantized", lambda given: tmp_path)
     status = base_model.ModelStatus(tmp_path, 0, "model.safetensors has changed since it was written")
     monkeypatch.setattr(base_model, "default_model_status", lambda full: asked.append(full) or status)
     monkeypatch.setattr(base_model, "ensure_default_model", lambda gguf, full: asked.append(full) or tmp_path)
@@ -252,3 +253,37 @@ def test_options_beside_resume_are_not_ignored(tiny_folder, tmp_path):
     for option in (["--rank", "8"], ["--rslora"], ["--steps", "7"], ["--no-double-quant"], ["--learning-rate", "0.5"]):
         result = run("finetune", "--resume", "--runs", tmp_path, *option)
         assert result.exit_code == 1 and "was begun with" in result.output, result.output
+
+
+# -- memory: the numbers of notebook 05
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--gpu", 48], ["in float32", "47.81 GB", "does not fit 48 GB with 1.5 GB in reserve", "adapters in 16 bits"]),
+        (["--gpu", 48, "--reserve", 0], ["47.81 GB", "it fits 48 GB, and 0.19 GB are left"]),
+        (["--gpu", 48, "--adapter-dtype", "bfloat16"], ["in bfloat16", "41.43 GB", "it fits 48 GB", "5.1 GB are left"]),
+        (["--method", "full"], ["784.48 GB"]),
+    ],
+)
+def test_memory_bills_what_is_trained_and_keeps_a_reserve(options, said):
+    result = run("memory", *options)
+    words = " ".join(result.output.split())
+    assert result.exit_code == 0 and all(each in words for each in said), result.output
+
+
+def test_memory_bills_the_logits_of_other_peoples_losses():
+    """Of a step whose peak is in the loss: 8,192 tokens, three float32 numbers for each of 32,000 words."""
+    peaks = []
+    for option in ("--chunked-loss", "--no-chunked-loss"):
+        result = run("memory", "--model", "llama-7b", "--sequence-length", 8192, option)
+        assert result.exit_code == 0, result.output
+        peaks.append(float(result.output.split("peak")[1].split()[1]))
+    assert peaks[1] - peaks[0] > 0.5
+
+
+@pytest.mark.parametrize("option", [["--adapter-dtype", "int4"], ["--gpu", 48, "--reserve", 48], ["--gpu", 0]])
+def test_memory_refuses_what_makes_no_sense(option):
+    result = run("memory", *option)
+    assert result.exit_code == 1 and "is not allowed" in result.output

@@ -309,3 +309,44 @@ def two_in_each_others_place(levels):
     tie = torch.zeros(16)
     tie[0], tie[1] = 1.0, (levels[3] + levels[4]) / 2
     return [tie, -torch.arange(16.0), torch.zeros(16)]
+
+
+@wrong("one-side", says="belongs to no side")
+def with_the_middle(count, edge):
+    return torch.special.ndtri(torch.linspace(edge, 0.5, count + 1))
+
+
+@wrong("one-side", says="one probability more than levels")
+def a_step_too_wide(count, edge):
+    return torch.special.ndtri(torch.linspace(edge, 0.5, count, dtype=torch.float64))[:-1]
+
+
+@wrong("one-side", says="These levels are equally spaced")
+def equally_spaced(count, edge):
+    last = torch.special.ndtri(torch.tensor(edge))
+    return last * torch.arange(count, 0, -1) / count
+
+
+@wrong("one-side", says="`ndtr` gives the probability of a number")
+def the_other_way_round(count, edge):
+    return torch.special.ndtr(torch.linspace(edge, 0.5, count + 1)[:-1])
+
+
+@wrong("signed-absmax", says="It should become -1")
+def extreme_to_one(weight, block_size):
+    return torch.stack([max(block, key=abs) for block in weight.flatten().split(block_size)])
+
+
+@wrong("signed-absmax", says="the ordinary absmax")
+def without_sign(weight, block_size):
+    return torch.stack([block.abs().max() for block in weight.flatten().split(block_size)])
+
+
+@wrong("signed-absmax", says="All scales are negative")
+def all_negative(weight, block_size):
+    return torch.stack([block.abs().max() for block in weight.flatten().split(block_size)]) * -1
+
+
+@wrong("signed-absmax", says="the sign alone")
+def only_the_sign(weight, block_size):
+    return torch.stack([-block[block.abs().argmax()].sign() for block in weight.flatten().split(block_size)])

@@ -53,6 +53,58 @@ def equal_parts(code, absmax, levels):
     return -absmax + code * step, -absmax + (code + 1) * step
 
 
+@wrong("split-byte", says="the low one first")
+def low_first(byte):
+    return byte & 15, byte >> 4
+
+
+@wrong("split-byte", says="still stands in the upper four bits")
+def masked(byte):
+    return byte & 0xF0, byte & 0x0F
+
+
+@wrong("split-byte", says="decimal digits")
+def digits(byte):
+    return divmod(byte, 10)
+
+
+@wrong("split-byte", says="has a fraction")
+def divided(byte):
+    return byte / 16, byte % 16
+
+
+@wrong("unpack-nibbles", says="are swapped")
+def low_nibbles_first(packed, n):
+    return torch.tensor([nibble for byte in packed.tolist() for nibble in (byte & 15, byte >> 4)][:n]).to(torch.uint8)
+
+
+@wrong("unpack-nibbles", says="have to alternate")
+def one_half_then_the_other(packed, n):
+    return torch.stack((packed >> 4, packed & 15)).flatten()[:n]
+
+
+@wrong("unpack-nibbles", says="one code and a filler")
+def with_the_filler(packed, n):
+    out = packed.new_empty(2 * len(packed))
+    out[::2], out[1::2] = packed >> 4, packed & 15
+    return out
+
+
+@wrong("unpack-nibbles", says="move them down")
+def not_moved_down(packed, n):
+    return torch.stack((packed & 0xF0, packed & 0x0F), 1).flatten()[:n]
+
+
+@wrong("unpack-nibbles", says="in a wider dtype")
+def as_int64(packed, n):
+    return torch.tensor([nibble for byte in packed.tolist() for nibble in divmod(byte, 16)])[:n]
+
+
+@wrong("unpack-nibbles", says="All wrong ones come from low nibbles.")
+def low_nibbles_lose_a_bit(packed, n):
+    return torch.stack((packed >> 4, packed & 14), 1).flatten()[:n]
+
+
 def unpacked(packed):
     return torch.stack((packed >> 4, packed & 15), 1).flatten().long()
 
@@ -157,6 +209,40 @@ def linear(scales, levels):
     _, absmax = coded(centred, levels)
     x = centred / absmax.repeat_interleave(256)[: len(scales)].clamp(min=1e-38)
     return ((x + 1) * 127.5).round().to(torch.uint8), absmax, scales.mean()
+
+
+def second_level(absmax2, count):
+    return absmax2[torch.arange(count) // 256]
+
+
+@wrong("decode-scales", says="offset is missing")
+def forgot_the_offset(codes, absmax2, offset, levels):
+    return levels[codes.long()] * second_level(absmax2, len(codes))
+
+
+@wrong("decode-scales", says="added last")
+def added_first(codes, absmax2, offset, levels):
+    return (offset + levels[codes.long()]) * second_level(absmax2, len(codes))
+
+
+@wrong("decode-scales", says="dealt out in turn")
+def groups_in_turn(codes, absmax2, offset, levels):
+    return levels[codes.long()] * absmax2[torch.arange(len(codes)) % len(absmax2)] + offset
+
+
+@wrong("decode-scales", says="taken as equal steps")
+def equal_steps(codes, absmax2, offset, levels):
+    return (codes.float() - 128) / 127 * second_level(absmax2, len(codes)) + offset
+
+
+@wrong("decode-scales", says="keep the scales from being negative")
+def never_negative(codes, absmax2, offset, levels):
+    return torch.relu(levels[codes.long()] * second_level(absmax2, len(codes)) + offset)
+
+
+@wrong("decode-scales", says="One second-level scale serves all")
+def the_first_group_for_all(codes, absmax2, offset, levels):
+    return levels[codes.long()] * absmax2[0] + offset
 
 
 def with_places(scales):

@@ -1,5 +1,6 @@
 """Wrong answers to the exercises of notebook 03."""
 
+import copy
 import math
 import re
 
@@ -239,3 +240,46 @@ def names_inside(paths, targets):
 @wrong("predict-trainable", says="not one number or one head")
 def one_number_a_head(hidden, mlp, layers, heads, kv_heads, rank):
     return layers * rank * (2 * 2 * hidden + 2 * (hidden + kv_heads) + 3 * (hidden + mlp))
+
+
+@wrong("replace-module", says="dots in its name")
+def on_the_whole_model(model, path, module):
+    model._modules[path] = module
+
+
+@wrong("replace-module", says="at the top of the model")
+def last_name_at_the_top(model, path, module):
+    setattr(model, path.split(".")[-1], module)
+
+
+@wrong("replace-module", says="changes no module")
+def a_variable(model, path, module):
+    place = model.get_submodule(path)
+    place = module  # noqa: F841
+    return model
+
+
+@wrong("replace-module", says="inside the old one")
+def in_the_old_one(model, path, module):
+    model.get_submodule(path).add_module(path.split(".")[-1], module)
+
+
+@wrong("replace-module", says="every module of that last name")
+def wherever_the_name_stands(model, path, module):
+    leaf = path.split(".")[-1]
+    for name, _ in list(model.named_modules()):
+        if name.split(".")[-1] == leaf:
+            setattr(model.get_submodule(name.rpartition(".")[0]), leaf, module)
+
+
+@wrong("replace-module", says="changes no module")
+def in_a_copy(model, path, module):
+    model = copy.deepcopy(model)
+    setattr(model.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2], module)
+    return model
+
+
+@wrong("replace-module", says="ValueError")
+def no_parent_at_the_top(model, path, module):
+    parent, leaf = path.rsplit(".", 1)
+    setattr(model.get_submodule(parent), leaf, module)

@@ -313,3 +313,78 @@ def never(said, wanted):
 @wrong("calls-match", says="Call 2 has count = True where 1 is wanted: your function returned True")
 def first_call_only(said, wanted):
     return bool(said) and compare(said[:1], wanted[:1])
+
+
+def loop(values, batches, gradients_of, rate_at, combine, update, first=1, later=0, keep=True, anew=False, mean=None):
+    """The right loop, in which each of the following changes one thing."""
+    values, losses = [*values], []
+    moments = [(torch.zeros(value.shape), torch.zeros(value.shape)) for value in values]
+    for step, parts in enumerate(batches, first):
+        results = [gradients_of(values, part) for part in parts]
+        counts = [result[1] for result in results]
+        losses.append((mean or weighted_mean)([result[0] for result in results], counts))
+        for place, value in enumerate(list(values)):
+            together = combine([result[2][place] for result in results], counts)
+            m, v = (torch.zeros(value.shape), torch.zeros(value.shape)) if anew else moments[place]
+            new, *moments[place] = update(value, together, m, v, step, rate_at(step + later))
+            if keep:
+                values[place] = new
+    return values, losses
+
+
+def weighted_mean(losses, counts):
+    return sum(loss * count for loss, count in zip(losses, counts, strict=True)) / sum(counts)
+
+
+@wrong("train", says="Steps count from 1")
+def steps_from_zero(*arguments):
+    return loop(*arguments, first=0)
+
+
+@wrong("train", says="the rate of the next step")
+def rate_of_the_next_step(*arguments):
+    return loop(*arguments, later=1)
+
+
+@wrong("train", says="not taken back")
+def values_left_where_they_were(*arguments):
+    return loop(*arguments, keep=False)
+
+
+@wrong("train", says="begin anew at every step")
+def moments_made_in_the_loop(*arguments):
+    return loop(*arguments, anew=True)
+
+
+@wrong("train", says="means of the parts' means")
+def loss_of_means(*arguments):
+    return loop(*arguments, mean=lambda losses, counts: sum(losses) / len(losses))
+
+
+@wrong("train", says="Each has its own")
+def one_pair_of_moments(values, batches, gradients_of, rate_at, combine, update):
+    values, losses, m, v = [*values], [], torch.zeros_like(values[0]), torch.zeros_like(values[0])
+    for step, parts in enumerate(batches, 1):
+        results = [gradients_of(values, part) for part in parts]
+        counts = [result[1] for result in results]
+        losses.append(weighted_mean([result[0] for result in results], counts))
+        for place in range(len(values)):
+            together = combine([result[2][place] for result in results], counts)
+            values[place], m, v = update(values[place], together, m, v, step, rate_at(step))
+    return values, losses
+
+
+@wrong("train", says="Each part makes a step of its own")
+def a_step_a_part(values, batches, gradients_of, rate_at, combine, update):
+    values, losses, step = [*values], [], 0
+    moments = [(torch.zeros(value.shape), torch.zeros(value.shape)) for value in values]
+    for parts in batches:
+        for part in parts:
+            step += 1
+            loss, count, gradients = gradients_of(values, part)
+            losses.append(loss)
+            for place, gradient in enumerate(gradients):
+                m, v = moments[place]
+                one = combine([gradient], [count])
+                values[place], *moments[place] = update(values[place], one, m, v, step, rate_at(step))
+    return values, losses

@@ -9,6 +9,7 @@ Nothing is run here; but parsing a text made for it can crash Python, so this ru
 """
 
 import ast
+import builtins
 import re
 import symtable
 import sys
@@ -92,6 +93,7 @@ class Statement:
         self.passes = _passes(node)
         self.aliases = {pair for one in _outside(node) for pair in _aliases(one)}
         self.setting = _setting(node)
+        self.sets = _sets(node)
 
     @property
     def plain(self) -> bool:
@@ -226,6 +228,8 @@ class _Program:
         self.settings: list[int] = []
         self.modules: set[str] = set()
         self.solved = {n for s in statements if not s.stub for n in s.binds}
+        # Below `f = check("f", f)` the notebook calls what was found right, or the finished version.
+        self.checked = {n for s in statements if s.checks for n in s.binds}
         for place, s in enumerate(statements):
             for name in s.binds:
                 self.binders[name].append(place)
@@ -340,12 +344,17 @@ class _Program:
                 name = names.pop()
                 for place in self.binders.get(name, ()):
                     choose(place)
+                # `torch.cat(parts).sort()` changes nothing of torch: what a module's function gives is not the module.
+                # Nor is what `zip` or `range` gives Python's own, unless a statement binds the name.
+                module = name in self.modules or (hasattr(builtins, name) and name not in self.binders)
                 for place in self.changers.get(name, ()):
-                    if name not in self.modules or not isinstance(self.statements[place].node, ast.Expr):
+                    if not module or name in self.statements[place].sets:
                         choose(place)
                 for place in self.movers.get(name, ()):
-                    move(place)
-                for other in self.aliases.get(name, set()) - needed:
+                    s = self.statements[place]
+                    if not s.binds & self.checked and (not module or name in s.sets):
+                        move(place)
+                for other in () if module else self.aliases.get(name, set()) - needed:
                     needed.add(other)
                     names.append(other)
             random = self.settings and any(RANDOM.search(self.statements[p].text) for p in chosen)
@@ -603,6 +612,13 @@ def _identifiers(node: ast.AST) -> set[str]:
     texts = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
     words = {word for text in texts for word in re.findall(r"[^\W\d]\w*", text[:10_000])}
     return words | {n.arg for n in ast.walk(node) if isinstance(n, ast.keyword) and n.arg}
+
+
+def _sets(node: ast.stmt) -> set[str]:
+    """Names something of which is bound or deleted, here or in a function: `torch.pi = 3`, `del np.e`."""
+    kinds = ast.Attribute | ast.Subscript
+    found = [n for n in ast.walk(node) if isinstance(n, kinds) and isinstance(n.ctx, ast.Store | ast.Del)]
+    return {name for n in found if not any(isinstance(part, ast.Call) for part in ast.walk(n)) for name in _root(n)}
 
 
 def _setting(node: ast.stmt) -> tuple[str, str] | None:
