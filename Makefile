@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Files of tests and notebooks at the same time; each takes up to 4 GB.
 WORKERS ?= 2
 
-.PHONY: run test quick lab bench record site links notebooks lint colab-check floors-check alone-check bundle-check gpu-kit gpu-kit-check gpu-check fuzz export-check ways-home trl-check clean
+.PHONY: run test quick lab bench record site links notebooks lint colab-check floors-check alone-check bundle-check gpu-kit gpu-kit-check gpu-check fuzz solved-check export-check ways-home trl-check clean
 
 run: .venv/ready  ## fine-tune the default model; ends with a before/after table and runs/<name>/report.html
 	$(BIN)/qlora-lab finetune $(ARGS)
@@ -23,8 +23,10 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-lab: .venv/ready  ## JupyterLab at the notebooks
-	$(BIN)/jupyter lab --notebook-dir notebooks
+# nbgrader's buttons are for assignments that it made; its "Validate" calls a notebook without tests solved.
+lab: .venv/ready  ## JupyterLab at the first notebook
+	JUPYTER_CONFIG_PATH="$(CURDIR)/tools/jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" $(BIN)/jupyter lab \
+		--ServerApp.root_dir=notebooks --LabApp.default_url=/lab/tree/00_start_here.ipynb $(ARGS)
 
 bench: .venv/ready .venv/torchao  ## side-by-side races against the libraries; writes benchmarks/results/
 	$(BIN)/python benchmarks/race.py $(ARGS)
@@ -43,12 +45,15 @@ site: .venv/site/ready  ## the notebooks as pages to read on a phone and to prin
 	cp notebooks/*.ipynb build/site-source/notebooks
 	.venv/site/bin/sphinx-build --quiet $(ARGS) build/site-source build/site
 
-links: .venv/ready  ## first cells and "Open in Colab" links of the notebooks, from the address in pyproject.toml
-	$(BIN)/python notebooks/links.py notebooks/*.ipynb
+links: .venv/ready  ## first cells of the notebooks, and with an address in pyproject.toml their "Open in Colab" links
+	$(BIN)/python tools/links.py notebooks/*.ipynb
 
 notebooks: .venv/ready  ## re-execute every notebook in place
 	$(BIN)/jupyter nbconvert --to notebook --inplace --execute notebooks/*.ipynb
-	$(BIN)/python notebooks/clean.py notebooks/*.ipynb
+	$(BIN)/python tools/clean.py notebooks/*.ipynb
+
+solved-check: .venv/ready  ## the workshop's notebooks with all solutions in place, graduation included (a quarter of an hour)
+	QLORA_LAB_SOLVED=1 $(BIN)/python -m pytest tests/notebooks/test_workshop.py $(ARGS)
 
 colab-check: .venv/ready  ## every notebook in a stand-in for Colab (minutes each)
 	$(BIN)/python tests/machines/colab.py $(ARGS)

@@ -202,9 +202,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--long-peak", type=int, help="bytes that a step with them takes; else simulated now: a minute")
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     args = parser.parse_args(arguments)
-    plan = TrainingPlan(
-        args.model, "qlora", args.rank, 1, args.length, checkpointing="non-reentrant", dtype=torch.bfloat16
-    )
+    half = {"dtype": torch.bfloat16, "adapter_dtype": torch.bfloat16}  # in 32 bits adapters would leave the cap no room
+    plan = TrainingPlan(args.model, "qlora", args.rank, 1, args.length, checkpointing="non-reentrant", **half)
     if args.simulate:
         write_json(args.simulated, simulate(args.model, plan, args.cap * 1e9) | {"versions": versions()})
         return

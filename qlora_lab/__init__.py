@@ -52,6 +52,7 @@ qlora_lab/
         mixing.py               general text among them, against forgetting
     models/                     06  the base on its way in, the adapter on its way out
         base_model.py           load a model and its tokenizer
+        never_quantized.py      real weights that no 4-bit format has touched
         adapters.py             save and load what was trained, in PEFT's format
         wrappers.py             the names that things have without what stands round them
         gradient_checkpointing.py  activations computed again instead of kept: on and off
@@ -105,6 +106,7 @@ qlora_lab/
     plots/                      every figure, from plain numbers
         style.py                palette, type, alternative texts
         codebooks.py            levels and codes
+        data_flow.py            the QLoRA layer's two passes, with dtypes and the gradient's path
         quantization_error.py   what quantizing costs
         scales.py               scales, their bits, decoding speed
         low_rank.py             the adapter drawn to scale, ranks
@@ -124,6 +126,8 @@ qlora_lab/
         differences.py          in what two results differ, in words
         resemblances.py         how wrong results follow from right ones: transposed, a part left out
         time_limit.py           a loop without an end is stopped
+        kept.py                 right answers as files, in my_qlora
+        verdict_card.py         a verdict as a notebook shows it
         notebook_00.py          what weights take
         notebook_01.py          codes, scales, packing, NF4, counter-examples
         notebook_02.py          scales, double quantization, bytes
@@ -134,6 +138,11 @@ qlora_lab/
         notebook_07.py          seeds, intervals, costs
         notebook_08.py          gradients of several processes, bytes on the wire
         notebook_09.py          labels of a conversation, early stopping, rows of q and k in GGUF
+    mine.py                     what the reader has made, or else the finished pieces; the board of both
+    graduation/                 06  a model fine-tuned by the reader's pieces alone
+        fine_tune.py            the page where the pieces meet
+        pieces.py               which they are, whose, and that each is right
+        proof.py                compared with the package, step by step, and with PEFT
     classroom/                  assignments made of the notebooks, answers graded in a sandbox
         course.py               the folder of a course
         questions.py            open questions and their rubrics

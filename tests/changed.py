@@ -24,7 +24,7 @@ def places_of_tests(files: list[str], root: Path = ROOT) -> list[str]:
             places = ["tests/notebooks", "tests/checks"]
         elif top == "data":
             places = ["tests/tasks"]
-        elif file.endswith(".md"):
+        elif file.endswith(".md") or top in ("tools", "site"):
             places = ["tests/notebooks"]
         elif top in ("qlora_lab", "tests") and rest:
             name = rest[0].removesuffix(".py").removeprefix("test_")

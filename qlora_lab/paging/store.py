@@ -7,7 +7,7 @@ written before the page that comes into that slot is read, without any further b
 
 Every page is used once a step. Plain LRU under a sweep that always runs 0, 1, ... n-1 would evict each page just before
 its use: with room for half of the pages, all of them would move. Two things prevent that, and each would be enough for
-the number of bytes. A caller that sweeps to and fro finds what it used last still there, and LRU then evicts exactly
+the number of bytes. A caller that sweeps back and forth finds what it used last there, and LRU then evicts exactly
 the page whose next use is furthest away. And pages that are still due in the sweep are left alone, which lets the pages
 that are missing come in while those that are there are computed with. With room for half of the pages half of them
 move, the least that is possible.

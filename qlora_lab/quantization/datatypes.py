@@ -6,8 +6,8 @@ module builds the tables; `blockwise` uses them.
 
     nf4          quantiles of the normal distribution, an exact zero, asymmetric (QLoRA paper, appendix E)
     fp4          sign, two exponent bits, one mantissa bit, as bitsandbytes lays them out
-    int4         fifteen equal steps from -7 to 7, scaled by the block's largest magnitude
-    int4_affine  sixteen equal steps from the block's minimum to its maximum (a zero point: a second constant per block)
+    int4         fifteen equally spaced levels from -7 to 7, scaled by the block's largest magnitude
+    int4_affine  sixteen equally spaced levels from the block's minimum to its maximum (a second constant per block)
 """
 
 import functools
@@ -106,7 +106,7 @@ def _int4() -> tuple[float, ...]:
 
 
 def _int4_affine() -> tuple[float, ...]:
-    """Sixteen equal steps over [0, 1]: weight = minimum + (maximum - minimum) * code / 15."""
+    """Sixteen equally spaced levels over [0, 1]: weight = minimum + (maximum - minimum) * code / 15."""
     return tuple((torch.arange(16, **_FLOAT32) / 15).tolist())
 
 

@@ -114,9 +114,9 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     Traced.folder = folder.resolve()
     sandbox_module.subprocess = SimpleNamespace(**vars(subprocess) | {"Popen": Traced})
-    tests = {exercise: HiddenTests(EXERCISES[exercise], "a seed") for exercise in EXERCISES}
+    tests = {name: HiddenTests(exercise, "a seed") for name, exercise in EXERCISES.items() if exercise.graded}
     groups = {
-        "solutions and wrong answers": [*((e, solution_of(e)) for e in EXERCISES), *wrong_answers()],
+        "solutions and wrong answers": [*((e, solution_of(e)) for e in tests), *wrong_answers()],
         "hostile answers": list(hostile_answers()),
         "honest answers": [("", code) for code in HONEST.values()],
     }

@@ -104,7 +104,7 @@ def test_no_answer_stands_whole_in_what_is_taught(book):
 def test_its_cells_take_the_minutes_it_promises(book):
     """Within a factor of two of what its last execution took (`make notebooks` measures it)."""
     first = book.cells[0].source
-    assert re.search(r"\*\*Time\.\*\* About \d+ minutes to read; ", first)
+    assert re.search(r"\*\*Time\.\*\* About \d+ minutes to read(?: and \d+ minutes of exercises)?; ", first)
     promise = re.search(r"the cells run for (about|under) (\w+) minutes? on two CPU cores", first)
     minutes = NUMBERS.get(promise[2]) or int(promise[2])
     measured = book.metadata["measured"]

@@ -339,3 +339,23 @@ def test_a_model_whose_layers_have_sizes_of_their_own_trains():
     model = adapted(model, "lora", target_modules=["q_proj", "down_proj"])
     result = finetune(model, tiny_tokenizer(), pairs(), **{**FAST, "steps": 20})
     assert result.records[-1].loss < result.records[0].loss and result.predicted.total > 0
+
+
+@pytest.mark.parametrize("paging", [None, {"device_budget": 20_000, "page_size": 4096}], ids=["in memory", "in pages"])
+def test_adapters_in_16_bits_resume_to_the_same_bits(tmp_path, paging):
+    def stop(record):
+        if record.step == 5:
+            raise Ended
+
+    def train(folder, **options):
+        model = adapted(adapter_dtype=torch.bfloat16)
+        options |= {"steps": 8, "batch_size": 4, "learning_rate": 1e-2, "checkpoint_every": 2, "paging": paging}
+        finetune(model, tiny_tokenizer(), pairs(), out=tmp_path / folder, **options)
+        return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+    whole = train("whole")
+    with pytest.raises(Ended):
+        train("stopped", on_step=stop)
+    resumed = train("stopped", resume=True)
+    assert {p.dtype for p in resumed.values()} == {torch.bfloat16}
+    assert_same_bits(resumed, whole)
