@@ -95,5 +95,6 @@ def test_run_all_reaches_the_end_with_nothing_answered(page, lab, course):
         if cells[-1].execution_count is not None:
             break
     assert all(cell.execution_count for cell in cells)
-    said = [o.text for c in cells for o in c.outputs if o.output_type == "stream"]
-    assert sum("not attempted" in text for text in said) == 8
+    said = [o.get("text") or o.get("data", {}).get("text/plain", "") for c in cells for o in c.outputs]
+    checks = [cell for cell in cells if re.match(r"\w+ = check\(", cell.source)]
+    assert sum("not attempted. Replace" in text for text in said) == len(checks) > 0
