@@ -36,4 +36,6 @@ def test_the_buttons_of_nbgrader_are_off(command, monkeypatch):
 
 
 def test_only_notebooks_lie_among_the_notebooks():
-    assert {path.suffix for path in (ROOT / "notebooks").iterdir() if path.is_file()} == {".ipynb"}
+    assert {path.suffix for path in (ROOT / "notebooks").iterdir() if path.is_file() and path.name != ".ruff.toml"} == {
+        ".ipynb"
+    }

@@ -238,7 +238,7 @@ def test_an_archive_of_a_branch_is_told_and_can_be_pinned(run, tmp_path):
     archives, commit = tmp_path / "archive", "0123456789" * 4
     archives.mkdir()
     branch = cell((archives / "main.zip").as_uri())
-    assert "it is a branch as it is now; with a commit's 40 digits in COMMIT" in run(branch).stdout
+    assert "it is a branch as it is now; a commit's 40 digits in COMMIT" in run(branch).stdout
     for pinned, words in ((commit, f"/archive/{commit}.zip;"), ("main", "COMMIT is the 40 digits of a commit")):
         done = run(branch.replace('COMMIT = ""', f'COMMIT = "{pinned}"'))
         assert words in done.stdout + done.stderr and "a branch as it is" not in done.stdout
@@ -251,7 +251,7 @@ def test_an_archive_of_a_branch_is_told_and_can_be_pinned(run, tmp_path):
 @pytest.mark.slow
 def test_without_an_address_it_says_what_to_do(run):
     done = run(cell())
-    assert done.returncode == 1 and "put the address of this workbook's repository or wheel there" in done.stderr
+    assert done.returncode == 1 and "put the workbook's own address there" in done.stderr
     assert "During handling" not in done.stderr
 
 
