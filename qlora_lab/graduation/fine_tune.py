@@ -16,14 +16,15 @@ from torch import nn
 from qlora_lab.quantization.datatypes import dynamic_map
 from qlora_lab.tasks import Example
 from qlora_lab.tasks.batches import Batches
+from qlora_lab.training.settings import Settings
 
 BLOCK, TARGETS = 64, ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """steps of `accumulation` parts of `batch_size` examples; the rate's peak, reached after a twentieth of the steps;
-    rank and alpha of every adapter; seed of order and A."""
+    """What is to be done: steps of `accumulation` parts of `batch_size` examples; the rate's peak; rank and alpha of
+    every adapter; the seed of the order and of A."""
 
     steps: int = 30
     batch_size: int = 6
@@ -34,8 +35,16 @@ class Recipe:
     seed: int = 0
 
     @property
-    def warmup(self) -> int:
-        return max(1, round(0.05 * self.steps))
+    def settings(self) -> dict[str, float]:
+        """The same for the package's `finetune`, which else would clip gradients; the pieces do not."""
+        return {
+            "steps": self.steps,
+            "batch_size": self.batch_size,
+            "accumulation": self.accumulation,
+            "learning_rate": self.peak,
+            "seed": self.seed,
+            "max_grad_norm": 1e9,
+        }
 
 
 class PiecesLinear(nn.Module):
@@ -139,7 +148,7 @@ def fine_tune(
         return loss.item(), int((labels[:, 1:] != -100).sum()), list(gradients)
 
     def rate_at(step: int) -> float:
-        return pieces.learning_rate(step, recipe.steps, recipe.peak, recipe.warmup)
+        return pieces.learning_rate(step, recipe.steps, recipe.peak, Settings.of(**recipe.settings).warmup_steps)
 
     def update(p, g, m, v, step, lr):
         return pieces.adamw_step(p, g, m, v, step, lr, 0.9, 0.999, 1e-8, 0.0)

@@ -183,17 +183,7 @@ def _package_losses(first: dict[str, torch.Tensor], tokenizer, examples, recipe:
     with torch.no_grad():
         for path, layer in layers.items():
             layer.lora_A.copy_(first[path])
-    result = finetune(
-        model,
-        tokenizer,
-        examples,
-        steps=recipe.steps,
-        batch_size=recipe.batch_size,
-        accumulation=recipe.accumulation,
-        learning_rate=recipe.peak,
-        seed=recipe.seed,
-        max_grad_norm=1e9,  # the pieces do not clip
-    )
+    result = finetune(model, tokenizer, examples, **recipe.settings)
     return [record.loss for record in result.records]
 
 

@@ -73,9 +73,14 @@ class Settings:
             raise ValueError(f"there is no setting {unknown[0]!r}; the settings are {', '.join(names)}")
         return cls(**values)
 
+    @property
+    def warmup_steps(self) -> int:
+        """The step at which the learning rate is at its peak, 1 at least."""
+        return max(1, round(self.warmup * self.steps))
+
     def rate(self, step: int) -> float:
         """The learning rate of step 1 .. steps: the peak at the end of the warm-up, or at step 1 without one."""
-        peak = max(1, round(self.warmup * self.steps))
+        peak = self.warmup_steps
         if step <= peak:
             return self.learning_rate * step / peak
         progress = (step - peak) / (self.steps - peak)

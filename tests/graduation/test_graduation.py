@@ -7,7 +7,7 @@ import torch
 from tiny import pairs, tiny_model, tiny_tokenizer
 
 from qlora_lab.checks import EXERCISES, check, function_name, kept
-from qlora_lab.graduation import PIECES, WrongPiece, gather, pieces
+from qlora_lab.graduation import PIECES, WrongPiece, gather
 from qlora_lab.graduation.fine_tune import PiecesLinear, Recipe, answering, build, fine_tune
 from qlora_lab.graduation.proof import TOLERANCE, Graduation, save
 from qlora_lab.models import load_adapter
@@ -62,7 +62,7 @@ def test_what_is_no_piece(mine):
 @pytest.fixture(scope="module")
 def trained():
     """The tiny model by the finished pieces, and by the package from the same A."""
-    tokenizer, examples, by_pieces = tiny_tokenizer(), pairs(24), pieces.finished()
+    tokenizer, examples, by_pieces = tiny_tokenizer(), pairs(24), gather()[0]
     model = tiny_model()
     layers = build(model, by_pieces, RECIPE)
     theirs = quantize_model(tiny_model(), rank=RECIPE.rank, alpha=RECIPE.alpha)
@@ -70,10 +70,7 @@ def trained():
         for path, layer in layers.items():
             theirs.get_submodule(path).lora_A.copy_(layer.a)
     losses = fine_tune(model, layers, tokenizer, examples, by_pieces, RECIPE)
-    result = finetune(
-        theirs, tokenizer, examples, steps=RECIPE.steps, batch_size=RECIPE.batch_size,
-        accumulation=RECIPE.accumulation, learning_rate=RECIPE.peak, seed=RECIPE.seed, max_grad_norm=1e9,
-    )  # fmt: skip
+    result = finetune(theirs, tokenizer, examples, **RECIPE.settings)
     return SimpleNamespace(model=model, layers=layers, theirs=theirs, losses=losses, records=result.records)
 
 
@@ -115,7 +112,7 @@ def test_merged_it_says_the_same(trained):
     ids = torch.arange(3, 40)[None]
     model = tiny_model()
     for path, layer in trained.layers.items():
-        pieces.finished().replace_module(model, path, layer.merged())
+        gather()[0].replace_module(model, path, layer.merged())
     with torch.no_grad():
         torch.testing.assert_close(model(ids).logits, trained.model(ids).logits, atol=1e-3, rtol=1e-3)
 
