@@ -20,6 +20,7 @@ from qlora_lab.graduation.fine_tune import TARGETS, PiecesLinear, Recipe, answer
 from qlora_lab.graduation.pieces import PIECES, gather
 from qlora_lab.machine.files import save_tensors, write_json
 from qlora_lab.models import DEFAULT, load_model, load_tokenizer
+from qlora_lab.models.base_model import quiet
 from qlora_lab.qlora import QLoRALinear, quantize_model
 from qlora_lab.tasks import load_examples, parse_calls, spread
 from qlora_lab.training.loop import finetune
@@ -211,10 +212,13 @@ def _in_peft(layers: dict[str, PiecesLinear], adapter: Path, answers_of: Callabl
     """Answers of the adapter opened by PEFT, beside the weights that the pieces decode to."""
     if find_spec("peft") is None:
         return None
-    import peft
+    with quiet():
+        import peft
 
     base = load_model(dtype=torch.float32, device=device)
     with torch.no_grad():
         for path, layer in layers.items():
             base.get_submodule(path).weight.copy_(layer.decode())
-    return answers_of(peft.PeftModel.from_pretrained(base, str(adapter)).eval())
+    with quiet():
+        model = peft.PeftModel.from_pretrained(base, str(adapter)).eval()
+    return answers_of(model)

@@ -120,7 +120,7 @@ def load_skeleton(name: str | os.PathLike = DEFAULT) -> nn.Module:
     Args and Raises as for `load_model`.
     """
     config = load_config(name)
-    with _quiet(), torch.device("meta"):
+    with quiet(), torch.device("meta"):
         import transformers
 
         return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -261,12 +261,12 @@ def _find_gguf(given, cached: Path, file: PackagedFile) -> Path | None:
 
 def _from_pretrained(loader: str, name, weights: bool, **options):
     """transformers' `from_pretrained` on the default model, a local folder or a hub id, without any remote code."""
-    with _quiet():  # importing transformers' classes is what makes the noise, so that belongs inside
+    with quiet():  # importing transformers' classes is what makes the noise, so that belongs inside
         import transformers
 
         load = getattr(transformers, loader).from_pretrained
     folder = ensure_default_model() if os.fspath(name) == DEFAULT else hub.find_folder(name, weights)
-    with _quiet():
+    with quiet():
         try:
             options |= {"local_files_only": True, "trust_remote_code": False}
             if not weights:
@@ -389,7 +389,7 @@ def _as_dtype(dtype, device: torch.device) -> torch.dtype:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Neither progress bars nor log lines nor warnings; what was set before is restored.
 
     transformers alone is not enough: on its first use it imports whatever quantization libraries are installed, and

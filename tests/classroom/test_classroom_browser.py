@@ -1,7 +1,7 @@
 """A student in a real browser: the released notebook in JupyterLab, run to its end, and validated there.
 
-So that it takes seconds, the cells between a notebook's imports and its first exercise are left out; with
-CLASSROOM_BROWSER=full all three notebooks are validated as they are released.
+So that it takes seconds, what a notebook computes around its exercises is left out; with CLASSROOM_BROWSER=full all
+three notebooks are validated as they are released.
 """
 
 import copy
@@ -28,12 +28,14 @@ def handed_out(course, number: str) -> tuple[str, nbformat.NotebookNode]:
     (name,) = [name for name in course.names if name.startswith(number)]
     book = copy.deepcopy(course.books[name])
     if not FULL:
-        first = next(i for i, cell in enumerate(book.cells) if "exercise" in cell.metadata)
         setup = next(
             i for i, cell in enumerate(book.cells) if cell.cell_type == "code" and "import check" in cell.source
         )
-        book.cells = book.cells[: setup + 1] + book.cells[first:]
-        book.cells = [c for c in book.cells if c.cell_type != "code" or "nbgrader" in c.metadata or "check" in c.source]
+        book.cells = [
+            cell
+            for i, cell in enumerate(book.cells)
+            if cell.cell_type != "code" or i <= setup or {"exercise", "nbgrader"} & cell.metadata.keys()
+        ]
     return name, book
 
 

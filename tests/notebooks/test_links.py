@@ -243,7 +243,7 @@ def test_an_archive_of_a_branch_is_told_and_can_be_pinned(run, tmp_path):
         done = run(branch.replace('COMMIT = ""', f'COMMIT = "{pinned}"'))
         assert words in done.stdout + done.stderr and "a branch as it is" not in done.stdout
     refused = run(cell(wheel.as_uri()).replace('COMMIT = ""', f'COMMIT = "{commit}"'))
-    assert "of the repository in SOURCE" in refused.stderr and not refused.stdout
+    assert "of SOURCE's repository" in refused.stderr and not refused.stdout
     done = run(cell(f"{wheel.as_uri()}#sha256={'0' * 64}"))
     assert done.returncode == 1 and "hash" in done.stderr.lower()
 
