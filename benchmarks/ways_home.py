@@ -2,11 +2,11 @@
 
     python benchmarks/ways_home.py runs/NAME [runs/ANOTHER]      writes data/recorded/ways-home-<device>.json
 
-A run is given by its folder; the second one, trained beside int4_affine in blocks of 32, was trained beside the codes
-of the base's own GGUF file. Of each run's adapter are measured: beside the 4-bit base that it was trained beside (here,
-and for NF4 in PEFT with bitsandbytes), beside the base before it was quantized, beside the base's own file in
-llama.cpp, merged into one base or the other and written in F16, Q8_0 and Q4_1, and merged and rounded back into the
-4 bits it was trained beside.
+A run is given by its folder, or by words for how it was trained and its folder: `merge-aware=runs/THIRD`. One trained
+beside int4_affine in blocks of 32 was trained beside the codes of the base's own GGUF file. Of each run's adapter are
+measured: beside the 4-bit base that it was trained beside (here, and for NF4 in PEFT with bitsandbytes), beside the
+base before it was quantized, beside the base's own file in llama.cpp, merged into one base or the other and written in
+F16, Q8_0 and Q4_1, and merged and rounded back into the 4 bits it was trained beside.
 
 Three numbers: the loss per token of the right answers to test commands, and of some prose (what was forgotten), both
 of the weights as they decode; and how many commands are answered exactly, in llama.cpp where the form is its.
@@ -116,10 +116,16 @@ WAYS = {
 
 
 def ways_of(run: TrainedRun) -> dict[str, Callable]:
-    """Those that there are for a run: PEFT has NF4 in blocks of 64 only, llama.cpp a file of the default model's."""
+    """Those that there are for a run: PEFT has NF4 in blocks of 64 only, llama.cpp a file of the default model's.
+
+    The default model came in affine blocks of 32, so int4_affine at that size is its full precision (to 1e-7), and
+    those two bases are one.
+    """
     ways = dict(WAYS)
+    if (run.model, run.datatype, run.block_size) == (DEFAULT, "int4_affine", 32):
+        ways = {name: way for name, way in ways.items() if "full precision" not in name}
     if (run.datatype, run.block_size) != ("nf4", 64):
-        del ways["the same in PEFT with bitsandbytes"]
+        ways.pop("the same in PEFT with bitsandbytes")
     if run.model != DEFAULT:
         ways = {name: way for name, way in ways.items() if "own" not in name and "Q4_1" not in name}
     return ways
@@ -159,7 +165,7 @@ def identity(run: TrainedRun) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", help="folders of finished runs")
+    parser.add_argument("runs", nargs="+", help="folders of finished runs, or WORDS=FOLDER")
     parser.add_argument("--commands", type=int, default=200, help="of the test split, at even distances")
     parser.add_argument("--prose", type=int, default=0, help="use only the first N characters of the prose (0: all)")
     parser.add_argument("--ways", nargs="*", help="only those whose names hold one of these words")
@@ -173,8 +179,10 @@ def main() -> None:
     kept = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
     rows = kept["rows"] if kept.get("measured") == question else []
     for given in arguments.runs:
-        run = read_run(given)
-        beside = f"{run.datatype}, block {run.block_size}{', double quantization' if run.double_quant else ''}"
+        how, _, folder = given.rpartition("=")
+        run = read_run(folder)
+        double = "double quantization" if run.double_quant else ""
+        beside = ", ".join(filter(None, (run.datatype, f"block {run.block_size}", double, how)))
         for name, way in ways_of(run).items():
             key = {"trained beside": beside, "adapter": identity(run), "way": name}
             if arguments.ways and not any(word in name for word in arguments.ways):
