@@ -29,7 +29,7 @@ from qlora_lab.plots.memory_categories import (
     method_squares,
     predicted_and_measured,
 )
-from qlora_lab.plots.methods_compared import against_rank, decoding_share, quality_and_memory, results
+from qlora_lab.plots.methods_compared import against_rank, decoding_share, quality_and_memory, results, shares_by_row
 from qlora_lab.plots.page_moves import memory_and_pages, memory_under_limit, page_timeline
 from qlora_lab.plots.quantization_error import (
     code_histograms,
@@ -121,6 +121,7 @@ __all__ = [
     "results",
     "scale_and_error",
     "scale_map",
+    "shares_by_row",
     "show",
     "signed_scales",
     "singular_energy",

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from qlora_lab.plots.style import (
@@ -13,6 +14,7 @@ from qlora_lab.plots.style import (
     HALO,
     INK,
     ORANGE,
+    PINK,
     STYLE,
     figure,
     heading,
@@ -49,6 +51,55 @@ def results(panels: Mapping[str, Mapping[str, Result]], title: str) -> Figure:
     fig.alt_text = f"{title}. " + " ".join(
         f"{measure.capitalize()}: " + "; ".join(f"{name} {_words(result)}" for name, result in rows.items()) + "."
         for measure, rows in panels.items()
+    )
+    return fig
+
+
+def shares_by_row(
+    rows: Mapping[str, Mapping[str, tuple[float, tuple[float, float]]]], title: str, measure: str
+) -> Figure:
+    """Shares with their intervals, a row for each thing that was done, a look for each thing that it was done to.
+
+    Args:
+        rows: {row: {name: (share 0..1, (low, high))}}, from top to bottom; a name may be missing in a row. Five names
+            at most.
+    """
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    looks = dict(zip(names, (BLUE, ORANGE, GREEN, PINK, INK), strict=False))
+    markers = dict(zip(names, "oDs^v", strict=False))
+    fig, (ax,) = figure(height=1.2 + 0.28 * len(names) + sum(0.22 + 0.17 * len(row) for row in rows.values()))
+    top, ticks, between = 0.0, [], []
+    for row in rows.values():
+        for place, name in enumerate(row):
+            share, (low, high) = row[name]
+            y = top + 0.17 * place
+            ax.plot([100 * low, 100 * high], [y, y], color=looks[name], linewidth=1.6)
+            ax.plot(100 * share, y, markers[name], color=looks[name], markeredgecolor=INK, markersize=7)
+        ticks.append(top + 0.17 * (len(row) - 1) / 2)
+        top += 0.17 * len(row) + 0.22
+        between.append(top - 0.195)
+    ax.set_yticks(ticks, [textwrap.fill(name, 26) for name in rows], fontsize=STYLE["small"])
+    ax.set_ylim(top - 0.2, -0.2)
+    ax.set_yticks(between[:-1], minor=True)
+    ax.tick_params(axis="y", which="minor", length=0)
+    ax.grid(axis="y", visible=False)
+    ax.grid(axis="y", which="minor", color=STYLE["grid"], linewidth=0.8)
+    ax.grid(axis="x", color=STYLE["grid"], linewidth=0.8)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0f} %"))
+    label(ax, title, textwrap.fill(measure, 38))
+    handles = [
+        Line2D([], [], color=looks[name], marker=markers[name], markeredgecolor=INK, linewidth=1.6, label=name)
+        for name in names
+    ]
+    fig.legend(handles=handles, loc="outside lower left", ncols=1, frameon=False, fontsize=STYLE["small"])
+    fig.alt_text = f"{title}; {measure}. " + " ".join(
+        f"{row}: "
+        + "; ".join(
+            f"{name} {100 * share:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+            for name, (share, (low, high)) in found.items()
+        )
+        + "."
+        for row, found in rows.items()
     )
     return fig
 

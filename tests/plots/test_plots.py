@@ -36,6 +36,11 @@ FIGURES = {
     ),
     "rate_curve": lambda: plots.rate_curve([1e-5, 1e-4, 1e-3, 1e-2, 1e-1], [3.0, 2.9, 1.5, 0.8, 40.0], 2.5e-3, 3e-3),
     "kept_by_merging": lambda: plots.kept_by_merging([(0.01, 0.02), (0.1, 0.6)], [(0.03, 0.2), (0.02, 0.1)]),
+    "shares_by_row": lambda: plots.shares_by_row(
+        {"merged, Q4_1": {LONG: (0.5, (0.4, 0.6)), "b": (1.0, (0.9, 1.0))}, LONG: {"b": (0.0, (0.0, 0.1))}},
+        "Ways",
+        "percent right",
+    ),
     "match_bars": lambda: plots.match_bars([("base model", 0.0, (0.0, 0.11)), (LONG, 1.0, (0.9, 1.0))]),
     "memory_bars": lambda: plots.memory_bars([("full", {"a": 538.0, "b": 1076.0}), (LONG, {"a": 170.0})], "T"),
     "predicted_and_measured": lambda: plots.predicted_and_measured(
