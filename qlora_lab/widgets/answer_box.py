@@ -64,6 +64,7 @@ class AnswerBox(ipywidgets.VBox):
             Plain texts, or `tasks.Example`s, whose answers are compared with the calls wanted (none for what is no
             command).
         judge: says of an answer whether it can be used, and why (see `judge_calls`).
+        question: what a reader is to find out with it.
 
     Attributes:
         answers: of the command asked last, by name; a model that raised an error has none.
@@ -74,6 +75,7 @@ class AnswerBox(ipywidgets.VBox):
         answerers: Mapping[str, Callable[[str], str]],
         examples: Sequence[str | Example] = EXAMPLES,
         judge: Callable[[str], tuple[bool, str]] = judge_calls,
+        question: str = "Which command do both get wrong? Try two wishes in one sentence.",
     ):
         self._answerers, self._judge, self.answers = dict(answerers), judge, {}
         self._known = {example.command: example for example in examples if isinstance(example, Example)}
@@ -88,9 +90,10 @@ class AnswerBox(ipywidgets.VBox):
         for column in self.columns.values():
             column.layout.width = f"{96 // len(self.columns)}%"
             column.layout.margin = "0 2% 0 0"
-        question = ipywidgets.HTML(to_try("Which command do both get wrong? Try two wishes in one sentence."))
         columns = ipywidgets.HBox([*self.columns.values()])
-        super().__init__([question, ipywidgets.HBox([self.command, self.button]), self.status, columns])
+        super().__init__(
+            [ipywidgets.HTML(to_try(question)), ipywidgets.HBox([self.command, self.button]), self.status, columns]
+        )
         self._beforehand = []
         for example in reversed(examples):  # the first one last: it stays in the box
             self.ask(example)
@@ -150,15 +153,19 @@ class AnswerBox(ipywidgets.VBox):
 
 
 def explore_answers(
-    base_answer: Callable[[str], str], tuned_answer: Callable[[str], str], examples: Sequence[str | Example] = EXAMPLES
+    base_answer: Callable[[str], str],
+    tuned_answer: Callable[[str], str],
+    examples: Sequence[str | Example] = EXAMPLES,
+    **words,
 ) -> AnswerBox:
     """A box that lets the base model and the tuned one answer the same command.
 
     Args:
         base_answer, tuned_answer: from a command to the model's answer.
         examples: answered at once, for pages that run no widgets; some seconds each (see `AnswerBox`).
+        words: `AnswerBox`'s judge and question.
     """
-    return AnswerBox({"base model": base_answer, "tuned model": tuned_answer}, examples)
+    return AnswerBox({"base model": base_answer, "tuned model": tuned_answer}, examples, **words)
 
 
 def _column(name: str, text: str, verdict: str) -> str:

@@ -158,6 +158,16 @@ def test_its_controls_are_disabled_while_it_computes():
     assert not box.button.disabled and not box.command.disabled
 
 
+def test_answer_box_judges_and_asks_as_told():
+    said = {"{}": (True, "JSON")}
+    box = widgets.explore_answers(
+        lambda command: "{}", str, ["hello"], judge=lambda text: said.get(text, (False, "prose")), question="Why?"
+    )
+    table = box.fallback()[0]["text/html"]
+    assert "JSON; is it what you asked for?" in table and "prose" in table
+    assert "Why?" in box.children[0].value
+
+
 def test_errors_are_told_in_the_box_and_the_other_model_still_answers():
     def fails(command):
         raise ValueError("a command must not contain <|im_end|>")
