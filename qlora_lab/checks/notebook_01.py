@@ -345,7 +345,7 @@ EXERCISES = (
             1: That pairs the first half with the second half; neighbours share a byte.
 
             padded[::2] * 16 + padded[1::2] → (padded[::2] * 16 + padded[1::2]).to(torch.int64)
-            3: The right numbers in a wider dtype: a byte is torch.uint8, else nothing is saved.
+            3: The right numbers in a wider dtype: a byte is torch.uint8, or else nothing is saved.
 
             (codes, codes.new_full((len(codes) % 2,), 7)) → (codes.new_full((len(codes) % 2,), 7), codes)
             2: The filler stands in front, so that all codes have moved by one; it is the partner of the last.
@@ -411,7 +411,7 @@ EXERCISES = (
             3: These are quantiles in standard deviations; divide by the largest, so that the levels end at 1.
 
             (negative, torch.zeros(1), positive) → (-positive, torch.zeros(1), -negative)
-            2: The sides are swapped: the positive side has the level more.
+            2: The sides are swapped: the positive side has one level more.
 
             torch.zeros(1) → torch.zeros(3)
             2: Zero is in there twice or more: each side's probabilities end at 0.5, whose quantile is zero; leave
@@ -425,7 +425,7 @@ EXERCISES = (
                took one of the two.
 
             -_quantiles(edge, 0.5, half)[:-1] → _quantiles(edge, 0.5, half)[:-1]
-            2: The levels below zero have no minus; the quantiles of one side are turned for the other.
+            2: The levels below zero have no minus; put a minus before the quantiles of that side.
 
             (negative, torch.zeros(1), positive) → (-positive, positive)
             1: There is no exact zero, and both sides have the same number of levels. The positive side has one more
@@ -439,7 +439,7 @@ EXERCISES = (
             -: That is the same table for any number of bits: the number of levels is 2^bits.
 
             (negative, torch.zeros(1), positive) → (-positive, torch.zeros(1), positive)
-            2: Both sides have as many levels: with the zero that is one too many. The negative side has one less.
+            2: Both sides have as many levels: with the zero that is one too many. The negative side has one level less.
         """),
         tolerance=3e-5,
         draw_more=lambda generator, number: tuple(draw_integers(generator, 2, 11, 1)),
@@ -453,7 +453,7 @@ EXERCISES = (
             1: 4 bits are the codes alone; a block's constants are shared by its weights.
 
             constants * constant → constant
-            1: That counts one constant for each block. With a zero point there are two.
+            1: That counts one constant for each block. There may be two: `constants` says how many.
 
             8 / block_size + 32 / (256 * block_size) → 8 / block_size
             2: 8-bit constants need scales themselves: one of 32 bits for 256 of them.
@@ -462,7 +462,7 @@ EXERCISES = (
             1: These are bytes of constants added to bits of codes: a float32 has 32 bits.
 
             32 / (256 * block_size) → 32 / (256 * block_size) / constants
-            2: Each sort of constants has second-level scales of its own; you count them for one.
+            2: Each kind of constant has second-level scales of its own; you count them for one.
 
             32 / (256 * block_size) → 32 / 256
             2: A second-level scale serves 256 constants, and each of these `block_size` weights: divide by both.
@@ -475,7 +475,7 @@ EXERCISES = (
 
             32 / (256 * block_size) → 32 / (256 * constants)
             2: A second-level scale serves 256 constants, and each of these `block_size` weights: divide by both, for
-               each sort of constants.
+               each kind of constant.
 
             4 + constants * constant → 4 + constants * constant * block_size
             1: A constant is shared by the weights of its block: divide by `block_size`.
@@ -599,7 +599,7 @@ EXERCISES = (
             1: Your first block does not expose the missing abs(): its largest magnitude has to be negative.
 
             [negative, tie, zero] → [negative, tie, _RANDOM]
-            3: Your third block does not expose the division: when does it have no result?
+            3: Your third block does not expose the division: when does it give no number?
 
             [negative, tie, zero] → [negative, _RANDOM, _RANDOM]
             -: Your second and third block expose nothing: random numbers do not find these bugs. Open hints 2, 3.

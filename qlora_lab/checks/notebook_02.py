@@ -208,7 +208,7 @@ EXERCISES = (
             1: You divided by the code itself. A code is a place in the table; its level is `levels[code]`.
 
             weight / levels[code] → weight * levels[code]
-            2: That is a weight decoded once more; the scale is what the level has to be multiplied with.
+            2: That is a weight decoded once more; the scale is what the level has to be multiplied by.
 
             weight / levels[code] → levels[code] / weight
             2: That is one over the scale: weight = scale * level, so divide by the level.
@@ -230,10 +230,10 @@ EXERCISES = (
         weights_of_a_code,
         edits("""
             low * absmax, high * absmax → levels[max(code - 1, 0)] * absmax, levels[min(code + 1, 15)] * absmax
-            1: These are the neighbouring levels; the border lies half-way to them.
+            1: These are the neighbouring levels; the border lies halfway to them.
 
             low * absmax, high * absmax → low, high
-            2: These are the borders before scaling: multiply them with absmax.
+            2: These are the borders before scaling: multiply them by absmax.
 
             low * absmax, high * absmax → low * absmax if code else -math.inf, high * absmax if code < 15 else math.inf
             3: No weight of a block lies beyond its absmax, so the first and the last range end there.
@@ -245,7 +245,7 @@ EXERCISES = (
             low * absmax, high * absmax → (levels[code] - 1 / 15) * absmax, (levels[code] + 1 / 15) * absmax
             low * absmax, high * absmax → (levels[code] - 1 / 16) * absmax, (levels[code] + 1 / 16) * absmax
             low * absmax, high * absmax → _borders_of_equal_steps(levels[code], 1 / 16, absmax)
-            1: Half a step each way is right for equal steps; NF4's levels are not equally far apart: half-way to each
+            1: Half a step each way is right for equal steps; NF4's levels are not equally far apart: halfway to each
                neighbour.
 
             if code else levels[0] →
@@ -257,7 +257,7 @@ EXERCISES = (
 
             low * absmax, high * absmax → levels[code] * absmax, high * absmax
             low * absmax, high * absmax → low * absmax, levels[code] * absmax
-            1: One of the borders is the level itself; a range reaches half-way to the neighbours on both sides.
+            1: One of the borders is the level itself; a range reaches halfway to the neighbours on both sides.
         """),
         tolerance=1e-6,
     ),
@@ -352,7 +352,7 @@ EXERCISES = (
             2: A scale is used for `block_size` bytes; it belongs to `block_size` weights, two to a byte.
 
             table[codes.int()] → codes
-            1: The codes are multiplied with the scale as if they were numbers. Look each up in the table first.
+            1: The codes are multiplied by the scale as if they were numbers. Look each up in the table first.
 
             _codes(packed)[:n] → _codes(packed)
             3: With an odd n the last byte holds one weight and a filler; return n weights.
@@ -402,7 +402,7 @@ EXERCISES = (
 
             above / torch.where(below == 0, 1.0, below) → w.sum(1) / torch.where(below == 0, 1.0, q.sum(1))
             above / torch.where(below == 0, 1.0, below) → w.abs().sum(1) / torch.where(below == 0, 1.0, q.abs().sum(1))
-            1: That is a sum over a sum. In the derivative each weight is multiplied with its level before they are
+            1: That is a sum over a sum. In the derivative each weight is multiplied by its level before they are
                summed.
 
             above / torch.where(below == 0, 1.0, below) → (w * q).sum(0) / (q * q).sum(0).clamp(min=1e-30)
@@ -480,7 +480,7 @@ EXERCISES = (
             1: The offset is missing: what was subtracted before quantizing has to be added again.
 
             levels[codes.int()] * groups + offset → (levels[codes.int()] + offset) * groups
-            1: The offset was multiplied with absmax2 too; it is added last.
+            1: The offset was multiplied by absmax2 too; it is added last.
 
             groups + offset → groups - offset
             1: The offset is subtracted; it was subtracted before, so decoding adds it.
@@ -520,7 +520,7 @@ EXERCISES = (
             1: The offset is missing, so about half of the scales seem negative.
 
             levels[codes.int()] * second_level + offset → (levels[codes.int()] + offset) * second_level
-            1: The offset was multiplied with absmax too; it is added last.
+            1: The offset was multiplied by absmax2 too; it is added last.
 
             absmax2.repeat_interleave(256) → absmax2.repeat(256)
             2: The second-level scales are dealt out in turn; the first 256 scales share the first.

@@ -161,8 +161,8 @@ def absmax_and_normalized(
                transform=right.transAxes, fontsize=STYLE["small"])  # fmt: skip
     label(right, "Weights / their block's absmax", "ticks: NF4's levels", "density")
     fig.alt_text = (
-        f"Left, the density of a block's largest magnitude among Gaussian weights, most likely {', '.join(told)} "
-        f"standard deviations, while NF4's outermost quantile lies at {assumed:.3f}. Right, weights divided by their "
+        f"Above, the density of a block's largest magnitude among Gaussian weights, most likely {', '.join(told)} "
+        f"standard deviations, while NF4's outermost quantile lies at {assumed:.3f}. Below, weights divided by their "
         f"block's absmax are narrower than assumed: density {counts[39:41].mean():.2f} at zero instead of "
         f"{curve[100]:.2f}, and {counts[5:8].mean():.2f} instead of {curve[17]:.2f} around -0.83. The spikes at -1 "
         "and 1, where the largest weight of each block lies, are not drawn."

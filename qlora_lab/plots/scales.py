@@ -155,9 +155,9 @@ def scale_map(levels: Sequence[float], deviations: Sequence[float], title: str) 
     inside = sum(abs(d) < 0.5 for d in deviations) / len(deviations)
     fig.alt_text = (
         f"{title}: {len(deviations):,} scales minus their mean, divided by the largest; {inside:.0%} lie between -0.5 "
-        f"and 0.5. Below, {len(levels)} levels from {min(levels):.4f} to {max(levels):.4f}, dense around zero. Right: "
-        f"the distance from a positive level to the next grows from {min(gaps):.1e} to {max(gaps):.3f}; 256 equal "
-        f"steps would all be {2 / 255:.4f}."
+        f"and 0.5. Under them {len(levels)} levels from {min(levels):.4f} to {max(levels):.4f}, dense around zero. "
+        f"Below: the distance from a positive level to the next grows from {min(gaps):.1e} to {max(gaps):.3f}; 256 "
+        f"equal steps would all be {2 / 255:.4f}."
     )
     return fig
 
@@ -165,7 +165,7 @@ def scale_map(levels: Sequence[float], deviations: Sequence[float], title: str) 
 def decoded_scales(
     scales: Sequence[float], decoded: Sequence[float], weights: Sequence[float], after: Sequence[float], title: str
 ) -> Figure:
-    """Small scales and what they decode to, on the left; on the right, weights of a block whose scale turned negative.
+    """Small scales and what they decode to; below, weights of a block whose scale turned negative.
 
     Args:
         weights: of that block, and `after`: what they decode to.
@@ -195,14 +195,14 @@ def decoded_scales(
     right.plot(
         places, after, "X", color=ORANGE, markersize=6, markeredgecolor=INK, markeredgewidth=0.4, label="decoded"
     )
-    label(right, "One of the negative ones", f"{len(weights)} weights", "value")
+    label(right, "A block with a negative scale", f"{len(weights)} weights", "value")
     right.set_xticks([])
     right.margins(y=0.2)
     right.legend(frameon=False, fontsize=SMALL, ncols=2, loc="upper center")
     flipped = sum(w * a < 0 for w, a in zip(weights, after, strict=True))
     fig.alt_text = (
         f"{title}: {len(scales)} scales between {min(scales):.3f} and {max(scales):.3f}, of which "
-        f"{sum(d < 0 for d in decoded)} decode to negative numbers, the lowest to {min(decoded):.3f}. Right: "
+        f"{sum(d < 0 for d in decoded)} decode to negative numbers, the lowest to {min(decoded):.3f}. Below: "
         f"{len(weights)} weights of such a block and what they decode to; {flipped} have the opposite sign."
     )
     return fig

@@ -173,7 +173,7 @@ def _weights_to_explore() -> dict[str, torch.Tensor]:
 
 def explore_scale() -> Explorer:
     """A scale and a code: what the code decodes to, and the error of a block of weights in signed 4-bit integers."""
-    weights = torch.randn(16, generator=torch.Generator().manual_seed(3)) * 0.4
+    weights = torch.randn(16, generator=torch.Generator().manual_seed(308)) * 0.4  # least error well below absmax
 
     def decoded(scale: float) -> torch.Tensor:
         return (weights / scale).round().clamp(-7, 7) * scale

@@ -213,7 +213,7 @@ def _outermost(n):
     return 1 - (1 / (2 * n) + 1 / (2 * (n - 1))) / 2
 
 
-@wrong("normal-float", says="The sides are swapped: the positive side has the level")
+@wrong("normal-float", says="The sides are swapped: the positive side has one level")
 def more_below_than_above(bits):
     n = 2**bits
     p = torch.linspace(0.5, _outermost(n), n // 2 + 1, dtype=torch.float64)
@@ -275,7 +275,7 @@ def in_float32_all_the_way(bits):
     return found / found.max()
 
 
-@wrong("bits-per-weight", says="That counts one constant for each block. With a zero point")
+@wrong("bits-per-weight", says="That counts one constant for each block. There may be two")
 def constants_forgotten(block_size, constants, double_quant):
     return 4 + (8 / block_size + 32 / (256 * block_size) if double_quant else 32 / block_size)
 
@@ -285,7 +285,7 @@ def second_level_not_per_block(block_size, constants, double_quant):
     return 4 + constants * (8 / block_size + 32 / 256 if double_quant else 32 / block_size)
 
 
-@wrong("bits-per-weight", says="Each sort of constants has second-level scales of its own;")
+@wrong("bits-per-weight", says="Each kind of constant has second-level scales of its own;")
 def second_level_shared_by_both(block_size, constants, double_quant):
     if double_quant:
         return 4 + 8 * constants / block_size + 32 / (block_size * 256)
@@ -452,7 +452,7 @@ def by_linear_algebra(weight, code, levels):
     return torch.linalg.solve(torch.tensor([[levels[code]]]), torch.tensor([weight]))[0]
 
 
-@wrong("weights-of-a-code", says="These are the neighbouring levels; the border lies half-way")
+@wrong("weights-of-a-code", says="These are the neighbouring levels; the border lies halfway")
 def neighbouring_levels(code, absmax, levels):
     return levels[max(code - 1, 0)] * absmax, levels[min(code + 1, 15)] * absmax
 
@@ -464,7 +464,7 @@ def highest_first(code, absmax, levels):
     return high * absmax, low * absmax
 
 
-@wrong("weights-of-a-code", says="These are the borders before scaling: multiply them with")
+@wrong("weights-of-a-code", says="These are the borders before scaling: multiply them by")
 def absmax_forgotten(code, absmax, levels):
     low = levels[0] if code == 0 else (levels[code - 1] + levels[code]) / 2
     high = levels[15] if code == 15 else (levels[code] + levels[code + 1]) / 2

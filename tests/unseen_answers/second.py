@@ -277,7 +277,7 @@ def divided_by_scales(packed, scales, table, block_size, n):
     return table[codes] / scales.repeat_interleave(block_size)[:n]
 
 
-@wrong("dequantize-packed", says="The codes are multiplied with the scale as if they were")
+@wrong("dequantize-packed", says="The codes are multiplied by the scale as if they were")
 def codes_times_scales(packed, scales, table, block_size, n):
     codes = torch.stack([packed >> 4, packed & 15], 1).flatten()[:n].float()
     return codes * scales.repeat_interleave(block_size)[:n]

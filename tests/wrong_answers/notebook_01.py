@@ -192,7 +192,7 @@ def four(block_size, constants, double_quant):
     return 4
 
 
-@wrong("bits-per-weight", says="there are two")
+@wrong("bits-per-weight", says="There may be two")
 def one_constant(block_size, constants, double_quant):
     return 4 + (8 / block_size + 1 / 8 / block_size if double_quant else 32 / block_size)
 

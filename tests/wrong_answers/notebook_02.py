@@ -28,7 +28,7 @@ def magnitude_of_the_level(weight, code, levels):
     return weight / abs(levels[code])
 
 
-@wrong("weights-of-a-code", says="the border lies half-way")
+@wrong("weights-of-a-code", says="the border lies halfway")
 def neighbours(code, absmax, levels):
     padded = [levels[0], *levels, levels[-1]]
     return padded[code] * absmax, padded[code + 2] * absmax
