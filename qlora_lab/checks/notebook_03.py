@@ -333,7 +333,7 @@ EXERCISES = (
         lora_forward,
         edits("""
             alpha / math.sqrt(rank) if use_rslora else alpha / rank → alpha
-            2: The adapter is multiplied with alpha; the factor is alpha / r.
+            2: The adapter is multiplied by alpha; the factor is alpha / r.
 
             alpha / math.sqrt(rank) if use_rslora else alpha / rank → 1.0
             2: The factor is missing.
@@ -342,7 +342,7 @@ EXERCISES = (
             2: use_rslora is ignored: with it the factor is alpha / sqrt(r).
 
             if use_rslora else → if not use_rslora else
-            2: The two factors are exchanged: plain LoRA has alpha / r, rsLoRA alpha / sqrt(r).
+            2: The two factors are swapped: plain LoRA has alpha / r, rsLoRA alpha / sqrt(r).
 
             a.shape[0] → a.shape[1]
             2: r is the number of rows of A, (r, in); you divide by its number of columns.
@@ -369,7 +369,7 @@ EXERCISES = (
             2: The factor is that of rsLoRA in both cases; plain LoRA has alpha / r.
 
             alpha / math.sqrt(rank) if use_rslora else alpha / rank → alpha * rank ** (1 - use_rslora / 2)
-            2: The factor is multiplied with the rank instead of divided by it.
+            2: The adapter is multiplied by the rank instead of divided by it.
 
             alpha / math.sqrt(rank) if use_rslora else alpha / rank → rank ** (1 - use_rslora / 2) / alpha
             2: The factor is upside down: alpha / r.
@@ -454,8 +454,7 @@ EXERCISES = (
                    parent.
 
                 setattr(model.get_submodule(parent), leaf, module) → setattr(model.get_submodule(path), leaf, module)
-                2: You put the new one inside the old one, which stays where it is. Go one name less deep, to the
-                   parent.
+                2: You put the new one inside the old one, which stays where it is. Go one level up, to the parent.
 
                 model.get_submodule(parent) → next(m for m in model.modules() if leaf in m._modules)
                 2: You put it in the place of the first module of that last name. The path says which one is meant.
@@ -464,7 +463,7 @@ EXERCISES = (
                 1: You cut the path at its first dot; what is before the last dot is the parent.
 
                 leaf, module) → leaf, nn.Module())
-                2: Something else than `module` stands there now.
+                2: Something other than `module` stands there now.
 
                 setattr(model.get_submodule(parent), leaf, module) → delattr(model.get_submodule(parent), leaf)
                 2: The old one is gone and the new one is nowhere: set the parent's attribute after removing it.
@@ -524,7 +523,7 @@ EXERCISES = (
             1: The factor alpha / r is missing.
 
             alpha / a.shape[0] * (b @ a) → alpha * (b @ a)
-            1: You multiply with alpha instead of alpha / r.
+            1: You multiply by alpha instead of alpha / r.
 
             (w.float() + update).to(w.dtype) → w + update.to(w.dtype)
             2: The update is rounded to the weight's dtype before the sum and the sum once more: two roundings where
@@ -588,7 +587,7 @@ EXERCISES = (
             2: The output projection is missing: q, k, v and o.
 
             hidden // heads * kv_heads → hidden // kv_heads
-            1: A head has hidden // heads numbers, also that of keys and values; there are kv_heads of them.
+            1: Every head has hidden // heads numbers, for keys and values too; there are kv_heads of those.
 
             2 * (hidden + kv) + 3 → 2 * (kv + kv) + 3
             1: k and v read `hidden` numbers; only what they put out is narrower.

@@ -355,11 +355,11 @@ def _tell_sweep(arguments: tuple, result: dict, expected: dict) -> str | None:
     wrong = [i for i, (a, b) in enumerate(zip(result["pages"], expected["pages"], strict=False)) if a != b]
     if result["visited"] != expected["visited"]:
         by_number = result["visited"] == sorted(order)
-        why = " They are visited by number; `order` says in which order, and that it may be any is the whole trick."
+        why = " They are visited by number. Visit them as `order` says, whatever the order is."
         return f"{case}`change` was called for {result['visited']}.{why if by_number else ''}"
     if wrong or len(result["pages"]) != len(expected["pages"]):
         return (
-            f"{case}afterwards these pages hold something else than they should: {wrong}. Was each written before it "
+            f"{case}afterwards these pages hold something other than they should: {wrong}. Was each written before it "
             "left, to its own place, and none read from the file while it was in RAM?"
         )
     if result["too many"]:
@@ -596,7 +596,7 @@ EXERCISES = (
             forth if step % 2 else forth[::-1] → forth[step % pages :] + forth[: step % pages]
             forth if step % 2 else forth[::-1] → forth[(step - 1) % pages :] + forth[: (step - 1) % pages]
             1: Each step begins one page further and goes round; it should go back and forth, and begin where the step
-               before has ended.
+               before ended.
 
             forth if step % 2 else forth[::-1] → (forth if step % 2 else forth[::-1])[step > 1 :]
             2: Each sweep has to visit every page; the one on which the order turns is missing.
@@ -697,7 +697,7 @@ EXERCISES = (
             1: Opening a file with "w" empties it: all other pages are gone.
 
             "r+b" → "ab"
-            1: With "a" everything is added at the end of the file, wherever one has gone before.
+            1: With "a" everything is added at the end of the file, whatever `seek` has done.
 
             file.seek(number * len(page)) → file.seek(number)
             2: `seek` counts bytes, not pages: page `number` begins at byte number * len(page).
@@ -777,7 +777,7 @@ EXERCISES = (
                 1: There is one page too many in RAM: the one that is on its way needs a slot, too.
 
                 enumerate(order) → enumerate(order[:-1])
-                -: The last page comes in and is never changed: after the loop there is one to do.
+                -: The last page comes in and is never changed: after the loop there is one left to do.
 
                 set(order[at:]) → {number}
                 3: `evict` is not told which pages this sweep still needs: one of them leaves and has to come back.

@@ -1,11 +1,13 @@
 """Figures of low-rank updates: the layer drawn to scale, how low the rank is, and what a rank costs and changes."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator
 
 from qlora_lab.plots.style import (
     BLUE,
@@ -33,7 +35,7 @@ def update_and_directions(
         values: all singular values, largest first.
         pictures: (name, the same corner of a matrix), shown with one scale of colours.
     """
-    fig, axes = figure(height=4.2, rows=2, columns=len(pictures), height_ratios=(1, 1.25))
+    fig, axes = figure(height=3.9, rows=2, columns=len(pictures), height_ratios=(1.3, 1))
     for ax in axes[1 : len(pictures)]:
         ax.remove()
     first = axes[0]
@@ -58,7 +60,7 @@ def update_and_directions(
     fig.alt_text = (
         f"{title}. Bars: its first {shown} of {len(values)} singular values, falling steadily, the largest "
         f"{values[0] / values[min(15, shown - 1)]:.0f} times the {min(16, shown)}th. Below, a corner of "
-        f"{len(pictures[0][1])} by {len(pictures[0][1][0])} numbers as colours: "
+        f"{len(pictures[0][1])} by {len(pictures[0][1][0])} numbers as colours, orange above zero and blue below: "
         + ", ".join(name for name, _ in pictures)
         + ". Share of the squares in the first directions: "
         + ", ".join(f"{share:.0%} in {r}" for r, share in parts)
@@ -286,7 +288,11 @@ def size_of_rank(
         ax.set_xticks(ranks, [str(r) for r in ranks])
         ax.set_xlim(ranks[0] * 0.8, ranks[-1] * 8)
         ax.margins(y=0.15)
-        label(ax, title, "rank r (logarithmic)")
+        low, high = (bound(size for _, points, _ in lines for _, size in points) for bound in (min, max))
+        if high < 30 * low:
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # powers of ten alone would be one or two
+            ax.yaxis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(math.inf, math.inf)))  # all labelled
+        label(ax, title, "rank r (logarithmic)" if ax is axes[-1] else "")
     fig.supylabel(y, fontsize=STYLE["small"], color=INK)
     fig.alt_text = f"{y} against rank, from {ranks[0]} to {ranks[-1]}, on logarithmic axes. " + "; ".join(text) + "."
     return fig

@@ -72,17 +72,21 @@ def predicted_and_measured(
         series: (name, [(x, predicted, measured)]).
         x, y: what the axes show, with their units.
     """
-    fig, (ax,) = figure()
+    fig, (ax,) = figure(height=3.9)
     text = []
-    for (name, points), colour, marker in zip(series, (BLUE, ORANGE, GREEN, PINK), "osD^", strict=False):
+    looks = zip((BLUE, ORANGE, GREEN, PINK), "osD^", ("-", "--", ":", "-."), strict=True)
+    for (name, points), (colour, marker, line) in zip(series, looks, strict=False):
         points = sorted(points)
         at, predicted, measured = zip(*points, strict=True)
-        ax.plot(at, predicted, color=colour, linewidth=1.5, label=f"{name}: predicted")
-        ax.plot(at, measured, marker, color=colour, markeredgecolor=INK, markersize=7, label=f"{name}: measured")
+        ax.plot(at, predicted, line, color=colour, linewidth=1.5, label=f"{name}: predicted")
+        ax.plot(
+            at, measured, marker, color=colour, markeredgecolor=INK, markersize=7, clip_on=False,
+            label=f"{name}: measured",
+        )  # fmt: skip
         text.append(name + ": " + ", ".join(f"{b:,.0f} predicted and {c:,.0f} measured at {a:g}" for a, b, c in points))
     ax.set_ylim(bottom=0)
     label(ax, title, x, y)
-    ax.legend(frameon=False, fontsize=STYLE["small"])
+    fig.legend(frameon=False, fontsize=STYLE["small"], ncols=2, loc="outside lower center")
     fig.alt_text = f"{title}. Horizontal: {x}; vertical: {y}. " + "; ".join(text) + "."
     return fig
 
@@ -99,7 +103,7 @@ def draw_areas(ax, memory: Sequence[dict[str, float]], x: Sequence[float] | None
         linewidth=0,
     )
     totals = [sum(at.values()) for at in memory[:-1]]
-    ax.stairs(totals, range(len(memory)) if x is None else x, baseline=None, color=INK, linewidth=0.5)
+    ax.stairs(totals, range(len(memory)) if x is None else x, baseline=None, color=INK, linewidth=0.5, alpha=0.5)
 
 
 def memory_timeline(

@@ -960,7 +960,7 @@ def rounded_twice(w, a, b, alpha):
     return w + (alpha / len(a) * (b @ a)).to(w.dtype)
 
 
-@wrong("merge-adapter", says="You multiply with alpha instead of alpha / r. Open hint 1.")
+@wrong("merge-adapter", says="You multiply by alpha instead of alpha / r. Open hint 1.")
 def alpha_alone(w, a, b, alpha):
     return (w.float() + alpha * (b @ a)).to(w.dtype)
 

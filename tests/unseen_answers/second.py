@@ -479,13 +479,13 @@ def a_and_b_exchanged(x, w, a, b, alpha, use_rslora):
     return x @ w.T + s * (x @ b @ a)
 
 
-@wrong("lora-forward", says="The factor is multiplied with the rank instead of divided")
+@wrong("lora-forward", says="The adapter is multiplied by the rank instead of divided")
 def multiplied_by_r(x, w, a, b, alpha, use_rslora):
     s = alpha * (len(a) ** 0.5 if use_rslora else len(a))
     return x @ w.T + s * (x @ a.T @ b.T)
 
 
-@wrong("lora-forward", says="The two factors are exchanged: plain LoRA has alpha / r,")
+@wrong("lora-forward", says="The two factors are swapped: plain LoRA has alpha / r,")
 def flags_exchanged(x, w, a, b, alpha, use_rslora):
     s = alpha / (len(a) if use_rslora else len(a) ** 0.5)
     return x @ w.T + s * (x @ a.T @ b.T)

@@ -9,7 +9,7 @@ import torch
 from wrong_answers import wrong
 
 
-@wrong("lora-forward", says="multiplied with alpha")
+@wrong("lora-forward", says="multiplied by alpha")
 def alpha_alone(x, w, a, b, alpha, use_rslora):
     return x @ w.T + alpha * (x @ a.T) @ b.T
 
