@@ -8,6 +8,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from wrong_answers.notebook_04 import ahead, in_turn
 
 from qlora_lab.checks import EXERCISES, verdict
 from qlora_lab.checks.notebook_04 import _Pages, evict_best, page_to_evict, paged_sweep, prefetch_sweep, sweep_order
@@ -71,11 +72,16 @@ def as_far_ahead_as_there_is_room(pages, order, change, evict):
             pages.touch(number)
 
 
-@pytest.mark.parametrize("sweep", [prefetch_sweep, with_a_thread_for_each, as_far_ahead_as_there_is_room])
+@pytest.mark.parametrize("sweep", [prefetch_sweep, ahead, with_a_thread_for_each, as_far_ahead_as_there_is_room])
 @pytest.mark.parametrize("exercise", ["paged-sweep", "prefetch-sweep"])
 def test_a_sweep_that_reads_ahead_is_right(exercise, sweep):
     for seed in range(3):
         assert verdict(exercise, sweep, seed).status == "right", verdict(exercise, sweep, seed)
+
+
+def test_what_the_wrong_sweeps_are_edits_of_is_right():
+    for seed in range(3):
+        assert verdict("paged-sweep", in_turn, seed).status == "right", verdict("paged-sweep", in_turn, seed)
 
 
 def test_reading_ahead_is_right_when_threads_are_slow(monkeypatch):

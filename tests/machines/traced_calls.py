@@ -101,6 +101,8 @@ def sealed_calls(path: Path) -> tuple[Counter, Counter, Counter]:
 def wrong_answers():
     texts = [(ROOT / "tests" / "wrong_answers" / f"{name}.py").read_text() for name in MODULES]
     for exercise, function in WRONG:
+        if not EXERCISES[exercise].graded:
+            continue  # it stays outside of the sandbox
         name = function_name(exercise)
         text = inspect.getsource(function)
         text = text[text.index("def ") :].replace(f"def {function.__name__}(", f"def {name}(", 1)

@@ -1,10 +1,8 @@
 """Wrong answers to the exercises of notebook 04."""
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 
-from wrong_answers import wrong
+from wrong_answers import edit, wrong
 
 
 @wrong("state-bytes", says="two moments")
@@ -304,208 +302,108 @@ def clears_the_page(path, number, page):
     page[:] = bytes(len(page))
 
 
-@wrong("paged-sweep", says="not written to the file first")
-def forgets_to_write(pages, order, change, evict):
+def in_turn(pages, order, change, evict):
+    """A right `paged-sweep`, put otherwise than the solution; the wrong ones are edits of it."""
     for place, number in enumerate(order):
-        if number not in pages.ram and len(pages.ram) >= pages.slots:
-            del pages.ram[evict(pages.last_used, set(order[place:]))]
-        if number not in pages.ram:
-            pages.ram[number] = pages.read(number)
-        change(number, pages.ram[number])
-        pages.touch(number)
-
-
-@wrong("paged-sweep", says="one page too many in RAM")
-def takes_one_more(pages, order, change, evict):
-    for place, number in enumerate(order):
-        if number not in pages.ram:
-            if len(pages.ram) == pages.slots + 1:
+        page = pages.ram.get(number)
+        if page is None:
+            while len(pages.ram) >= pages.slots:
                 leaves = evict(pages.last_used, set(order[place:]))
                 pages.write(leaves, pages.ram.pop(leaves))
-            pages.ram[number] = pages.read(number)
-        change(number, pages.ram[number])
+            page = pages.read(number)
+            pages.ram[number] = page
+        change(number, page)
         pages.touch(number)
 
 
-@wrong("paged-sweep", says="Has one left before another is read")
-def reads_before_it_evicts(pages, order, change, evict):
-    for place, number in enumerate(order):
-        if number not in pages.ram:
-            pages.ram[number] = pages.read(number)
-            if len(pages.ram) > pages.slots:
-                leaves = evict({k: v for k, v in pages.last_used.items() if k != number}, set(order[place:]))
-                pages.write(leaves, pages.ram.pop(leaves))
-        change(number, pages.ram[number])
-        pages.touch(number)
-
-
-@wrong("paged-sweep", says="visited by number")
-def by_number(pages, order, change, evict):
-    order = sorted(order)
-    for place, number in enumerate(order):
-        if number not in pages.ram:
-            if len(pages.ram) == pages.slots:
-                leaves = evict(pages.last_used, set(order[place:]))
-                pages.write(leaves, pages.ram.pop(leaves))
-            pages.ram[number] = pages.read(number)
-        change(number, pages.ram[number])
-        pages.touch(number)
-
-
-@wrong("paged-sweep", says="read from the file once more")
-def reads_always(pages, order, change, evict):
-    for place, number in enumerate(order):
-        if len(pages.ram) == pages.slots and number not in pages.ram:
-            leaves = evict(pages.last_used, set(order[place:]))
-            pages.write(leaves, pages.ram.pop(leaves))
-        pages.ram[number] = pages.read(number)
-        change(number, pages.ram[number])
-        pages.touch(number)
-
-
-@wrong("paged-sweep", says="which pages this sweep still needs")
-def nothing_is_due(pages, order, change, evict):
-    for number in order:
-        if number not in pages.ram:
-            if len(pages.ram) == pages.slots:
-                leaves = evict(pages.last_used, set())
-                pages.write(leaves, pages.ram.pop(leaves))
-            pages.ram[number] = pages.read(number)
-        change(number, pages.ram[number])
-        pages.touch(number)
-
-
-@wrong("paged-sweep", says="11 writes; with the page that `evict` names leaving each time, there are 4")
-def writes_at_once(pages, order, change, evict):
-    for place, number in enumerate(order):
-        if number not in pages.ram:
-            if len(pages.ram) == pages.slots:
-                leaves = evict(pages.last_used, set(order[place:]))
-                pages.write(leaves, pages.ram.pop(leaves))
-            pages.ram[number] = pages.read(number)
-        change(number, pages.ram[number])
-        pages.write(number, pages.ram[number])
-        pages.touch(number)
-
-
-@wrong("paged-sweep", says="hold something else than they should")
-def forgets_all_at_the_end(pages, order, change, evict):
-    for place, number in enumerate(order):
-        if number not in pages.ram:
-            if len(pages.ram) == pages.slots:
-                leaves = evict(pages.last_used, set(order[place:]))
-                pages.write(leaves, pages.ram.pop(leaves))
-            pages.ram[number] = pages.read(number)
-        change(number, pages.ram[number])
-        pages.touch(number)
-    pages.ram.clear()
-
-
-def ahead(pages, order, change, evict, start, exchange, in_ram=True, count=0):
-    """A sweep that reads ahead, with what can be wrong about it as arguments."""
-    coming = None
-    for place in range(-1, len(order)):
-        if coming is not None:
-            pages.ram[order[place]] = coming.result()
-            coming = None
-        if place + 1 < len(order) and not ((in_ram or place < 0) and order[place + 1] in pages.ram):
-            leaves = None
-            if len(pages.ram) >= pages.slots + count:
-                leaves = evict(pages.last_used, set(order[max(place, 0) :]))
-            coming = start(exchange, leaves, pages.ram.pop(leaves, None), order[place + 1])
-        if place >= 0:
-            change(order[place], pages.ram[order[place]])
-            pages.touch(order[place])
-
-
-def moves(pages, write=True):
-    def exchange(leaves, page, comes):
-        if write and leaves is not None:
-            pages.write(leaves, page)
-        return pages.read(comes)
-
-    return exchange
+forgets_to_write = edit(
+    "paged-sweep", in_turn, "pages.write(leaves, pages.ram.pop(leaves))", "del pages.ram[leaves]",
+    says="not written to the file first",
+)  # fmt: skip
+takes_one_more = edit("paged-sweep", in_turn, ">= pages.slots", "> pages.slots", says="one page too many in RAM")
+reads_before_it_evicts = edit(
+    "paged-sweep", in_turn,
+    "page = pages.read(number)", "page = page or pages.read(number)",
+    "leaves = evict(", "page = pages.read(number); leaves = evict(",
+    says="Has one left before another is read",
+)  # fmt: skip
+by_number = edit("paged-sweep", in_turn, "enumerate(order)", "enumerate(order := sorted(order))", says="by number")
+reads_always = edit(
+    "paged-sweep", in_turn,
+    "if page is None:", "if True:",
+    "while len(", "while number not in pages.ram and len(",
+    says="read from the file once more",
+)  # fmt: skip
+nothing_is_due = edit("paged-sweep", in_turn, "set(order[place:])", "set()", says="which pages this sweep still needs")
+writes_at_once = edit(
+    "paged-sweep", in_turn, "change(number, page)", "change(number, page); pages.write(number, page)",
+    says="11 writes; with the page that `evict` names leaving each time, there are 4",
+)  # fmt: skip
+forgets_all_at_the_end = edit(
+    "paged-sweep", in_turn, "pages.touch(number)", "pages.touch(number)\n    pages.ram.clear()",
+    says="hold something other than they should",
+)  # fmt: skip
 
 
 class Ready:
-    def __init__(self, value):
-        self.value = value
+    """What `submit` gives, without a thread."""
+
+    def __init__(self, work, *given):
+        self.value = work(*given)
 
     def result(self):
         return self.value
 
 
-@wrong("prefetch-sweep", says="`change` waits for that")
-def reads_when_needed(pages, order, change, evict):
-    for place, number in enumerate(order):
-        if number not in pages.ram:
-            if len(pages.ram) == pages.slots:
-                leaves = evict(pages.last_used, set(order[place:]))
-                pages.write(leaves, pages.ram.pop(leaves))
-            pages.ram[number] = pages.read(number)
-        change(number, pages.ram[number])
-        pages.touch(number)
+def ahead(pages, order, change, evict):
+    """A right `prefetch-sweep`, put otherwise than the solution: it begins one place before the first page."""
 
-
-@wrong("prefetch-sweep", says="by the same thread")
-def without_a_thread(pages, order, change, evict):
-    ahead(pages, order, change, evict, lambda work, *given: Ready(work(*given)), moves(pages))
-
-
-@wrong("prefetch-sweep", says="is waited for before `change` is called")
-def joins_at_once(pages, order, change, evict):
-    def start(work, *given):
-        found = []
-        thread = threading.Thread(target=lambda: found.append(work(*given)))
-        thread.start()
-        thread.join()
-        return Ready(found[0])
-
-    ahead(pages, order, change, evict, start, moves(pages))
-
-
-@wrong("prefetch-sweep", says="not written to the file first")
-def drops_what_leaves(pages, order, change, evict):
-    with ThreadPoolExecutor(1) as thread:
-        ahead(pages, order, change, evict, thread.submit, moves(pages, write=False))
-
-
-@wrong("prefetch-sweep", says="the one that is on its way needs a slot")
-def forgets_the_one_on_its_way(pages, order, change, evict):
-    with ThreadPoolExecutor(1) as thread:
-        ahead(pages, order, change, evict, thread.submit, moves(pages), count=1)
-
-
-@wrong("prefetch-sweep", says="is read from the file once more")
-def reads_the_page_that_is_being_changed(pages, order, change, evict):
-    with ThreadPoolExecutor(1) as thread:
-        ahead(pages, order, change, evict, thread.submit, moves(pages), in_ram=False)
-
-
-@wrong("prefetch-sweep", says="before the one that leaves is written")
-def reads_first(pages, order, change, evict):
     def exchange(leaves, page, comes):
-        came = pages.read(comes)
         if leaves is not None:
             pages.write(leaves, page)
-        return came
+        return pages.read(comes)
 
+    coming = None
     with ThreadPoolExecutor(1) as thread:
-        ahead(pages, order, change, evict, thread.submit, exchange)
-
-
-@wrong("prefetch-sweep", says="never changed")
-def loses_the_last_page(pages, order, change, evict):
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(pages.read, order[0]) if order[0] not in pages.ram else None
-        for place, (number, following) in enumerate(pairwise(order)):
+        for place in range(-1, len(order)):
             if coming is not None:
-                pages.ram[number], coming = coming.result(), None
-            if following not in pages.ram:
-                leaves = evict(pages.last_used, set(order[place:])) if len(pages.ram) == pages.slots else None
-                coming = thread.submit(moves(pages), leaves, pages.ram.pop(leaves, None), following)
-            change(number, pages.ram[number])
-            pages.touch(number)
+                pages.ram[order[place]] = coming.result()
+            coming = None
+            following = order[place + 1] if place + 1 < len(order) else None
+            if following is not None and following not in pages.ram:
+                full, due = len(pages.ram) >= pages.slots, set(order[max(place, 0) :])
+                leaves = evict(pages.last_used, due) if full else None
+                coming = thread.submit(exchange, leaves, pages.ram.pop(leaves, None), following)
+            if place >= 0:
+                change(order[place], pages.ram[order[place]])
+                pages.touch(order[place])
+
+
+reads_when_needed = edit("prefetch-sweep", in_turn, says="`change` waits for that")
+without_a_thread = edit("prefetch-sweep", ahead, "thread.submit(", "Ready(", says="by the same thread")
+joins_at_once = edit(
+    "prefetch-sweep", ahead, "None), following)", "None), following); coming.result()",
+    says="is waited for before `change` is called",
+)  # fmt: skip
+drops_what_leaves = edit(
+    "prefetch-sweep", ahead, "pages.write(leaves, page)", "pass", says="not written to the file first"
+)
+forgets_the_one_on_its_way = edit(
+    "prefetch-sweep", ahead, ">= pages.slots", "> pages.slots", says="the one that is on its way needs a slot"
+)
+reads_the_page_that_is_being_changed = edit(
+    "prefetch-sweep", ahead, "following not in pages.ram", "(place >= 0 or following not in pages.ram)",
+    says="is read from the file once more",
+)  # fmt: skip
+reads_first = edit(
+    "prefetch-sweep", ahead,
+    "return pages.read(comes)", "return came",
+    "if leaves is not None:", "came = pages.read(comes)\n        if leaves is not None:",
+    says="before the one that leaves is written",
+)  # fmt: skip
+loses_the_last_page = edit(
+    "prefetch-sweep", ahead, "range(-1, len(order))", "range(-1, len(order) - 1)", says="never changed"
+)
 
 
 @wrong("evict-best", says="asked for soonest")
