@@ -44,9 +44,9 @@ def stored_bytes(elements: int, block_size: int, double_quant: bool) -> int:
 
 
 def _stored_case(generator: torch.Generator, number: int):
-    """Any number, and some that leave no rest: whole blocks in whole groups of 256 scales, after which none begins."""
+    """Any number, and some that leave no remainder: whole blocks, in whole groups of 256 scales."""
     size = (64, 32, 128)[number % 3]
-    blocks = (0, 0, 8, 256, 0, 512, 0, 300)[number]  # of the last one, 256 scales and a rest
+    blocks = (0, 0, 8, 256, 0, 512, 0, 300)[number]  # of the last one, 256 scales and some more
     elements = size * blocks if blocks else draw_integers(generator, 1, 4000 * (number + 1), 1)[0]
     return elements + (draw_integers(generator, 1, 20 * size, 1)[0] if blocks == 300 else 0), size, bool(number % 2)
 
@@ -126,7 +126,7 @@ EXERCISES = (
             1: The adapter is missing: this is the base alone.
 
             x @ w.T → x @ w
-            1: The weight is (out, in), so the product needs its transpose. With a square weight nothing complains.
+            1: The weight is (out, in), so the product needs its transpose. With a square weight no error says so.
 
             (x @ a.T) @ b.T → (x @ a) @ b
             (x @ a.T) @ b.T → (x @ b.T) @ a.T
@@ -134,12 +134,11 @@ EXERCISES = (
 
             (x @ a.T) @ b.T → (x @ a) @ b.T
             (x @ a.T) @ b.T → (x @ a.T) @ b
-            1: One of A and B is not transposed: x meets the transpose of each. With square matrices nothing
-               complains.
+            1: One of A and B is not transposed: x meets the transpose of each. With square matrices no error says so.
 
             x @ w.T + s * (x @ a.T) @ b.T → x @ w + s * (x @ a) @ b
-            1: None of the weights is transposed: each is (out, in), so x needs the transpose. With square matrices
-               nothing complains.
+            1: None of the weights is transposed: each is (out, in), so x needs the transpose. With square matrices no
+               error says so.
         """),
         parts=_parts_of_forward,
         any_float=True,
@@ -240,8 +239,8 @@ EXERCISES = (
             math.ceil(elements / block_size) → elements // block_size + 1
             math.ceil(blocks / 256) → blocks // 256 + 1
             scales = → blocks = elements // block_size + 1; groups = blocks // 256 + 1; scales =
-            1: One is added to a number of blocks or groups that leaves no rest: `n // m + 1` is one too many there;
-               -(-n // m) rounds up.
+            1: One is added where the division leaves no remainder: `n // m + 1` is one too many there; `-(-n // m)`
+               rounds up.
 
             4 * groups + 4 → 4 * groups + 4 * groups
             2: The offset is one for the whole tensor, not one for each 256 scales.
@@ -268,7 +267,7 @@ EXERCISES = (
             2: Under double quantization a scale takes one byte, not four.
 
             codes + scales → math.ceil(elements * (4 + (8.125 / block_size if double_quant else 32 / block_size)) / 8)
-            1: That rounds once, in the end, bits per weight times weights. Each part is rounded up by itself.
+            1: That multiplies bits per weight by weights and rounds once, at the end. Round up each part by itself.
         """),
         parts=_parts_of_bytes,
     ),

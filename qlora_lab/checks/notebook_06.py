@@ -333,7 +333,7 @@ EXERCISES = (
             1: That is the probability of the right token; the loss is minus its logarithm.
 
             math.log(vocabulary) → -math.log(vocabulary)
-            1: The sign is turned: a loss is positive.
+            1: The sign is wrong: a loss is positive.
 
             math.log(vocabulary) → float(vocabulary)
             1: That is the perplexity, e to the power of the loss; the loss is its logarithm.
@@ -352,8 +352,8 @@ EXERCISES = (
             1: The padding has labels: the model would be trained to go on after the end.
 
             at < end → input_ids != END
-            2: The end of the answer has no label: a model trained so never learns to stop. If padding is told by its
-               id: it is the same token here.
+            2: The end of the answer has no label: a model trained like this never learns to stop. (Do not tell padding
+               by its id, which is that of the end of the turn here.)
 
             at >= begin → at > begin
             1: The first token of the answer has no label: positions count from 0, so the answer begins at the prompt's
@@ -371,10 +371,10 @@ EXERCISES = (
 
             torch.where(learned, input_ids, -100) → torch.where(learned, 1, -100)
             torch.where(learned, input_ids, -100) → learned.long()
-            3: That is a mask; the label of a token is the token itself.
+            3: That is a mask. The label of a token is the token itself.
 
             at < end → at < begin + end
-            1: `lengths` counts prompt and answer together; you add the prompt's once more.
+            1: `lengths` counts prompt and answer together; you add the prompt's length once more.
         """),
     ),
     Exercise(
@@ -429,23 +429,23 @@ EXERCISES = (
         accumulate,
         edits("""
             sum(weighted) / sum(tokens) → sum(gradients) / len(gradients)
-            1: That is the mean of the means. A token of a micro-batch with few labels then counts more than others.
+            1: That is the mean of the means. A token of a part with few labels then counts more than others.
 
             sum(weighted) / sum(tokens) → sum(gradients)
-            1: That is the sum of the means, too large by about the number of micro-batches.
+            1: That is the sum of the means, too large by about the number of parts.
 
             / sum(tokens) → / len(tokens)
             2: The weights are right, but they must be divided by the tokens of the whole step, not by the number of
-               micro-batches.
+               parts.
 
             sum(weighted) / sum(tokens) → sum(weighted)
             2: That is the gradient of the summed loss: divide by the tokens of the whole step.
 
             weighted = → tokens = [1 / n for n in tokens]; weighted =
-            1: The weights are turned round: a mean over few tokens counts little.
+            1: The weights are the wrong way round: a mean over few tokens should count little.
 
             sum(weighted) / sum(tokens) → sum(g / n for g, n in zip(gradients, tokens))
-            1: Each gradient is divided by its tokens. It is a mean already; multiply it with them.
+            1: Each gradient is divided by its tokens. It is a mean already; multiply by them.
 
             sum(weighted) / sum(tokens) → weighted[-1] / sum(tokens)
             sum(weighted) / sum(tokens) → weighted[-1] / tokens[-1]
@@ -537,7 +537,7 @@ EXERCISES = (
                 2: That is the rate of the step before. The first step is number 1.
 
                 rate_at(step) → rate_at(1)
-                2: All steps have the rate of the first one; ask for each step's own.
+                2: All steps have the rate of the first one. Ask for each step's own.
 
                 sum(loss * count for loss, count, _ in run) / sum(tokens) → sum(each[0] for each in run) / len(run)
                 1: The losses are means of the parts' means: a part with few tokens counts as much as one with many.

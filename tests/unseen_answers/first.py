@@ -1606,7 +1606,7 @@ def in_bits(vocabulary):
     return math.log2(vocabulary)
 
 
-@wrong("guessing-loss", says="The sign is turned: a loss is positive. Open hint 1.")
+@wrong("guessing-loss", says="The sign is wrong: a loss is positive. Open hint 1.")
 def log_of_the_probability(vocabulary):
     return math.log(1 / vocabulary)
 
@@ -1631,7 +1631,7 @@ def minus_mean_log_softmax(vocabulary):
     return np.float32(-np.log(np.full(vocabulary, 1 / vocabulary, dtype=np.float32)).mean(dtype=np.float64))
 
 
-@wrong("build-labels", says="The end of the answer has no label: a model trained so")
+@wrong("build-labels", says="The end of the answer has no label: a model trained like this")
 def padding_by_its_token(input_ids, prompt_lengths, lengths):
     labels = input_ids.clone()
     labels[labels == 2] = -100
@@ -1740,7 +1740,7 @@ def token_by_token(logits, labels):
     return (sum(losses) / len(losses)).float()
 
 
-@wrong("accumulate", says="That is the mean of the means. A token of a micro-batch")
+@wrong("accumulate", says="That is the mean of the means. A token of a part")
 def plain_mean(gradients, tokens):
     return torch.stack(gradients).mean(0)
 

@@ -164,7 +164,7 @@ def s_forgotten_for_a(g, x, w, a, b, s):
     return g @ w + s * g @ b @ a, b.T @ g.T @ x, s * g.T @ x @ a.T
 
 
-@wrong("stored-bytes", says="That rounds once, in the end, bits per weight times")
+@wrong("stored-bytes", says="That multiplies bits per weight by weights and rounds once")
 def rounded_in_the_end(elements, block_size, double_quant):
     bits = 4 + (8 / block_size + 32 / 256 / block_size if double_quant else 32 / block_size)
     return math.ceil(elements * bits / 8)

@@ -900,7 +900,7 @@ def entropy(vocabulary):
     return torch.distributions.Categorical(probs=p).entropy()
 
 
-@wrong("build-labels", says="The end of the answer has no label: a model trained so")
+@wrong("build-labels", says="The end of the answer has no label: a model trained like this")
 def end_of_turn_unlabelled(input_ids, prompt_lengths, lengths):
     place = torch.arange(input_ids.shape[1])
     return torch.where((place >= prompt_lengths[:, None]) & (place < lengths[:, None] - 1), input_ids, -100)
@@ -912,7 +912,7 @@ def prompt_off_by_one(input_ids, prompt_lengths, lengths):
     return torch.where((place > prompt_lengths[:, None]) & (place < lengths[:, None]), input_ids, -100)
 
 
-@wrong("build-labels", says="That is a mask; the label of a token is the token itself.")
+@wrong("build-labels", says="That is a mask. The label of a token is the token itself.")
 def ones_for_labels(input_ids, prompt_lengths, lengths):
     place = torch.arange(input_ids.shape[1])
     return torch.where((place >= prompt_lengths[:, None]) & (place < lengths[:, None]), 1, -100)

@@ -355,7 +355,7 @@ def entropy_of_equals(vocabulary):
     return -(p * np.log(p)).sum(dtype=np.float64)
 
 
-@wrong("build-labels", says="The end of the answer has no label: a model trained so")
+@wrong("build-labels", says="The end of the answer has no label: a model trained like this")
 def ends_are_padding(input_ids, prompt_lengths, lengths):
     labels = input_ids.clone()
     labels[input_ids == 2] = -100

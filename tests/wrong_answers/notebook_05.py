@@ -18,7 +18,7 @@ def no_adapter(x, w, a, b, s):
     return x @ w.transpose(0, 1)
 
 
-@wrong("qlora-forward", says="nothing complains")
+@wrong("qlora-forward", says="no error says so")
 def not_transposed(x, w, a, b, s):
     return x @ w + s * (x @ a.T) @ b.T
 

@@ -18,7 +18,7 @@ def probability(vocabulary):
     return 1.0 / vocabulary
 
 
-@wrong("guessing-loss", says="sign is turned")
+@wrong("guessing-loss", says="sign is wrong")
 def negative(vocabulary):
     return math.log(1 / vocabulary)
 
