@@ -99,6 +99,7 @@ qlora_lab/
         other_work.py           how busy other processes keep the cores
         free_memory.py          what can still be allocated, containers included
         stopwatch.py            seconds of a call, for comparing methods
+        generators.py           states of random generators, taken and put back
         arguments.py            checks of arguments, in one set of words
         errors.py               errors that are told to a person in one line
         files.py                files written whole or not at all

@@ -15,7 +15,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from weakref import WeakKeyDictionary
 
 import torch
@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from qlora_lab.lora import output_head
 from qlora_lab.machine import processes
 from qlora_lab.machine.dtypes import autocast_dtype, without_autocast
+from qlora_lab.machine.generators import random_states, restore_random
 from qlora_lab.machine.matmul import matmul
 from qlora_lab.tasks.batches import IGNORED
 
@@ -331,15 +332,7 @@ def _unobserved(model: nn.Module, device: torch.device) -> Iterator[Callable[[],
 
 def _random_numbers(device: torch.device) -> Callable[[], None]:
     """A function that sets the random numbers that a forward pass draws to what they are now."""
-    state = torch.get_rng_state()
-    theirs = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-
-    def again() -> None:
-        torch.set_rng_state(state)
-        if theirs is not None:
-            torch.cuda.set_rng_state(theirs, device)
-
-    return again
+    return partial(restore_random, random_states(device), device)
 
 
 # -- a frozen head

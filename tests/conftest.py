@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from systems import left_out, summary
 
 with contextlib.suppress(ImportError):
     # torch.compile imports it; some versions refuse to be imported after distutils, which other tests bring in
@@ -36,9 +37,16 @@ def pytest_configure(config):
 
 def pytest_ignore_collect(collection_path, config):
     """With `-m cuda`, read only the modules that have such tests: a bare machine lacks what the others import."""
+    if left_out(collection_path):
+        return True
     if config.option.markexpr == "cuda" and collection_path.match("test_*.py"):
         return "mark.cuda" not in collection_path.read_text(encoding="utf-8") or None
     return None  # others may decide
+
+
+def pytest_terminal_summary(terminalreporter):
+    for line in summary():
+        terminalreporter.write_line(line)
 
 
 # Files that take more than half a minute, longest first: with one that begins last, all other cores wait for it.
@@ -76,12 +84,16 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "course" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
-    if torch.cuda.is_available():
-        return
-    skip = pytest.mark.skip(reason="needs an NVIDIA GPU, and torch sees none here: NOT RUN")
+    from qlora_lab.machine import default_device
+
+    lacking = {
+        "cuda": torch.cuda.is_available() or "needs an NVIDIA GPU, and torch sees none here",
+        "mps": default_device().type == "mps" or "needs a GPU of Apple's, and there is none that works here",
+    }
     for item in items:
-        if item.get_closest_marker("cuda"):
-            item.add_marker(skip)
+        for marker, reason in lacking.items():
+            if reason is not True and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=f"{reason}: NOT RUN"))
 
 
 @pytest.fixture(scope="session")

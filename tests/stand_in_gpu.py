@@ -8,9 +8,16 @@ the operations that reach a backend, those of the backward pass among them (a To
 
 It proves nothing about a GPU but this: no tensor of the CPU meets one of the GPU. Compiled kernels do not run, autocast
 on "cuda" changes nothing, streams order nothing, and memory counters count roughly.
+
+`stand_in_gpu("mps")` is one for Apple's GPUs, and refuses two things more: float64, and operators for which PyTorch's
+list of kernels has none for mps. Whether a kernel that is listed takes these dtypes, and what it computes, only such a
+GPU shows.
 """
 
 import contextlib
+import functools
+import re
+from importlib import resources
 from unittest import mock
 
 import torch
@@ -24,9 +31,11 @@ from torch.utils._pytree import tree_leaves
 
 from qlora_lab.quantization.fast.operator import _dequantize
 
-CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
+CPU = torch.device("cpu")
 MEMORY = 80 * 10**9  # bytes that the GPU is said to have
-MIXED = "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"
+MIXED = "Expected all tensors to be on the same device, but found at least two devices, {} and cpu!"
+NO_DOUBLES = "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64"
+NO_KERNEL = "The operator '{}' is not currently implemented for the MPS device"
 
 aten = torch.ops.aten
 COPIES = {aten.copy_.default, aten._foreach_copy_.default, aten._copy_from.default}
@@ -46,6 +55,26 @@ def is_real(value) -> bool:
 def among_fakes() -> bool:
     """Whether tensors have no values now, as in a simulation of a training step."""
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
+
+
+@functools.cache
+def without_kernel_for_mps() -> set[str]:
+    """Names of the operators that have kernels, but none for Apple's GPUs, as PyTorch's own list says."""
+    listed = resources.files("torchgen") / "packaged" / "ATen" / "native" / "native_functions.yaml"
+    functions = {}
+    for entry in listed.read_text(encoding="utf-8").split("\n- func: ")[1:]:
+        kinds = set(re.findall(r"\w+", " ".join(re.findall(r"^ {4}([\w, ]+):", entry, re.MULTILINE))))
+        delegate = re.search(r"^ {2}structured_delegate: (\S+)", entry, re.MULTILINE)
+        functions[entry.partition("(")[0]] = kinds, delegate and delegate[1]
+
+    def has_one(name: str) -> bool:
+        kinds, delegate = functions[name]
+        if "MPS" in kinds or any(kind.startswith("Composite") for kind in kinds):
+            return True
+        return has_one(delegate) if delegate else not kinds  # without any it is made of others
+
+    # attention has a kernel for each kind of device, and here the CPU's is taken
+    return {f"aten::{name}" for name in functions if not has_one(name) and "_for_cpu" not in name}
 
 
 class Marks:
@@ -80,9 +109,9 @@ MARKS = Marks()  # one for all: caches keep tensors from one stand-in to the nex
 class Operations(TorchDispatchMode):
     """What reaches a backend: results of tensors on the GPU lie there."""
 
-    def __init__(self, marks: Marks):
+    def __init__(self, marks: Marks, gpu: torch.device):
         super().__init__()
-        self.marks = marks
+        self.marks, self.gpu = marks, gpu
         self.place = None  # where the results of the call that is running have to be, if it names a device
         self.home = CPU  # where it makes new tensors, as its arguments do
 
@@ -96,7 +125,7 @@ class Operations(TorchDispatchMode):
             vars(self).update(before)
 
     def home_of(self, *arguments) -> torch.device:
-        return CUDA if any(is_real(value) and value in self.marks for value in tree_leaves(arguments)) else CPU
+        return self.gpu if any(is_real(value) and value in self.marks for value in tree_leaves(arguments)) else CPU
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -109,11 +138,19 @@ class Operations(TorchDispatchMode):
         if func is torch.ops.qlora_lab.dequantize_4bit.default:
             with self, Calls(self):  # our own operator: look into it
                 return _dequantize(*args, **kwargs)
+        mps = self.gpu.type == "mps"
+        if mps and there and func._schema.name.startswith("aten::"):
+            name = ".".join(filter(None, (func._schema.name, func._schema.overload_name)))
+            if name in without_kernel_for_mps():
+                raise NotImplementedError(NO_KERNEL.format(name))
         result = func(*args, **kwargs)
-        place = self.place or (CUDA if there and func not in COPIES else None) or (self.home if not tensors else None)
-        if place == CUDA:
+        place = self.place or (self.gpu if there and func not in COPIES else None)
+        place = place or (self.home if not tensors else None)
+        if place == self.gpu:
             for value in tree_leaves(result):
                 if is_real(value):
+                    if mps and value.dtype == torch.float64:
+                        raise TypeError(NO_DOUBLES)
                     self.marks.add(value)
         return result
 
@@ -123,8 +160,8 @@ class Operations(TorchDispatchMode):
             here = [tensor for tensor in here if not any(tensor is index for index in tree_leaves(args[1]))]
         written = func._schema.is_mutable and is_real(args[0]) and args[0] not in self.marks if args else False
         if written or any(tensor.ndim or func in NO_SCALARS for tensor in here):
-            shapes = ", ".join(f"{tuple(t.shape)} on {'cuda' if t in self.marks else 'cpu'}" for t in tensors)
-            raise RuntimeError(f"{MIXED} ({func}: {shapes})")
+            shapes = ", ".join(f"{tuple(t.shape)} on {self.gpu.type if t in self.marks else 'cpu'}" for t in tensors)
+            raise RuntimeError(f"{MIXED.format(self.gpu)} ({func}: {shapes})")
 
 
 class Calls(TorchFunctionMode):
@@ -132,7 +169,8 @@ class Calls(TorchFunctionMode):
 
     def __init__(self, operations: Operations):
         super().__init__()
-        self.marks, self.operations = operations.marks, operations
+        self.marks, self.operations, self.gpu = operations.marks, operations, operations.gpu
+        self.kinds = "cpu", self.gpu.type
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -145,63 +183,64 @@ class Calls(TorchFunctionMode):
             return func(*args, **kwargs)
         if name == "__get__" and is_real(first):
             where = getattr(owner, "__name__", "")
-            if where in ("device", "is_cuda", "is_cpu") and first in self.marks:
-                return {"device": CUDA, "is_cuda": True, "is_cpu": False}[where]
+            if where in ("device", "is_cuda", "is_mps", "is_cpu") and first in self.marks:
+                return self.gpu if where == "device" else where == f"is_{self.gpu.type}"
             return func(*args, **kwargs)
         if is_real(first):
             if func is torch.Tensor.get_device:
                 return 0 if first in self.marks else -1
             if func in (torch.Tensor.numpy, torch.Tensor.__array__) and first in self.marks:
-                raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
+                raise TypeError(f"can't convert {self.gpu} device type tensor to numpy. Use Tensor.cpu() first")
             if func in (torch.Tensor.to, torch.Tensor.cpu, torch.Tensor.cuda):
                 return self.move(func, first, args[1:], kwargs)
             if func is torch.Tensor.pin_memory:
                 return first.clone()
         device = kwargs.get("device")
-        if device is None or torch.device(device).type not in ("cpu", "cuda"):
+        if device is None or torch.device(device).type not in self.kinds:
             self.check_generator(kwargs.get("generator"), is_real(first) and first in self.marks)
             with self.operations.during(home=self.operations.home_of(args, kwargs)):
                 return func(*args, **kwargs)
         device = torch.device(device)
-        self.check_generator(kwargs.get("generator"), device.type == "cuda")
+        on_gpu = device.type == self.gpu.type
+        self.check_generator(kwargs.get("generator"), on_gpu)
         kwargs["device"] = CPU
-        with self.operations.during(place=CUDA if device.type == "cuda" else CPU):
+        with self.operations.during(place=self.gpu if on_gpu else CPU):
             result = func(*args, **kwargs)
-            if device.type == "cuda" and is_real(result) and result not in self.marks:
+            if on_gpu and is_real(result) and result not in self.marks:
                 self.marks.add(result)
             return result
 
     def move(self, func, tensor, args, kwargs):
         if func is not torch.Tensor.to:
-            target = CPU if func is torch.Tensor.cpu else CUDA
+            target = CPU if func is torch.Tensor.cpu else self.gpu
             result = tensor
         elif isinstance(other := args[0] if args else kwargs.get("other"), torch.Tensor):
-            target = CUDA if other in self.marks else other.device
-            if target.type not in ("cpu", "cuda"):
+            target = self.gpu if other in self.marks else other.device
+            if target.type not in self.kinds:
                 return func(tensor, *args, **kwargs)
             result = tensor.to(other.dtype)
         else:
             copy = kwargs.pop("copy", False)
             target, dtype, _, layout = torch._C._nn._parse_to(*args, **kwargs)
-            if target is not None and target.type not in ("cpu", "cuda"):
+            if target is not None and target.type not in self.kinds:
                 return func(tensor, *args, **kwargs)
             options = {"memory_format": layout} if layout is not None else {}
             result = func(tensor, dtype=dtype or tensor.dtype, copy=copy, **options)
-        if target is None or (target.type == "cuda") == (tensor in self.marks):
+        if target is None or (target.type == self.gpu.type) == (tensor in self.marks):
             return result
-        with self.operations.during(place=CUDA if target.type == "cuda" else CPU):
+        with self.operations.during(place=self.gpu if target.type == self.gpu.type else CPU):
             return result.clone()
 
     def check_generator(self, generator, on_gpu: bool) -> None:
         if generator is not None and getattr(generator, "on_gpu", False) != on_gpu:
-            wanted, found = ("cuda", "cpu") if on_gpu else ("cpu", "cuda")
+            wanted, found = self.kinds[::-1] if on_gpu else self.kinds
             raise RuntimeError(f"Expected a '{wanted}' device type for generator but found '{found}'")
 
 
 class Generator(torch.Generator):
     def __new__(cls, device="cpu"):
         made = super().__new__(cls, "cpu")
-        made.on_gpu = torch.device(device).type == "cuda"
+        made.on_gpu = torch.device(device).type != "cpu"
         return made
 
 
@@ -222,10 +261,10 @@ class Stream:
 
 
 @contextlib.contextmanager
-def stand_in_gpu():
-    """Inside, torch has one GPU; see the module."""
+def stand_in_gpu(kind: str = "cuda"):
+    """Inside, torch has one GPU, of NVIDIA ("cuda") or Apple ("mps"); see the module."""
     marks = MARKS
-    operations = Operations(marks)
+    operations = Operations(marks, torch.device(kind, 0))
 
     def nothing(*args, **kwargs):
         return None
@@ -233,9 +272,19 @@ def stand_in_gpu():
     def reset():
         marks.peak = 0
 
-    replaced = {
-        "is_available": lambda: True,
+    shared = {
         "device_count": lambda: 1,
+        "get_rng_state": lambda device=None: torch.get_rng_state(),
+        "set_rng_state": lambda state, device=None: torch.set_rng_state(state),
+        **dict.fromkeys(("synchronize", "empty_cache", "manual_seed"), nothing),
+    }
+    apple = shared | {
+        "driver_allocated_memory": marks.bytes,
+        "current_allocated_memory": marks.bytes,
+        "recommended_max_memory": lambda: MEMORY,
+    }
+    nvidia = shared | {
+        "is_available": lambda: True,
         "current_device": lambda: 0,
         "get_device_name": lambda device=None: "a stand-in for a GPU",
         "get_device_capability": lambda device=None: (9, 0),
@@ -246,19 +295,18 @@ def stand_in_gpu():
         "max_memory_allocated": lambda device=None: max(marks.bytes(), marks.peak),
         "reset_peak_memory_stats": lambda device=None: reset(),
         "get_per_process_memory_fraction": lambda device=None: 1.0,
-        "get_rng_state": lambda device=None: torch.get_rng_state(),
-        "set_rng_state": lambda state, device=None: torch.set_rng_state(state),
         "current_stream": lambda device=None: Stream(),
         "stream": lambda stream: contextlib.nullcontext(),
         "device": lambda device: contextlib.nullcontext(),
         "Stream": Stream,
         "Event": Stream,
+        **dict.fromkeys(("manual_seed_all", "set_device", "set_per_process_memory_fraction"), nothing),
     }
-    replaced |= dict.fromkeys(("synchronize", "empty_cache", "manual_seed", "manual_seed_all", "set_device"), nothing)
-    replaced["set_per_process_memory_fraction"] = nothing
     empty, run_backward = torch.empty, torch.autograd._engine_run_backward
 
     def empty_anywhere(*args, pin_memory=False, **kwargs):
+        if pin_memory and kind == "mps":
+            raise RuntimeError("page-locked memory is CUDA's")
         return empty(*args, **kwargs)
 
     def run_backward_watched(roots, *args, **kwargs):
@@ -272,8 +320,11 @@ def stand_in_gpu():
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(torch, "empty", empty_anywhere))
         stack.enter_context(mock.patch.object(torch.autograd, "_engine_run_backward", run_backward_watched))
+        module, replaced = (torch.cuda, nvidia) if kind == "cuda" else (torch.mps, apple)
         for name, value in replaced.items():
-            stack.enter_context(mock.patch.object(torch.cuda, name, value))
+            stack.enter_context(mock.patch.object(module, name, value))
+        if kind == "mps":
+            stack.enter_context(mock.patch.object(torch.backends.mps, "is_available", lambda: True))
         stack.enter_context(mock.patch.object(torch, "Generator", Generator))
         # hooks for saved tensors are called inside calls, too: what is said there of devices is not to be compared
         checks = torch.utils.checkpoint._allowed_determinism_checks_to_fns

@@ -1,6 +1,7 @@
 """`qlora-lab classroom release` and `grade`."""
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -32,6 +33,7 @@ def release(
 
     The same command again leaves every file as it is; after a notebook changed, it brings the course up to date.
     """
+    _refuse_windows()
     from qlora_lab.classroom.release import due_dates, find_notebooks
     from qlora_lab.classroom.release import release as make
 
@@ -65,6 +67,7 @@ def grade(
 
     What was interrupted goes on where it was, and what was graded before is not run again.
     """
+    _refuse_windows()
     from qlora_lab.classroom.course import Course, require_nbgrader
     from qlora_lab.classroom.grading import grade as grade_class
     from qlora_lab.classroom.judging import Judge
@@ -134,3 +137,12 @@ def containment(seals: dict[str, bool]) -> str:
     alone = ["in a namespace of processes"] * seals["processes"] + ["in Landlock's scope"] * seals["signals"]
     signals = "no signals (seccomp)" + "".join(f", {seal}" for seal in alone)
     return f"Sandbox: {files}; {network}; no new processes; {signals}; limits of time and memory."
+
+
+def _refuse_windows() -> None:
+    """In a sentence, before what needs modules that Windows does not have is imported."""
+    with told_errors():
+        if sys.platform == "win32":
+            raise ValueError(
+                "courses are made on Linux or macOS and graded on Linux; on Windows use WSL 2 (docs/teaching.md)"
+            )

@@ -30,7 +30,7 @@ EPOCHS = 3.0  # of one's own data, where nothing is said
 RENAMED = {"rslora": "use_rslora"}  # options whose value has another name in a plan
 
 Runs = Annotated[Path, typer.Option(help="Folder that holds the runs.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N. Default: the GPU where there is one.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps. Default: the GPU where there is one.")]
 
 
 @app.command()

@@ -283,7 +283,7 @@ class _Told:
             texts = generate(self.model, self.data.tokenizer, prompts, self.data.max_new_tokens)
             answers = [(question.command, text) for question, text in zip(self.data.shown, texts, strict=True)]
             path = self.folder / "samples.jsonl"
-            with told_writing(path), open(path, "a", encoding="utf-8") as file:
+            with told_writing(path), open(path, "a", encoding="utf-8", newline="") as file:
                 for command, text in answers:
                     file.write(json.dumps({"step": record.step, "command": command, "answer": text}) + "\n")
         self.say.validation(record, answers)

@@ -18,6 +18,7 @@ from torch import nn
 from qlora_lab.evaluation.exact_match import generate
 from qlora_lab.graduation.fine_tune import TARGETS, PiecesLinear, Recipe, answering, build, fine_tune
 from qlora_lab.graduation.pieces import PIECES, gather
+from qlora_lab.machine.environment import default_device
 from qlora_lab.machine.files import save_tensors, write_json
 from qlora_lab.models import DEFAULT, load_model, load_tokenizer
 from qlora_lab.models.base_model import quiet
@@ -118,7 +119,8 @@ def graduate(
         commands: of the test split, asked before and after.
         pieces: other functions in the place of some pieces, by exercise.
         out: a folder for the adapter, in PEFT's format.
-        device: a torch device or its name. None: "cuda" where there is one, else "cpu".
+        device: a torch device or its name. None: "cuda" where there is one, else "cpu". Apple's "mps" has
+            to be asked for: a reader's pieces may well compute in float64, which it does not know.
         notice: receives a line before each part of the work, and the loss as it falls.
 
     Raises:
@@ -128,6 +130,8 @@ def graduate(
     recipe = recipe or Recipe()
     if out is not None and Path(out).exists():
         raise FileExistsError(f"{out} is there already; name another folder for the adapter")
+    if device is None and default_device().type == "mps":
+        device = "cpu"
     chosen, own = gather(pieces)
     tokenizer, examples = load_tokenizer(), load_examples("train")
     asked = spread(load_examples("test"), commands)

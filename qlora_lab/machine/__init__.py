@@ -1,8 +1,9 @@
 """What the computer is and has, and the few things one asks it for. No subject of a notebook; skip it.
 
-`environment` describes it. `processor`, `matmul`, `dtypes` and `huge_pages` are about computing fast, `stopwatch` about
-comparing how fast, `free_memory` about room, `files` about writing whole or not at all, `processes` about several at
-once. `arguments` says what is wrong with a setting, `errors` which errors are told in a line.
+`environment` describes it, and says which device to take. `processor`, `matmul`, `dtypes` and `huge_pages` are about
+computing fast, `stopwatch` about comparing how fast, `generators` about random numbers, `free_memory` about room,
+`files` about writing whole or not at all, `processes` about several at once. `arguments` says what is wrong with a
+setting, `errors` which errors are told in a line.
 """
 
 from qlora_lab.machine.environment import default_device, describe, device_name, versions

@@ -27,8 +27,18 @@ def versions() -> dict[str, str]:
 
 
 def default_device() -> torch.device:
-    """CUDA where there is a GPU that works, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Where to compute if nobody says: on a GPU that works, NVIDIA's (cuda) or Apple's (mps), else on the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() and _mps_works() else "cpu")
+
+
+def _mps_works() -> bool:
+    """Some virtual machines show a GPU of Apple's on which nothing can be allocated."""
+    try:
+        return torch.ones(2, device="mps").sum().item() == 2
+    except RuntimeError:
+        return False
 
 
 def device_name(device: torch.device | str) -> str:
@@ -36,6 +46,8 @@ def device_name(device: torch.device | str) -> str:
     device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    if device.type == "mps":
+        return f"GPU of {processor.name()}"
     return f"{processor.name()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
@@ -65,4 +77,6 @@ def _bfloat16(device: torch.device) -> str:
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
         return "yes" if fast else "emulated, slow: float16 is used instead (this GPU is older than Ampere)"
+    if device.type == "mps":
+        return "not used: float32 is the default on this GPU"
     return "in hardware" if processor.multiplies_bfloat16() else "emulated; float32 is faster on this CPU"

@@ -87,9 +87,9 @@ def write_whole(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all."""
+    """Write `text` as UTF-8 with its line ends as they are, on Windows too, whole or not at all."""
     with write_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def write_json(path: str | os.PathLike, value) -> None:
@@ -119,6 +119,8 @@ def load_tensors(path: str | os.PathLike, device: str = "cpu") -> tuple[dict[str
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if os.name == "nt":  # they lie in the file, and no file there is replaced while something lies in it
+                tensors = {name: tensor.clone() for name, tensor in tensors.items()}
             metadata = file.metadata() or {}
     except Exception as error:  # safetensors raises its own class, and plain ones for some damage
         raise ValueError(f"{path} is not a whole safetensors file ({error})") from error

@@ -11,15 +11,20 @@ OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def free_memory(device: torch.device | str) -> int:
-    """Bytes a process can still allocate on a device: the GPU's free memory, or the machine's within its container."""
+    """Bytes a process can still allocate on a device: the GPU's free memory, or the machine's within its container.
+
+    Apple's GPUs (mps) have none of their own: both limits hold.
+    """
     device = torch.device(device)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     import psutil  # only here: a bare machine with a GPU may lack it
 
-    available, left = psutil.virtual_memory().available, _container_left()
-    return available if left is None else min(available, left)
+    left = [psutil.virtual_memory().available, _container_left()]
+    if device.type == "mps":  # a share of the machine's memory
+        left.append(max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()))
+    return min(bytes_left for bytes_left in left if bytes_left is not None)
 
 
 def _container_left() -> int | None:

@@ -52,7 +52,7 @@ def connected(
         `device` unchanged where this process was started alone.
 
     Raises:
-        ValueError: a machine with fewer GPUs than processes, or one device named for several processes.
+        ValueError: a machine with fewer GPUs than processes, one device named for several processes, or mps.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) < 2 or count() > 1:
         yield device
@@ -148,8 +148,10 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
 def _own_device(device) -> torch.device:
     number, here = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"  # mps is for one process alone
     device = torch.device(device)
+    if device.type == "mps":
+        raise ValueError(f"{here} processes cannot share Apple's GPU; start one alone, or give --device cpu")
     if device.type != "cuda":
         return device
     if device.index is not None and here > 1:

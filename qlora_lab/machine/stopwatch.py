@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 
+from qlora_lab.machine.environment import default_device
 from qlora_lab.machine.matmul import plain
 
 
@@ -14,7 +15,8 @@ def seconds_of(call: Callable, *arguments) -> float:
     Every product in it is PyTorch's own: on AMD processors this package's 4-bit layer takes faster ones (`matmul`),
     which is no merit of four bits.
     """
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    kind = default_device().type
+    wait = (lambda: None) if kind == "cpu" else torch.get_device_module(kind).synchronize
     with plain():
         wait()
         start = time.perf_counter()

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from qlora_lab.machine.dtypes import default_dtype
+from qlora_lab.machine.environment import default_device
 from qlora_lab.models import conversion, downloads, hub
 from qlora_lab.models.downloads import ModelUnavailable, PackagedFile, Progress, VerificationError
 
@@ -54,7 +55,7 @@ def load_model(name: str | os.PathLike = DEFAULT, dtype=None, device=None):
         name: `DEFAULT`, a local folder in transformers' format, or a hub id ("owner/model"; asked of the hub only
             where it has not been downloaded before).
         dtype: a floating torch dtype of at least 16 bits, or its name. None: see `default_dtype`.
-        device: a torch device or its name. None: "cuda" where there is one, else "cpu".
+        device: a torch device or its name. None: "cuda" or "mps" where there is one, else "cpu".
 
     Returns:
         A transformers model; attention runs through torch's scaled_dot_product_attention, or, in models that cannot
@@ -372,10 +373,12 @@ def _find_nan(model: nn.Module) -> str | None:
 
 def _as_device(device) -> torch.device:
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return default_device()
     device = torch.device(device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {str(device)!r}: torch sees no CUDA device here. Use 'cpu', or leave it out.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device {str(device)!r}: torch sees no GPU of Apple's here. Use 'cpu', or leave it out.")
     return device
 
 

@@ -10,6 +10,7 @@ import inspect
 import torch
 from torch import nn
 
+from qlora_lab.machine.generators import kept_random
 from qlora_lab.models.inputs import input_device, known_tokens
 
 LENGTHS = 6, 9  # tokens of the two examples that are tried
@@ -24,7 +25,7 @@ def check_packing(model: nn.Module) -> None:
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[second.device] if second.is_cuda else []):
+        with torch.no_grad(), kept_random(second.device):
             alone = _logits(model, [second], [second])
             packed = _logits(model, [first, second], [other, second])
     except (TypeError, RuntimeError, ValueError, IndexError, NotImplementedError) as error:

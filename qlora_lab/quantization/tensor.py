@@ -63,6 +63,8 @@ def quantize(
     """
     datatype = get_datatype(datatype)
     _check(weight, datatype, block_size, double_quant)
+    if weight.device.type == "mps":  # its memory is the CPU's, which divides as everywhere else: the same codes
+        return quantize(weight.detach().cpu(), datatype, block_size, double_quant).to(weight.device)
     with torch.inference_mode(False):  # what is made there could not be trained with
         flat = weight.detach().reshape(-1)
         codes, scales, offsets = _quantize_flat(flat, datatype, block_size)

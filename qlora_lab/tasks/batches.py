@@ -37,7 +37,8 @@ class Batch:
         return int((self.labels[:, 1:] != IGNORED).sum())
 
     def to(self, device) -> "Batch":
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        wait = torch.device(device).type == "mps"  # where a copy that nobody waits for may come too late
+        return self._each(lambda tensor: tensor.to(device, non_blocking=not wait))
 
     def rows(self, number: int, of: int) -> "Batch":
         """Every `of`-th row from `number` on, without columns of padding only."""

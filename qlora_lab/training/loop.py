@@ -30,6 +30,7 @@ from qlora_lab.loss import supervised_loss_sum
 from qlora_lab.machine import processes
 from qlora_lab.machine.arguments import check_count, check_positive
 from qlora_lab.machine.dtypes import autocast_dtype
+from qlora_lab.machine.generators import random_states, restore_random
 from qlora_lab.memory.fit import StepMemory, check_fits
 from qlora_lab.models.adapters import save_adapter
 from qlora_lab.models.gradient_checkpointing import check_checkpointing, disable_checkpointing, enable_checkpointing
@@ -388,7 +389,7 @@ class Run:
 
     def _save(self, step: int) -> None:
         tensors = {name: parameter.detach() for name, parameter in self.parameters.items()}
-        state, random = checkpoints.optimizer_tensors(self.optimizer), checkpoints.random_states(self.device)
+        state, random = checkpoints.optimizer_tensors(self.optimizer), random_states(self.device)
         checkpoint = Checkpoint(step, tensors, state, random, self.identity, scaler=self.scaler.state_dict())
         if self.validation is not None:
             checkpoint.validations = self.validation.state()
@@ -418,7 +419,7 @@ class Run:
         if self.validation is not None:
             self.validation.restore(checkpoint.validations, checkpoint.best or checkpoint.parameters)
         checkpoints.restore_optimizer(self.optimizer, checkpoint.optimizer)
-        checkpoints.restore_random(checkpoint.random, self.device)
+        restore_random(checkpoint.random, self.device)
         if checkpoint.scaler and self.scaler.is_enabled():
             self.scaler.load_state_dict(checkpoint.scaler)
 
@@ -459,6 +460,11 @@ def _check_model(model: nn.Module, parameters: dict[str, nn.Parameter], settings
         if sparse and any(p.requires_grad for p in module.parameters(recurse=False)):
             raise ValueError(f"{name} makes sparse gradients, which AdamW does not take; give it sparse=False")
     check_checkpointing(model, settings.checkpointing)
+    if settings.checkpointing != "none" and next(iter(parameters.values())).device.type == "mps" and _drops(model):
+        raise ValueError(
+            "on Apple's GPU PyTorch drops other numbers when activations are computed again, and gradients go wrong; "
+            'train with dropout 0, with checkpointing "none", or on the CPU'
+        )
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         raise ValueError(
             f"a {type(model).__name__} reads a prompt with its encoder; finetune trains models that go on writing it"
@@ -497,6 +503,12 @@ def _check_tokens(encoded: Iterable, known: int | None, what: str) -> None:
                 f"{what} {number} has token {wrong}, and the model knows 0 to {known - 1}; is the tokenizer another "
                 "model's?"
             )
+
+
+def _drops(model: nn.Module) -> bool:
+    """Whether an adapter or a module of dropout drops anything."""
+    adapters = any(layer.dropout for _, layer in adapted_layers(model))
+    return adapters or any(isinstance(module, nn.Dropout) and module.p for module in model.modules())
 
 
 def _has_adapters(model: nn.Module) -> bool:

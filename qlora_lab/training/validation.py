@@ -19,6 +19,7 @@ from qlora_lab import distributed
 from qlora_lab.loss import supervised_loss_sum
 from qlora_lab.machine import processes
 from qlora_lab.machine.arguments import is_count, is_number
+from qlora_lab.machine.generators import kept_random
 from qlora_lab.tasks.batches import IGNORED, Batch, pad_batch
 
 
@@ -93,14 +94,14 @@ class Validation:
             FloatingPointError: the loss is NaN or infinite.
         """
         began, training = time.perf_counter(), model.training
-        devices = [entrance] if entrance.type == "cuda" else []
         model.eval()
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            with torch.no_grad(), kept_random(entrance):
                 total = sum(_loss(model, batch, entrance) for batch in self.batches)
         finally:
             model.train(training)
-        total = processes.summed(torch.tensor(total, dtype=torch.float64, device=entrance)).item()
+        if processes.count() > 1:
+            total = processes.summed(torch.tensor(total, dtype=torch.float64, device=entrance)).item()
         loss = total / self.supervised
         if not math.isfinite(loss):
             raise FloatingPointError(f"the validation loss is {loss}")

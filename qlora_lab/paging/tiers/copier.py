@@ -3,7 +3,7 @@
 The order is the whole protocol: a page that leaves a slot is written before the page that comes into that slot is read,
 because it was ordered first. On a GPU the thread only starts the copies, on one stream for each direction, and waits
 where a file is involved; slots remember their last use (`Slot.busy`), which is what later copies and the computation
-wait for. A page on its way between the device and a file passes through a page-locked buffer.
+wait for. A page on its way between the device and a file passes through a buffer, page-locked for CUDA.
 
 After a failure nothing is copied any more: what comes next could overwrite what could not be saved.
 """
@@ -26,7 +26,8 @@ class Copier:
         self.file = file
         self.failure: BaseException | None = None
         self.streams = {tier: torch.cuda.Stream(device) for tier in (DEVICE, HOST)} if gpu else {}
-        self._staging = SlotPool(page_size, 2, torch.device("cpu"), pinned=True) if gpu and file else None
+        apart = device.type != "cpu" and file is not None  # no file is read into a GPU's memory, Apple's included
+        self._staging = SlotPool(page_size, 2, torch.device("cpu"), pinned=gpu) if apart else None
         self._thread: ThreadPoolExecutor | None = None
 
     def copy(self, source: str, start, target: str, end) -> Future:

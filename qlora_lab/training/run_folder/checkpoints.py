@@ -29,6 +29,7 @@ from torch.distributed.tensor import distribute_tensor
 from qlora_lab.lora import adapted_layers
 from qlora_lab.machine import processes
 from qlora_lab.machine.files import load_tensors, save_tensors, sha256_of, told_writing, write_json
+from qlora_lab.machine.generators import kept_random, seed_generators
 from qlora_lab.models.wrappers import plain_parameters
 from qlora_lab.training.run_folder.parts import EARLIER, load_parts, save_parts
 
@@ -381,31 +382,14 @@ def differences(before: Mapping, now: Mapping) -> list[str]:
 @contextlib.contextmanager
 def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
     """Seed the generators that training draws from, and give them back as they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU as well
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+    with kept_random(device):
+        seed_generators(seed, device)
         yield
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Random numbers of one process in one step of several processes' run: they differ, and need not be saved."""
     torch.manual_seed((seed * 1_000_003 + step) * 65_537 + rank)
-
-
-def random_states(device: torch.device) -> dict[str, torch.Tensor]:
-    """The states of the random generators that training uses, as uint8 tensors."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def restore_random(states: dict[str, torch.Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

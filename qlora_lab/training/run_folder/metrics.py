@@ -34,7 +34,7 @@ class StepRecord:
 
 
 def append_record(path: Path, record: StepRecord) -> None:
-    with told_writing(path, _LATER), open(path, "a", encoding="utf-8") as file:
+    with told_writing(path, _LATER), open(path, "a", encoding="utf-8", newline="") as file:
         file.write(_line(record))
 
 
@@ -45,7 +45,7 @@ def write_records(path: Path, records: list[StepRecord]) -> None:
 
 def append_line(path: Path, values: dict) -> None:
     """Append an object to a file of such lines."""
-    with told_writing(path, _LATER), open(path, "a", encoding="utf-8") as file:
+    with told_writing(path, _LATER), open(path, "a", encoding="utf-8", newline="") as file:
         file.write(json.dumps(values, allow_nan=False) + "\n")
 
 
