@@ -1,10 +1,10 @@
 # Each target is a line or two that a person could type. `make run` and `make test` need only Python 3.11 or newer.
 PYTHON ?= python3
-BIN := .venv/bin
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 # Files of tests and notebooks at the same time; each takes up to 4 GB.
 WORKERS ?= 2
 
-.PHONY: run test quick lab bench record site links notebooks lint colab-check floors-check alone-check bundle-check gpu-kit gpu-kit-check gpu-check fuzz solved-check export-check ways-home trl-check clean
+.PHONY: run test quick lab bench record site links notebooks lint colab-check floors-check drift-check alone-check bundle-check gpu-kit gpu-kit-check gpu-check fuzz solved-check export-check ways-home trl-check clean
 
 run: .venv/ready  ## fine-tune the default model; ends with a before/after table and runs/<name>/report.html
 	$(BIN)/qlora-lab finetune $(ARGS)
@@ -59,7 +59,10 @@ colab-check: .venv/ready  ## every notebook in a stand-in for Colab (minutes eac
 	$(BIN)/python tests/machines/colab.py $(ARGS)
 
 floors-check: .venv/ready  ## the unit tests with the lowest versions that pyproject.toml allows
-	$(BIN)/python tests/machines/floors.py $(ARGS)
+	$(BIN)/python tests/machines/drift.py --floors $(ARGS)
+
+drift-check: .venv/ready  ## unit tests and two notebooks with the newest libraries: which of them broke what
+	$(BIN)/python tests/machines/drift.py $(ARGS)
 
 alone-check: .venv/ready  ## every notebook compared once more: alone, in reverse order, one thread, AVX2
 	$(BIN)/python tests/machines/alone.py $(ARGS)

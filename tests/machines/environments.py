@@ -26,10 +26,15 @@ def make(folder: Path) -> Path:
     return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def pip(python: Path, *arguments: str) -> None:
-    """Run pip there; end this process with pip's own words where it fails."""
+def pip_works(python: Path, *arguments: str) -> bool:
+    """Run pip there; whether it did what it was told, with its own words where not."""
     command = [python, "-m", "pip", *arguments, "--quiet", "--disable-pip-version-check"]
-    if subprocess.run(command, env=clean_environment()).returncode:
+    return not subprocess.run(command, env=clean_environment()).returncode
+
+
+def pip(python: Path, *arguments: str) -> None:
+    """Run pip there; end this process where it fails."""
+    if not pip_works(python, *arguments):
         sys.exit(f"failed: pip {' '.join(arguments)}")
 
 
