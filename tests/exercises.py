@@ -16,7 +16,7 @@ WRONG = [
     for function in vars(importlib.import_module(f"wrong_answers.{name}")).values()
     if hasattr(function, "exercise")
 ]
-SETS = ("first", "second", "third", "fourth")  # of `unseen_answers`
+SETS = ("first", "second", "third", "fourth", "fifth")  # of `unseen_answers`
 UNSEEN = [
     (function.exercise, function)
     for name in SETS

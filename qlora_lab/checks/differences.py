@@ -5,8 +5,10 @@ block, which codes, how much. There None means that nothing can be compared so, 
 types, shapes and dtypes. Places are counted from 0, as in Python.
 """
 
+import decimal
 import itertools
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -38,8 +40,10 @@ def is_same(one, other, tolerance: float, any_float: bool = False) -> bool:
             )
         if not other.numel():
             return True
-        off = (one.detach().double() - other.double()).abs().max().item()
-        return off <= tolerance * max(other.double().abs().max().item(), 1e-30)
+        a, b = one.detach().double(), other.double()
+        off = (a - b).abs().masked_fill((a == b) | (a.isnan() & b.isnan()), 0.0)  # infinities are equal, and so are NaN
+        finite = b.abs()[b.isfinite()]
+        return off.max().item() <= tolerance * max(finite.max().item() if finite.numel() else 0.0, 1e-30)
     one = plain_number(one)
     if isinstance(other, bool):
         return isinstance(one, bool) and one == other
@@ -93,7 +97,8 @@ def describe_difference(one, other, tolerance: float, ask_for_return: bool = Tru
         one = plain_number(one)
     if one is None:
         wanted = f" instead of {other!r}" if isinstance(other, int | float | str) else ""
-        return f"it returned None{wanted}.{' Is there a `return`?' if ask_for_return else ''}"
+        in_place = " (`reverse`, `sort` and `append` change a list and give None.)" if isinstance(other, list) else ""
+        return f"it returned None{wanted}.{f' Is there a `return`?{in_place}' if ask_for_return else ''}"
     if isinstance(other, tuple | list):
         if not isinstance(one, tuple | list):
             kind = "tuple" if isinstance(other, tuple) else "list"
@@ -105,6 +110,8 @@ def describe_difference(one, other, tolerance: float, ask_for_return: bool = Tru
             return f"it returned {len(one)} values instead of {len(other)}{_lists(one, other)}."
         for number, (a, b) in enumerate(zip(one, other, strict=True), 1):
             if not is_same(a, b, tolerance):
+                if isinstance(other, list) and (lists := _lists(one, other)):
+                    return f"value {number} of {len(other)} differs{lists}."
                 return f"value {number} of {len(other)} differs: {describe_difference(a, b, tolerance)}"
     if isinstance(other, torch.Tensor):
         return _tensors(one, other, tolerance)
@@ -115,7 +122,9 @@ def describe_difference(one, other, tolerance: float, ask_for_return: bool = Tru
     if other is None and isinstance(one, int | float):
         return f"it returned {one!r} instead of None."
     if type(one) is not type(other):
-        return f"it returned {_a(type(one).__name__)}; {_a(type(other).__name__)} is wanted."
+        right = isinstance(one, numbers.Number | decimal.Decimal) and is_same(_as_float(one), other, tolerance or 1e-9)
+        same = "; its value is right" if right else ""
+        return f"it returned {_a(type(one).__name__)}; {_a(type(other).__name__)} is wanted{same}."
     return f"it returned {written(one)} instead of {other!r}."
 
 
@@ -167,7 +176,14 @@ def _how_far(one: float, other: float) -> str:
     if float(one).is_integer() and float(other).is_integer() and abs(off) <= max(8, 0.01 * abs(other)):
         return f", {abs(off):.12g} too {'many' if off > 0 else 'few'}"
     times = f"{one / other:.6g}" if other else "1"
-    return f", {times} times as much" if times != "1" else ""
+    return f", {times} times as much" if times not in ("0", "1") else ""
+
+
+def _as_float(number) -> float | None:
+    try:
+        return float(number)
+    except (TypeError, ValueError, OverflowError):  # complex, say
+        return None
 
 
 def _listed(value, count: int) -> list | None:
@@ -201,7 +217,7 @@ def _tensors(one, other: torch.Tensor, tolerance: float) -> str:
         return f"its shape is {tuple(one.shape)} instead of {tuple(other.shape)}{more}."
     both_float = one.dtype.is_floating_point and other.dtype.is_floating_point
     if one.dtype != other.dtype and (not (tolerance and both_float) or is_same(one, other, tolerance, any_float=True)):
-        right = both_float and is_same(one, other, max(tolerance, 1e-6), any_float=True)
+        right = is_same(one.to(other.dtype), other, max(tolerance, 1e-6)) if both_float else (one == other).all()
         return f"its dtype is {one.dtype} instead of {other.dtype}{'; its numbers are right' if right else ''}."
     a, b = one.detach().double(), other.double()
     if not a.isfinite().all() and b.isfinite().all():

@@ -43,8 +43,9 @@ class Misconception:
     Attributes:
         meaning: what it looks like and what to think of, in full sentences.
         hint: number of the hint to open, if there is one for it.
-        edit: (old, new): the solution gives the same wrong results when the one `old` in its source is `new`.
-        function: gives the same wrong results, where no edit of one place does.
+        edit: (old, new): the solution gives the same wrong results when the one `old` in its source is `new`, or stops
+            with the same error where the answer does.
+        function: does so, where no edit of one place does.
     """
 
     meaning: str
@@ -127,6 +128,7 @@ class Exercise:
         call: where an answer does not map plain values to plain values (it changes a model, moves pages of a file, is
             given functions): calls it, from (the function, the arguments drawn), and returns what is compared. Such an
             exercise cannot go through a class's sandbox, so it gives no points there.
+        situation: words for what was drawn, where `call` makes other arguments of it.
     """
 
     id: str
@@ -141,6 +143,7 @@ class Exercise:
     any_float: bool = False
     parts: Callable[..., dict[str, Any]] | None = None
     call: Callable[[Callable, tuple], Any] | None = None
+    situation: Callable[[tuple], str] | None = None
 
     @property
     def graded(self) -> bool:
@@ -150,6 +153,10 @@ class Exercise:
     def result_of(self, function: Callable, arguments: tuple) -> Any:
         """What an answer gives for these arguments, which are its own to change."""
         return function(*arguments) if self.call is None else self.call(function, arguments)
+
+    def called_with(self, arguments: tuple) -> str:
+        """Short words for what an answer was called with."""
+        return f"called with {describe_arguments(arguments)}" if self.situation is None else self.situation(arguments)
 
     def is_right(self, result: Any, expected: Any) -> bool:
         """Whether what is compared of a result is what is expected."""
@@ -162,6 +169,19 @@ class Exercise:
     def with_misconception(self, misconception: Misconception) -> Callable:
         """The function that someone with this misconception writes."""
         return misconception.function or edited(self.solution, *misconception.edit)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What stopped an answer: the arguments of that call, the error's type by its name, and its first line."""
+
+    arguments: tuple
+    kind: str
+    line: str
+
+    @classmethod
+    def of(cls, error: Exception, arguments: tuple) -> "Failure":
+        return cls(arguments, type(error).__name__, next(iter(str(error).splitlines()), ""))
 
 
 @dataclass(frozen=True)
@@ -190,7 +210,7 @@ def judge(exercise: Exercise, function: Callable, seed: int = 0) -> Verdict:
     """Compare a function with the exercise's specification on random inputs."""
     if not callable(function):
         return Verdict(exercise.id, "wrong", f"Give the function itself to check, not {type(function).__name__}.")
-    cases, error, untouched = [], None, []
+    cases, error, failure, untouched = [], None, None, []
     clock = TimeLimit(SECONDS)
     for number in range(exercise.cases):
         arguments = exercise.draw(torch.Generator().manual_seed(1000 * seed + number), number)
@@ -199,43 +219,49 @@ def judge(exercise: Exercise, function: Callable, seed: int = 0) -> Verdict:
             result = clock.call(exercise.result_of, function, given)
         except TimeUp:
             error = (
-                f"It did not come to an end within {SECONDS} seconds (called with {describe_arguments(arguments)}). "
+                f"It did not come to an end within {SECONDS} seconds ({exercise.called_with(arguments)}). "
                 "Is there a loop without an end?"
             )
             break
         except NotImplementedError as problem:
             if str(problem):  # PyTorch's own
-                error = _tell_error(problem, arguments, function)
+                error = _tell_error(exercise, problem, arguments, function)
                 break
             untouched.append(arguments)
             continue
         except Exception as problem:
-            error = _tell_error(problem, arguments, function)
+            error = _tell_error(exercise, problem, arguments, function)
+            failure = Failure.of(problem, arguments)
             break
         if exercise.call is None and not is_same(given, arguments, 0.0):
-            error = "Your function changes its arguments in place; compute with copies of them."
+            names = inspect.signature(exercise.solution).parameters
+            changed = (name for name, a, b in zip(names, given, arguments, strict=True) if not is_same(a, b, 0.0))
+            which = ", ".join(f"`{name}`" for name in changed)
+            error = f"Your function changes its arguments in place ({which}); compute with copies of them."
             break
         expected = exercise.result_of(exercise.solution, _copied(arguments))
         cases.append((arguments, exercise.compared(arguments, result), exercise.compared(arguments, expected)))
     if untouched and not cases and error is None:
         return Verdict(exercise.id, "not attempted", "Replace `raise NotImplementedError` by your answer.")
     if untouched and error is None:
-        error = f"One branch still says `raise NotImplementedError` (called with {describe_arguments(untouched[0])})."
-    return diagnose(exercise, cases, error)
+        error = f"One branch still says `raise NotImplementedError` ({exercise.called_with(untouched[0])})."
+    return diagnose(exercise, cases, error, failure)
 
 
-def diagnose(exercise: Exercise, cases: list[tuple], error: str | None) -> Verdict:
+def diagnose(exercise: Exercise, cases: list[tuple], error: str | None, failure: Failure | None = None) -> Verdict:
     """The verdict on results.
 
     Args:
         cases: (arguments, result, expected) of each case, the last two as `Exercise.compared` makes them.
         error: what stopped the function after these cases, if anything did.
+        failure: that as an error of Python's, if it was one.
     """
     off = [case for case in cases if not exercise.is_right(case[1], case[2])]
     if not off and error is None:
         return Verdict(exercise.id, "right", f"Compared on {len(cases)} inputs of different shapes.")
     if not off:
-        return Verdict(exercise.id, "wrong", error)
+        meant = None if failure is None else _stops_alike(exercise, cases, failure)
+        return Verdict(exercise.id, "wrong", error if meant is None else f"{meant} {error}")
     for misconception in exercise.misconceptions:
         if _gives(exercise, exercise.with_misconception(misconception), cases):
             return Verdict(exercise.id, "wrong", misconception.message)
@@ -252,6 +278,8 @@ def _describe(exercise: Exercise, cases: list[tuple], arguments: tuple, result: 
         return told
     none_is_right = any(case[2] is None for case in cases)
     words = describe_difference(result, expected, exercise.tolerance, ask_for_return=not none_is_right)
+    if exercise.situation is not None:
+        return f"With {exercise.situation(arguments)}: {words}"
     return f"With {describe_arguments(arguments)}: {words}"
 
 
@@ -307,6 +335,23 @@ def _gives(exercise: Exercise, wrong: Callable, cases: list[tuple]) -> bool:
         return False
 
 
+def _stops_alike(exercise: Exercise, cases: list[tuple], failure: Failure) -> str | None:
+    """What is told of the misconception that is right as far as the answer was, and stops with the same error."""
+    for misconception in exercise.misconceptions:
+        wrong = exercise.with_misconception(misconception)
+        if not _gives(exercise, wrong, cases):
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                exercise.result_of(wrong, _copied(failure.arguments))
+        except Exception as problem:
+            found = Failure.of(problem, failure.arguments)
+            if (found.kind, found.line) == (failure.kind, failure.line):
+                return misconception.message
+    return None
+
+
 def _copied(value):
     if isinstance(value, torch.Tensor):
         return value.clone()
@@ -317,12 +362,12 @@ def _copied(value):
     return copy.deepcopy(value) if isinstance(value, set | torch.nn.Module) else value
 
 
-def _tell_error(error: Exception, arguments: tuple, function: Callable) -> str:
+def _tell_error(exercise: Exercise, error: Exception, arguments: tuple, function: Callable) -> str:
     """The error, the line of the answer it came from, and the shapes it was called with."""
     place = ""
     code = getattr(function, "__code__", None)
     for frame in traceback.extract_tb(error.__traceback__):
         if code is not None and frame.filename == code.co_filename and frame.line:
             place = f" in `{frame.line.strip()}`"
-    first = next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}{place}: {first} (called with {describe_arguments(arguments)})"
+    told = Failure.of(error, arguments)
+    return f"{told.kind}{place}: {told.line} ({exercise.called_with(arguments)})"

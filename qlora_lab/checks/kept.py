@@ -85,6 +85,9 @@ def file_text(function: Callable, name: str, pieces: frozenset[str], heading: st
     Raises:
         NotKept: it is no plain function of that name, or uses what no import brings.
     """
+    written = inspect.unwrap(function)  # below a decorator
+    if not inspect.isfunction(written):
+        raise NotKept(f"it has to be written as `def {name}(…):`")
     try:
         source = textwrap.dedent(inspect.getsource(function))
         tree = ast.parse(source)
@@ -92,9 +95,9 @@ def file_text(function: Callable, name: str, pieces: frozenset[str], heading: st
         raise NotKept("its source could not be read") from None
     if len(tree.body) != 1 or not isinstance(tree.body[0], ast.FunctionDef) or tree.body[0].name != name:
         raise NotKept(f"it has to be written as `def {name}(…):`")
-    if function.__closure__:
+    if written.__closure__:
         raise NotKept("it is made inside another function")
-    imports = sorted(_import_of(used, function.__globals__, pieces - {name}) for used in _outer_names(source, name))
+    imports = sorted(_import_of(used, written.__globals__, pieces - {name}) for used in _outer_names(source, name))
     head = "\n".join(line for line in imports if line)
     return f'"""{heading}"""\n\n' + (f"{head}\n\n\n" if head else "") + source.rstrip() + "\n"
 
@@ -141,7 +144,7 @@ def _import_of(name: str, around: dict[str, Any], pieces: frozenset[str]) -> str
                 raise NotKept(f"it uses `{name}` of qlora_lab, which has the finished version of what is asked")
             if getattr(importlib.import_module(source), name, None) is value:
                 return f"from {source} import {name}"
-    raise NotKept(f"it uses `{name}`, which stands outside of it; write that inside, or give it as an argument")
+    raise NotKept(f"it uses `{name}`, which stands outside of it; write that inside")
 
 
 __all__ = ["FOLDER", "PLACE", "NotKept", "file_text", "folder", "function_of", "keep", "load", "path_of"]

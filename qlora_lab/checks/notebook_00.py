@@ -49,6 +49,12 @@ EXERCISES = (
 
             parameters * bits / 8 → parameters * math.ceil(bits / 8)
             1: Each parameter is rounded up to whole bytes; several share one.
+
+            10**9 → (10 ^ 9)
+            2: In Python `^` is no power; write `10**9`.
+
+            10**9 → 10**6
+            2: These are MB, 10^6 bytes each; the answer is in GB, 10^9 bytes each.
         """),
         tolerance=2e-6,
     ),

@@ -229,6 +229,12 @@ EXERCISES = (
 
             code / 15 → (15 - code) / 15
             2: You count down from `high`. Code 0 is the lowest value, code 15 the highest.
+
+            (high - low) * code / 15 → (high - low) // 15 * code
+            1: `//` rounds a step down to a whole number, and here to nothing; `/` keeps its fraction.
+
+            (high - low) * code / 15 → code / 15
+            1: The step is the length of the range, high - low, over 15; you took 1 over 15.
         """),
         tolerance=2e-6,
         draw_more=_any_code,
@@ -281,6 +287,14 @@ EXERCISES = (
             block.abs().max() → block.norm()
             block.abs().max() → block.square().mean().sqrt()
             1: That is a block's length or its root mean square; the largest magnitude is wanted.
+
+            weight.reshape(-1).split(block_size) → weight.reshape(-1, block_size)
+            weight.reshape(-1).split(block_size) → torch.from_numpy(weight.numpy().reshape(-1, block_size))
+            2: The last block may be shorter, and `reshape` and `view` into rows want whole blocks only.
+
+            for block in blocks]) → for block in (*blocks, weight.new_zeros(0))[: weight.numel() // block_size + 1]])
+            2: One block is too many: where `block_size` divides the number of weights, `n // block_size + 1` counts an
+               empty one.
         """),
         tolerance=1e-6,
         describe=with_arguments(a_value_each(1e-6, size=lambda arguments: arguments[1])),
@@ -318,6 +332,9 @@ EXERCISES = (
 
             torch.bucketize(x, _midpoints(levels)) → (x[:, None] - levels).abs().argmin(0)
             1: That is the nearest number of each level; the nearest level of each number is wanted.
+
+            torch.bucketize(x, _midpoints(levels)) → (x - levels).abs().argmin()
+            1: Each number has to be compared with each level: make a column of the numbers, `x[:, None]`.
         """),
         describe=with_arguments(_describe_codes),
     ),
@@ -361,6 +378,15 @@ EXERCISES = (
             padded[::2] * 16 + → padded[::2] * 8 +
             padded[::2] * 16 + padded[1::2] → (padded[::2] << 3) | padded[1::2]
             1: The high nibble is worth 16: four bits to the left.
+
+            padded[::2] * 16 + padded[1::2] → codes[::2] * 16 + codes[1::2]
+            padded[::2] * 16 + padded[1::2] → codes[1::2] + codes[::2] * 16
+            padded[::2] * 16 + padded[1::2] → codes.view(-1, 2)[:, 0] * 16
+            padded[::2] * 16 + padded[1::2] → torch.stack([codes[i + 1] for i in range(0, len(codes), 2)])
+            2: If the number of codes is odd, the last one has no partner yet: append one before you make pairs.
+
+            padded[::2] * 16 + padded[1::2] → padded[::2] << 4 + padded[1::2]
+            1: `+` comes before `<<` in Python: write `(high << 4) + low`, or `high << 4 | low`.
         """),
         describe=with_arguments(packed_codes),
     ),
@@ -393,6 +419,9 @@ EXERCISES = (
 
             torch.special.ndtri(probabilities → torch.special.ndtr(probabilities
             1: `ndtr` gives the probability of a number; `ndtri`, its inverse, gives the number of a probability.
+
+            (edge, 0.5, count + 1) → (0.5, edge, count + 1)
+            2: These begin with the zero and leave out the outermost. Go down from `edge`, and leave the last one out.
         """),
         tolerance=3e-5,
         draw_more=_any_side,
@@ -440,6 +469,14 @@ EXERCISES = (
 
             (negative, torch.zeros(1), positive) → (-positive, torch.zeros(1), positive)
             2: Both sides have as many levels: with the zero that is one too many. The negative side has one level less.
+
+            -_quantiles(edge, 0.5, half)[:-1] → -positive[1:]
+            -_quantiles(edge, 0.5, half)[:-1] → -positive[:-1]
+            2: That is the positive side with a minus and without one level. The negative side goes from the same
+               outermost probability to 0.5 in one step less, so its levels are different ones.
+
+            edge = round(1 - (1 / (2 * count) + 1 / (2 * (count - 1))) / 2, 7) → edge = 0.9677083
+            2: That is the outermost probability of four bits; it depends on the number of bits.
         """),
         tolerance=3e-5,
         draw_more=lambda generator, number: tuple(draw_integers(generator, 2, 11, 1)),
@@ -547,6 +584,14 @@ EXERCISES = (
             (blocks / steps).round() → (blocks / steps).trunc()
             (blocks / steps).round() → (blocks / steps).floor()
             3: The weights are cut off instead of rounded to the nearest step.
+
+            keepdim=True → keepdim=False
+            1: There is one step for each row: keep it as a column (`keepdim=True`, or `steps[:, None]`) to divide the
+               rows by it.
+
+            (decoded - blocks).square().mean().sqrt() → (decoded - blocks).square().mean(1).sqrt().mean()
+            3: What is measured is a mean of the blocks' own errors. Take the mean of squares over all weights, and one
+               root of it.
         """),
         tolerance=1e-4,
     ),
@@ -582,6 +627,9 @@ EXERCISES = (
 
             for block in blocks]) → for block in blocks])[: weight.numel() // block_size]
             1: The last block is missing: it may be shorter, and it needs a scale too.
+
+            weight.reshape(-1).split(block_size) → weight.reshape(-1, block_size)
+            1: The last block may be shorter, and `reshape` and `view` into rows want whole blocks only.
         """),
         tolerance=1e-6,
         describe=with_arguments(a_value_each(1e-6, size=lambda arguments: arguments[1])),

@@ -63,6 +63,15 @@ def dequantize_packed(packed, scales, table, block_size: int, n: int):
     return table[codes.int()] * scales.repeat_interleave(block_size)[: len(codes)]
 
 
+def _in_rows(packed, scales, table, block_size: int, n: int):
+    rows = table[_codes(packed)[:n].int()].view(-1, block_size)
+    return (rows * scales[:, None]).view(-1)
+
+
+def _not_cut(packed, scales, table, block_size: int, n: int):
+    return table[_codes(packed).int()] * scales.repeat_interleave(block_size)
+
+
 def _codes(packed: torch.Tensor) -> torch.Tensor:
     return torch.stack((packed >> 4, packed & 15), 1).view(-1)
 
@@ -105,6 +114,16 @@ def double_quantize(scales, levels):
 def _with_own_means(scales, levels):
     codes, absmax, means = zip(*(double_quantize(block, levels) for block in scales.split(256)), strict=True)
     return torch.cat(codes), torch.cat(absmax), torch.stack(means)
+
+
+def _with_one_absmax(scales, levels):
+    x = (scales - scales.mean()) / (scales - scales.mean()).abs().max()
+    return torch.bucketize(x, THRESHOLDS).to(torch.uint8), (scales - scales.mean()).abs().max(), scales.mean()
+
+
+def _filled_up_first(scales, levels):
+    codes, absmax, offset = double_quantize(torch.nn.functional.pad(scales, (0, -len(scales) % 256)), levels)
+    return codes[: len(scales)], absmax, offset
 
 
 def _scales(generator: torch.Generator, number: int):
@@ -218,6 +237,7 @@ EXERCISES = (
 
             levels[code] → (2 * code / 15 - 1)
             levels[code] → (code / 15)
+            levels[code] → (code / 7)
             levels[code] → ((code - 8) / 7 or math.inf)
             levels[code] → ((code - 7) / 7 or math.inf)
             1: You compute the level from the code, as if levels were equally spaced; look it up: `levels[code]`.
@@ -233,6 +253,7 @@ EXERCISES = (
             1: These are the neighbouring levels; the border lies halfway to them.
 
             low * absmax, high * absmax → low, high
+            low * absmax, high * absmax → low if code else -absmax, high if code < 15 else absmax
             2: These are the borders before scaling: multiply them by absmax.
 
             low * absmax, high * absmax → low * absmax if code else -math.inf, high * absmax if code < 15 else math.inf
@@ -258,6 +279,9 @@ EXERCISES = (
             low * absmax, high * absmax → levels[code] * absmax, high * absmax
             low * absmax, high * absmax → low * absmax, levels[code] * absmax
             1: One of the borders is the level itself; a range reaches halfway to the neighbours on both sides.
+
+            if code < len(levels) - 1 else levels[-1] →
+            3: Code 15 has no level above it: its range ends at its own.
         """),
         tolerance=1e-6,
     ),
@@ -289,6 +313,9 @@ EXERCISES = (
             byte // 16, byte % 16 → byte // 32, byte % 32
             byte % 16 → byte % 8
             1: A nibble is four bits, half of a byte; you took another number of bits.
+
+            byte % 16 → (byte << 4)
+            2: `<< 4` moves the whole byte up. The low nibble is what is left over once 16 has gone into it.
         """),
         draw_more=lambda generator, number: tuple(draw_integers(generator, 0, 256, 1)),
     ),
@@ -330,6 +357,12 @@ EXERCISES = (
             packed % 16 → packed % 8
             (packed // 16, packed % 16) → (packed // 8, packed % 8)
             1: A nibble has four bits, sixteen values.
+
+            pairs.view(-1)[:n] → pairs[: n // 2].view(-1)
+            3: With an odd n the last code is lost: it is in a byte of its own.
+
+            return pairs.view(-1)[:n] → out = packed.new_zeros(n); out[::2], out[1::2] = pairs.T; return out
+            3: With an odd n there is one low nibble more than codes: the filler. Leave it out.
         """),
         describe=with_arguments(in_blocks(0.0, lambda _: 2, "byte", lambda arguments: _codes(arguments[0]))),
     ),
@@ -337,7 +370,8 @@ EXERCISES = (
         "dequantize-packed",
         _packed,
         dequantize_packed,
-        edits("""
+        (
+            *edits("""
             _codes(packed) → _codes((packed >> 4) | (packed << 4))
             1: These are the right codes with the nibbles swapped: the first weight sits in the high four bits.
 
@@ -363,7 +397,24 @@ EXERCISES = (
             scales.repeat_interleave(block_size) → scales.repeat_interleave(-(-n // len(scales)))
             2: The weights are dealt out evenly among the scales; each has `block_size` weights, and only the last may
                have fewer.
+
+            table[codes.int()] → table[codes]
+            1: An index of dtype uint8 is taken for a mask: make it whole numbers first, `codes.int()`.
+
+            [: len(codes)] →
+            3: The last block may be shorter: then there are more scales, once repeated, than weights.
         """),
+            Misconception(
+                "Once repeated, there may be more scales than weights, and more codes as well: cut both to n.",
+                3,
+                function=_not_cut,
+            ),
+            Misconception(
+                "The last block may be shorter, and `reshape` and `view` into rows want whole blocks only.",
+                2,
+                function=_in_rows,
+            ),
+        ),
         describe=with_arguments(
             in_blocks(0.0, lambda arguments: arguments[3], codes=lambda arguments: _codes(arguments[0]))
         ),
@@ -410,6 +461,16 @@ EXERCISES = (
 
             above / torch.where(below == 0, 1.0, below) → torch.where(below == 0, 1.0, above / below)
             3: A block whose levels are all zero gets the scale 0.
+
+            above / torch.where(below == 0, 1.0, below) → (w / q).mean(1)
+            1: That is the mean of the quotients: a level near zero then counts as much as a large one, and zero gives
+               no number.
+
+            above / torch.where(below == 0, 1.0, below) → above / below
+            3: A block whose levels are all zero gets the scale 0; here that is 0 divided by 0, which is NaN.
+
+            above / torch.where(below == 0, 1.0, below) → above.sum() / below.sum()
+            2: This is one scale for all blocks together; each has its own. Sum over dim 1 only.
         """),
         tolerance=1e-5,
         describe=with_arguments(a_value_each(1e-5)),
@@ -459,12 +520,26 @@ EXERCISES = (
                 2: absmax2 is that of the scales before the offset is subtracted; take it afterwards.
 
                 absmax.clamp(min=1e-38)[:, None] → absmax[:, None]
+                blocks / absmax.clamp(min=1e-38)[:, None] → (blocks / absmax[:, None]).nan_to_num(-1.0)
                 2: In a group whose scales are all equal to the offset you divide 0 by 0, and the code is not that of
                    zero.
 
                 (-1, 256) → (256, -1).T
                 2: The scales are dealt out in turn; a group is 256 scales side by side.
+
+                padded.view(-1, 256) → (scales - offset).view(-1, 256)
+                2: The last group may be shorter, and `reshape` and `view` into rows want whole groups only.
+
+                pad(scales - offset, (0, -len(scales) % 256)) → pad(scales, (0, -len(scales) % 256)) - offset
+                2: The last group is filled up before the offset is subtracted: the fillers then become minus the
+                   offset, and count in its absmax2.
             """),
+            Misconception("One absmax for all scales; each 256 of them have their own.", 2, function=_with_one_absmax),
+            Misconception(
+                "The last group is filled up with zeros before the mean is taken, and they count in it.",
+                1,
+                function=_filled_up_first,
+            ),
         ),
         tolerance=1e-5,
         describe=with_arguments(
@@ -507,6 +582,15 @@ EXERCISES = (
 
             levels[codes.int()] * groups + offset → levels[codes.int()] / groups + offset
             1: That divides by absmax2. Quantizing divides; decoding multiplies.
+
+            levels[codes.int()] → levels[codes]
+            1: An index of dtype uint8 is taken for a mask: make it whole numbers first, `codes.int()`.
+
+            levels[codes.int()] * groups → levels[codes.int()] * absmax2
+            2: There is a second-level scale for each 256 scales: repeat each of them before you multiply.
+
+            [: len(codes)] →
+            2: The last group may be short: then there are more second-level scales, once repeated, than scales.
         """),
         tolerance=1e-6,
         describe=with_arguments(in_blocks(1e-6, lambda _: 256, "group")),
@@ -547,6 +631,9 @@ EXERCISES = (
 
             codes.int()] * second_level + offset → codes.int()] * second_level - offset
             1: The offset is subtracted; it was subtracted before, so decoding adds it.
+
+            levels[codes.int()] → levels[codes]
+            1: An index of dtype uint8 is taken for a mask: make it whole numbers first, `codes.int()`.
         """),
         tolerance=1e-6,
         describe=with_arguments(each(1e-6, in_blocks(1e-6, lambda _: 256, "group"), _describe_places)),
@@ -579,6 +666,9 @@ EXERCISES = (
 
             8 / block_size + 32 / (block_size * scale_block) → 32 / block_size + 32 / (block_size * scale_block)
             1: A scale takes 8 bits now, not 32; only second-level scales have 32.
+
+            4 + scales → 4 + scales / 8
+            1: These are bytes of scales added to bits of codes.
         """),
         parts=_parts_of_bits,
         tolerance=2e-6,
@@ -603,7 +693,9 @@ EXERCISES = (
                 1: The second-level scales are rounded down: 256 scales or a part of 256 share one.
 
                 math.ceil(blocks / 256) → (blocks // 256 + 1)
-                1: `n // 256 + 1` is one too many where 256 divides the number of scales; -(-n // 256) rounds up.
+                math.ceil(n / block_size) → n // block_size + 1
+                math.ceil(n / 2) → n // 2 + 1
+                1: `n // m + 1` is one too many where m divides n; -(-n // m) rounds up.
 
                 4 * math.ceil(blocks / 256) → 4
                 2: There is a second-level scale for each 256 scales, not one for each tensor.
@@ -612,6 +704,7 @@ EXERCISES = (
                 1: A last block that is shorter needs a scale as well: round the number of blocks up.
 
                 math.ceil(n / 2) → n // 2
+                math.ceil(n / 2) → n / 2
                 1: An odd code takes a byte to itself: round the bytes of the codes up.
 
                 + blocks + → + 4 * blocks +
@@ -621,6 +714,8 @@ EXERCISES = (
                 2: That is without double quantization: scales in 32 bits and nothing else.
 
                 return total → return int(sum(map(math.prod, shapes)) * double_quantized_bits(block_size, 256) / 8)
+                return total → return sum(map(math.prod, shapes)) * double_quantized_bits(block_size, 256) / 8
+                return total → return -(-sum(map(math.prod, shapes)) * double_quantized_bits(block_size, 256) // 8)
                 1: These are the formula's bits per weight times the weights. It holds for whole blocks only; to the
                    byte, each part is rounded up.
 

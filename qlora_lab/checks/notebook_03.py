@@ -59,6 +59,12 @@ def best_rank_r(matrix, rank):
     return u[:, :rank] * s[:rank] @ vh[:rank]
 
 
+def _square_factors(matrix, rank):
+    u, s, vh = torch.linalg.svd(matrix)
+    s[rank:] = 0
+    return u @ torch.diag(s) @ vh
+
+
 def _matrix_case(generator: torch.Generator, number: int):
     rows, columns = draw_integers(generator, 4, 12 + 3 * number, 2) if number else (8, 8)
     rank = 1 + draw_integers(generator, 0, min(rows, columns) - 2, 1)[0]
@@ -143,15 +149,22 @@ def _replacement_case(generator: torch.Generator, number: int):
     return list(paths), paths[torch.randint(len(paths), (1,), generator=generator).item()]
 
 
+class _Parent(nn.Module):
+    """Holds modules under names and, like a ModuleList, under numbers."""
+
+    def __getitem__(self, number: int) -> nn.Module:
+        return self._modules[str(number)]
+
+
 def _model_of(paths: list[str]) -> nn.Module:
-    """A model with a linear layer at each path; numbers in a path are places in a ModuleList, or would be."""
-    model = nn.Module()
+    """A model with a linear layer at each path."""
+    model = _Parent()
     for path in paths:
         *parents, leaf = path.split(".")
         place = model
         for name in parents:
             if name not in place._modules:
-                place.add_module(name, nn.Module())
+                place.add_module(name, _Parent())
             place = place._modules[name]
         place.add_module(leaf, nn.Linear(2, 2))
     return model
@@ -178,6 +191,11 @@ def _replaced(function, arguments: tuple) -> dict[str, str]:
 
     function(model, path, new)
     return dict(places(model))
+
+
+def _called_with(arguments: tuple) -> str:
+    paths, path = arguments
+    return f"called with the path {path!r}, in a model with linear layers at {', '.join(paths)}"
 
 
 def _describe_places(arguments: tuple, result: dict[str, str], expected: dict[str, str]) -> str | None:
@@ -232,7 +250,8 @@ EXERCISES = (
         "best-rank-r",
         _matrix_case,
         best_rank_r,
-        edits("""
+        (
+            *edits("""
             u[:, :rank] * s[:rank] @ vh[:rank] → u[:, -rank:] * s[-rank:] @ vh[-rank:]
             2: That keeps the smallest singular values; they come sorted from large to small.
 
@@ -243,6 +262,8 @@ EXERCISES = (
             2: The singular values are squared. Their squares are the energy; the matrix has them once.
 
             vh[:rank] → vh.T[:rank]
+            vh[:rank] → vh[:, :rank].T
+            vh[:rank] → torch.linalg.svd(matrix)[2][:, :rank].T
             2: torch.linalg.svd returns the third factor transposed already: take its first r rows as they are.
                With a square matrix nothing complains.
 
@@ -258,7 +279,23 @@ EXERCISES = (
 
             u[:, :rank] * s[:rank] → u[:, :rank] * s[:rank].sqrt()
             2: The matrix has the singular values once; you take their roots. (A and B may have one root each.)
+
+            u[:, :rank] * s[:rank] @ vh[:rank] → u[:, rank - 1 : rank] * s[rank - 1] @ vh[rank - 1 : rank]
+            1: That is one term alone, number r. The first r of them are to be summed.
+
+            u[:, :rank] * s[:rank] @ vh[:rank] → u[:, :rank] @ (s[:rank] * vh[:rank])
+            2: `s * vh` scales the columns of vh; its terms are the rows. Scale the columns of u, or write `s[:, None]`.
+
+            u[:, :rank] * s[:rank] @ vh[:rank] → u[:, :1] * s[0] @ vh[:1]
+            1: That is the first term alone. The first r of them are to be summed.
         """),
+            Misconception(
+                "If the matrix is not square, torch.linalg.svd gives a square u and a square vh, with more columns or "
+                "rows than there are singular values. `full_matrices=False` leaves these out.",
+                1,
+                function=_square_factors,
+            ),
+        ),
         any_float=True,
         tolerance=1e-4,
     ),
@@ -294,6 +331,9 @@ EXERCISES = (
             rank * (n_in + n_out) → rank * n_in + n_out
             rank * (n_in + n_out) → n_in + rank * n_out
             1: Only one of A and B is counted with the rank; both have r numbers for each input or output.
+
+            rank * (n_in + n_out) → rank * n_in * rank * n_out
+            2: The numbers of A and of B are multiplied with each other; they stand side by side.
         """),
         parts=_parts_of_adapter,
     ),
@@ -324,6 +364,10 @@ EXERCISES = (
             (n_in * n_out - 1) // (n_in + n_out) → (n_in * n_out) // (n_in + n_out) - 1
             (n_in * n_out - 1) // (n_in + n_out) → max(0, (n_in * n_out) // (n_in + n_out) - 1)
             2: One is always subtracted. Only at an exact tie is that right: elsewhere rounding down is enough.
+
+            (n_in * n_out - 1) // (n_in + n_out) → n_in // 2
+            (n_in * n_out - 1) // (n_in + n_out) → (n_in - 1) // 2
+            1: Half of the input's size is right for squares only, and at half of it both have equally many numbers.
         """),
         draw_more=lambda generator, number: tuple(draw_integers(generator, 1, 5000 if number % 2 else 12, 2)),
     ),
@@ -389,6 +433,10 @@ EXERCISES = (
 
             x @ w.T + factor * (x @ a.T @ b.T) → x @ (w + factor * (b @ a))
             1: The merged weight is (out, in) as well, so x needs its transpose. With square matrices nothing complains.
+
+            x @ w.T + factor * (x @ a.T @ b.T) → w @ x + factor * (b @ a @ x)
+            1: x is on the wrong side: its last dimension is the inputs, so it stands before the transposes. With
+               square matrices nothing complains.
         """),
         parts=_parts_of_forward,
         any_float=True,
@@ -450,8 +498,8 @@ EXERCISES = (
                 1: You put it at the top of the model. Its place is in the module that held the old one, the parent.
 
                 setattr(model.get_submodule(parent), leaf, module) → leaf = module
-                2: The model is as it was: giving a variable another value changes no module. Set an attribute of the
-                   parent.
+                2: The model is as it was. Giving a variable another value changes no module, nor does changing a copy
+                   of the model: set an attribute of the parent.
 
                 setattr(model.get_submodule(parent), leaf, module) → setattr(model.get_submodule(path), leaf, module)
                 2: You put the new one inside the old one, which stays where it is. Go one level up, to the parent.
@@ -467,6 +515,9 @@ EXERCISES = (
 
                 setattr(model.get_submodule(parent), leaf, module) → delattr(model.get_submodule(parent), leaf)
                 2: The old one is gone and the new one is nowhere: set the parent's attribute after removing it.
+
+                parent, _, leaf = path.rpartition(".") → parent, leaf = path.rsplit(".", 1)
+                1: A path without a dot has one part only: then the model itself is the parent.
             """),
             Misconception(
                 "You replace every module of that last name. Only the one at this path is meant.",
@@ -475,6 +526,7 @@ EXERCISES = (
             ),
         ),
         call=_replaced,
+        situation=_called_with,
         describe=_describe_places,
     ),
     Exercise(
@@ -503,6 +555,7 @@ EXERCISES = (
 
             s * b.T @ gradient, s * gradient @ a.T → s * gradient @ b.T, s * a.T @ gradient
             s * b.T @ gradient, s * gradient @ a.T → s * gradient @ b, s * a @ gradient
+            s * b.T @ gradient, s * gradient @ a.T → s * b @ gradient, s * a @ gradient
             s * b.T @ gradient, s * gradient @ a.T → s * gradient.T @ b.T, s * a.T @ gradient.T
             2: The factors are in the wrong order: dA = s B^T G and dB = s G A^T. With square matrices nothing
                complains.
@@ -550,6 +603,8 @@ EXERCISES = (
 
             w.float() + update → (w.float() + update).bfloat16()
             w.float() + update → (w.float() + update).half()
+            (w.float() + update).to(w.dtype) → (w.float() + update).bfloat16()
+            (w.float() + update).to(w.dtype) → (w.float() + update).half()
             2: The merged weight is rounded to one 16-bit dtype, whatever that of the base is: `.to(w.dtype)`.
 
             w.float() + update → update
@@ -557,6 +612,9 @@ EXERCISES = (
 
             w.float() + update → alpha / a.shape[0] * (w.float() + b @ a)
             1: The factor belongs to the update only; you scale the base with it as well.
+
+            b @ a → a @ b
+            1: The product is B A: B is (out, r) and A (r, in), which makes (out, in).
         """),
     ),
     Exercise(
@@ -587,6 +645,7 @@ EXERCISES = (
             2: The output projection is missing: q, k, v and o.
 
             hidden // heads * kv_heads → hidden // kv_heads
+            hidden // heads * kv_heads → hidden * kv_heads
             1: Every head has hidden // heads numbers, for keys and values too; there are kv_heads of those.
 
             2 * (hidden + kv) + 3 → 2 * (kv + kv) + 3
@@ -600,6 +659,9 @@ EXERCISES = (
 
             return layers * rank * → return layers * rank * hidden * (2 * hidden + 2 * kv + 3 * mlp) + 0 *
             3: A layer's two sizes are multiplied; an adapter has r numbers for each input and r for each output.
+
+            2 * (hidden + hidden) + 2 * (hidden + kv) + 3 * (hidden + mlp) → 7 * (hidden + hidden)
+            2: That takes all seven layers to be square. The MLP's are wider, k and v may be narrower.
         """),
         parts=_parts_of_model,
     ),

@@ -5,8 +5,10 @@ real file, every move of which is counted.
 """
 
 import math
+import os
 import tempfile
 import threading
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +16,7 @@ from pathlib import Path
 import torch
 
 from qlora_lab.checks.differences import plain_number
-from qlora_lab.checks.exercise import Exercise, Misconception, draw_integers, edits
+from qlora_lab.checks.exercise import Exercise, Misconception, draw_integers, edited, edits
 
 
 def state_bytes(parameters: int, bits: int) -> int:
@@ -97,6 +99,9 @@ def _traffic(generator: torch.Generator, number: int):
     return pages, resident, 2 ** (12 + number)
 
 
+BEHIND = 2**22  # bytes in the file behind the pages of a check of `read_page`
+
+
 def read_page(path, number, page_bytes):
     with open(path, "rb") as file:
         file.seek(number * page_bytes)
@@ -120,21 +125,38 @@ def _page_in_a_file(generator: torch.Generator, number: int):
 
 
 def _call_read(function: Callable, arguments: tuple):
-    """What comes back, and what is in the file afterwards."""
+    """What comes back, what is in the file afterwards, and whether more of it was in memory than the page.
+
+    Behind the pages there are four MiB of zeros, which take no room on a disk.
+    """
     content, number, page_bytes = arguments
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "pages")
-        path.write_bytes(b"".join(content))
-        return function(path, number, page_bytes), path.read_bytes()
+        path, pages = Path(folder, "pages"), b"".join(content)
+        path.write_bytes(pages)
+        os.truncate(path, len(pages) + BEHIND)
+        traced = tracemalloc.is_tracing()
+        tracemalloc.start()
+        try:
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            page = function(path, number, page_bytes)
+            much = tracemalloc.get_traced_memory()[1] - before > BEHIND // 4
+        finally:
+            if not traced:
+                tracemalloc.stop()
+        size = path.stat().st_size
+        return page, path.read_bytes()[: size - BEHIND if size > BEHIND else size], much
 
 
 def _tell_read(arguments: tuple, result, expected) -> str | None:
     content, number, page_bytes = arguments
-    page, file = result
+    page, file, _ = result
+    if page is None and file == expected[1]:
+        return "It returned None. Is there a `return`?"
     if file != expected[1]:
         return f"The file of {len(expected[1])} bytes has changed; it has {len(file)} now. Reading leaves it as it is."
     if not isinstance(page, bytearray):
-        return None if page is None else f"It gives {type(page).__name__}; a bytearray is wanted."
+        return f"It gives {type(page).__name__}; a bytearray is wanted."
     if len(page) != page_bytes:
         return f"It gives {len(page)} bytes for page {number} of {len(content)}; a page has {page_bytes}."
     at = expected[1].find(page)
@@ -142,10 +164,13 @@ def _tell_read(arguments: tuple, result, expected) -> str | None:
     return f"It gives other bytes than those of page {number} of {len(content)}.{where if at >= 0 else ''}"
 
 
+def _which_page(arguments: tuple) -> str:
+    content, number, _ = arguments
+    return f"page {number} of a file of {len(content)}, {len(content[0])} bytes each"
+
+
 def _page_to_write(generator: torch.Generator, number: int):
     content, place, page_bytes = _page_in_a_file(generator, number)
-    if number == 3:
-        place = len(content)  # the file grows
     return content, place, bytearray(draw_integers(generator, 1, 256, page_bytes))
 
 
@@ -319,6 +344,8 @@ class _Pages:
 
 def _evict(last_used: dict, due: set) -> int:
     """As asked for in the exercise; one of those due if there is no other, so that a wrong sweep goes on."""
+    if not isinstance(due, set | frozenset):
+        raise TypeError(f"the second argument of evict, due, has to be a set of pages, and is a {type(due).__name__}")
     return page_to_evict(last_used, due if set(last_used) - due else set())
 
 
@@ -349,9 +376,14 @@ def _call_prefetch(function: Callable, arguments: tuple) -> dict:
     return _call_sweep(function, arguments, prefetches=True)
 
 
-def _tell_sweep(arguments: tuple, result: dict, expected: dict) -> str | None:
+def _which_sweep(arguments: tuple) -> str:
     count, slots, ram, order = arguments
-    case = f"With {count} pages, {slots} slots, {ram or 'none'} in RAM before and the order {order}: "
+    return f"{count} pages, {slots} slots, {ram or 'none'} in RAM before and the order {order}"
+
+
+def _tell_sweep(arguments: tuple, result: dict, expected: dict) -> str | None:
+    slots, order = arguments[1], arguments[3]
+    case = f"With {_which_sweep(arguments)}: "
     wrong = [i for i, (a, b) in enumerate(zip(result["pages"], expected["pages"], strict=False)) if a != b]
     if result["visited"] != expected["visited"]:
         by_number = result["visited"] == sorted(order)
@@ -361,6 +393,11 @@ def _tell_sweep(arguments: tuple, result: dict, expected: dict) -> str | None:
         return (
             f"{case}afterwards these pages hold something other than they should: {wrong}. Was each written before it "
             "left, to its own place, and none read from the file while it was in RAM?"
+            + (
+                " Did the one that was being changed stay, and was the thread waited for?"
+                if "not ahead" in result
+                else ""
+            )
         )
     if result["too many"]:
         most = slots + result["too many"]
@@ -384,6 +421,17 @@ def _reads_always(pages, order, change, evict):
         pages.ram[number] = pages.read(number)
         change(number, pages.ram[number])
         pages.touch(number)
+
+
+def _writes_all_back(pages, order, change, evict):
+    paged_sweep(pages, order, change, evict)
+    for number in list(pages.ram):
+        pages.write(number, pages.ram[number])
+
+
+def _empties_the_ram(pages, order, change, evict):
+    _writes_all_back(pages, order, change, evict)
+    pages.ram.clear()
 
 
 def _reads_before_it_writes(pages, order, change, evict):
@@ -489,6 +537,9 @@ EXERCISES = (
 
             math.ceil(parameters / 256) → parameters / 256
             2: The last block of 256 may be shorter and has a whole scale all the same: round up.
+
+            2 * parameters * bits // 8 → 3 * parameters * bits // 8
+            1: That counts something beside the two moments: weights and gradients are no state of AdamW's.
         """),
         parts=_parts_of_state,
     ),
@@ -496,7 +547,8 @@ EXERCISES = (
         "adamw-step",
         _step_case,
         adamw_step,
-        edits("""
+        (
+            *edits("""
             lr / (1 - beta1**step) * m / (root + eps) → lr * m / (v.sqrt() + eps)
             2: Both moments start at zero and are too small at first; their corrections by 1 - beta^step are missing.
 
@@ -551,7 +603,23 @@ EXERCISES = (
 
             p - lr / (1 - beta1**step) * m / (root + eps) → _old_moments(p, gradient, m, v, lr, beta1, beta2, eps, step)
             2: The weight is moved by the old moments. The new gradient goes into them first.
+
+            p - lr / (1 - beta1**step) * m → p - lr * (1 - lr * weight_decay) / (1 - beta1**step) * m
+            1: The weight is moved first and shrunk after that, so that the step shrinks too. It shrinks before it
+               moves.
+
+            p = p * (1 - lr * weight_decay) → p = p - lr * weight_decay
+            1: The same is taken from every weight; the decay is a share of the weight itself.
+
+            (v / (1 - beta2**step)).sqrt() → math.sqrt(v / (1 - beta2**step))
+            3: `math.sqrt` takes one number. A tensor's root is `v.sqrt()`, or `torch.sqrt(v)`.
         """),
+            Misconception(
+                "The corrections take beta to the power of the step, `beta**step`, not times the step.",
+                2,
+                function=edited(adamw_step, "beta1**step", "beta1 * step", "beta2**step", "beta2 * step"),
+            ),
+        ),
         any_float=True,
         tolerance=1e-5,
     ),
@@ -577,6 +645,10 @@ EXERCISES = (
             (first + count - 1) // per_page + 1 → first // per_page + count // per_page + 1
             1: The number of pages is not count // per_page + 1: that is right for some beginnings only. Ask for the
                page of the last element.
+
+            (first + count - 1) // per_page + 1 → (first + count) // per_page
+            2: A range in Python ends before its end: the page of the last element is missing, except where the
+               parameter ends with a page.
         """),
     ),
     Exercise(
@@ -600,6 +672,15 @@ EXERCISES = (
 
             forth if step % 2 else forth[::-1] → (forth if step % 2 else forth[::-1])[step > 1 :]
             2: Each sweep has to visit every page; the one on which the order turns is missing.
+
+            forth if step % 2 else forth[::-1] → forth if step % 2 else list(range(pages, 0, -1))
+            2: Backwards that goes from `pages` down to 1; pages count from 0, so it has to go from pages - 1 down to 0.
+
+            forth if step % 2 else forth[::-1] → forth if step % 2 else list(range(pages - 1, 0, -1))
+            2: Backwards page 0 is missing: a range in Python ends before its end.
+
+            forth if step % 2 else forth[::-1] → forth if step % 2 else forth.reverse()
+            2: `reverse` turns the list itself and gives None: turn it first, then return it.
         """),
     ),
     Exercise(
@@ -684,9 +765,17 @@ EXERCISES = (
 
             "rb" → "w+b"
             2: Opening a file with "w" empties it.
+
+            "rb" → "r"
+            -: Opened like this, a file is read as text, and a page is none. With "rb" it gives bytes.
+
+            file.read(page_bytes) → file.read()[:page_bytes]
+            2: The page is right, but much more of the file is read to get it. There may be gigabytes behind it: read
+               this page only.
         """),
         describe=_tell_read,
         call=_call_read,
+        situation=_which_page,
     ),
     Exercise(
         "write-page",
@@ -707,9 +796,16 @@ EXERCISES = (
 
             file.seek(number * len(page)) → file.seek((number + 1) * len(page))
             2: That overwrites the page after it: pages count from 0.
+
+            "r+b" → "rb"
+            1: "rb" opens a file for reading only.
+
+            "r+b" → "r+"
+            1: Without the "b" a file takes text, and a page is none.
         """),
         describe=_tell_write,
         call=_call_write,
+        situation=_which_page,
     ),
     Exercise(
         "paged-sweep",
@@ -740,6 +836,9 @@ EXERCISES = (
 
             pages.ram[number] = pages.read(number) → pages.ram[number] = bytearray(4)
             1: The page that comes in is not read from the file.
+
+            change(number, pages.ram[number]) → pages.ram[number] = change(number, pages.ram[number])
+            -: `change` changes the page itself and gives None, which now stands in RAM instead of the page.
         """),
             Misconception(
                 "A page that is in RAM is read from the file once more. What is in the file is older: all that was "
@@ -747,10 +846,34 @@ EXERCISES = (
                 2,
                 function=_reads_always,
             ),
+            Misconception(
+                "Each page is written as soon as it was changed. It is enough to write the one that leaves.",
+                1,
+                function=edited(
+                    paged_sweep,
+                    *("pages.write(leaves, pages.ram.pop(leaves))", "pages.ram.pop(leaves)"),
+                    *("pages.touch(number)", "pages.touch(number); pages.write(number, pages.ram[number])"),
+                ),
+            ),
+            Misconception(
+                "Each page is written as soon as it was changed. It is enough to write the one that leaves.",
+                1,
+                edit=("pages.touch(number)", "pages.touch(number); pages.write(number, pages.ram[number])"),
+            ),
+            *(
+                Misconception(
+                    "At the end all pages in RAM are written to the file. They stay in RAM for the next sweep, and are "
+                    "written when they leave.",
+                    None,
+                    function=found,
+                )
+                for found in (_writes_all_back, _empties_the_ram)
+            ),
         ),
         cases=6,
         describe=_tell_sweep,
         call=_call_sweep,
+        situation=_which_sweep,
     ),
     Exercise(
         "prefetch-sweep",
@@ -801,6 +924,7 @@ EXERCISES = (
         cases=6,
         describe=_tell_sweep,
         call=_call_prefetch,
+        situation=_which_sweep,
     ),
     Exercise(
         "evict-best",
@@ -824,6 +948,10 @@ EXERCISES = (
 
             max(there, key=next_use) → there[0]
             1: That is just the first page in RAM; which one is asked for again last?
+
+            coming.index(page) if page in coming else len(coming) → coming.index(page)
+            2: A page that is never asked for again is in no place of `coming`, so that `index` stops. It is the best
+               to lose.
         """),
         view=_distance,
         describe=_tell_eviction,

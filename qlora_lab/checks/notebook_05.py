@@ -185,6 +185,9 @@ EXERCISES = (
             s * (g @ b) @ a → s * (g @ a.T) @ b.T
             s * (g @ b) @ a → s * (g @ a) @ b
             1: In dx the adapter's share is transposed or in the wrong order: g goes through B first, then A.
+
+            g @ w + s * (g @ b) @ a → s * (g @ w + (g @ b) @ a)
+            1: In dx the factor s belongs to the adapter's share only; you scale the base's with it.
         """),
         any_float=True,
         tolerance=1e-5,
@@ -268,6 +271,13 @@ EXERCISES = (
 
             codes + scales → math.ceil(elements * (4 + (8.125 / block_size if double_quant else 32 / block_size)) / 8)
             1: That multiplies bits per weight by weights and rounds once, at the end. Round up each part by itself.
+
+            codes + scales → elements / 2 + elements / block_size * (65 / 64 if double_quant else 4) + 4 * double_quant
+            codes + scales → int(elements * (0.5 + (65 / 64 if double_quant else 4) / block_size)) + 4 * double_quant
+            codes + scales → elements / 2 + elements / block_size * (65 / 64 if double_quant else 4)
+            codes + scales → int(elements / 2 + elements / block_size * (65 / 64 if double_quant else 4))
+            1: That is bits per weight times weights, which is right for whole blocks only. Round up each part by
+               itself.
         """),
         parts=_parts_of_bytes,
     ),
@@ -286,7 +296,8 @@ EXERCISES = (
             2: Adapters cost more than their weights: a gradient (2 bytes) and two moments (8).
 
             12 * adapters → 10 * adapters
-            2: The gradients of the adapters are missing.
+            2: Two bytes are missing for each parameter of the adapters: its weight and its gradient have two each, its
+               moments eight.
 
             2 * tokens * hidden * layers → 2 * tokens * hidden
             3: With checkpointing each layer keeps its input, so the activations count once per layer.
@@ -324,10 +335,16 @@ EXERCISES = (
             -: What exactly fills the card fits: at most, so `<=`.
 
             gib * 2**30 - reserve * 10**9 → gib * 2**30
-            2: The reserve is not subtracted: a driver and an allocator take some of the card.
+            gib * 2**30 - reserve * 10**9 → gib * 2**30 - reserve
+            2: The reserve is not subtracted, or next to nothing of it: a driver and an allocator take some of the card,
+               in GB, 10^9 bytes each.
 
             peak <= → peak >
             -: The comparison is the wrong way round: it fits if the peak is at most what is left.
+
+            peak <= gib * 2**30 - reserve * 10**9 → peak < gib * 2**30 - reserve
+            2: Next to nothing of the reserve is subtracted: it is given in GB, 10^9 bytes each. And what exactly fills
+               the card fits: at most, so `<=`.
         """),
         draw_more=_any_card,
     ),

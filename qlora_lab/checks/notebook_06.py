@@ -45,6 +45,10 @@ def supervised_loss(logits, labels):
     return cross_entropy(said.flatten(0, 1), wanted.flatten())
 
 
+def _looks_up_all(logits, labels):
+    return -logits[:, :-1].log_softmax(-1).gather(-1, labels[:, 1:, None]).mean()
+
+
 def _logits(generator: torch.Generator, number: int):
     """logits (b, t, v) and labels (b, t); rows have different numbers of labels, and the first label may be one too."""
     b, t, v = 1 + number % 3, 5 + number, 6 + 2 * number
@@ -149,8 +153,15 @@ def _run(function: Callable, arguments: tuple):
     return function(values, batches, _gradients_of, lambda step: peak / (1 + 0.5 * abs(step - 2)), accumulate, rule)
 
 
+def _which_run(arguments: tuple) -> str:
+    values, batches = arguments[:2]
+    return f"{len(values)} values, {len(batches)} steps and {len(batches[0])} part{'s' * (len(batches[0]) > 1)} in each"
+
+
 def _where_it_goes_wrong(arguments: tuple, result, expected) -> str | None:
     """Which step's loss is the first to differ, and whether the values do."""
+    if isinstance(result, list) and is_same(result, expected[1], 1e-5, any_float=True):
+        return "Only the losses came back; the values are wanted as well, before them."
     if not isinstance(result, tuple | list) or len(result) != 2:
         return None
     (found, losses), (values, right) = result, expected
@@ -337,6 +348,14 @@ EXERCISES = (
 
             math.log(vocabulary) → float(vocabulary)
             1: That is the perplexity, e to the power of the loss; the loss is its logarithm.
+
+            math.log(vocabulary) → 1 - 1 / vocabulary
+            1: That is how often a guess is wrong; the loss is minus the logarithm of the probability of the right
+               token.
+
+            math.log(vocabulary) → math.log(vocabulary) / vocabulary
+            1: That is the share of one token of the vocabulary. The loss is minus the logarithm of the right token's
+               probability.
         """),
         tolerance=2e-6,
     ),
@@ -375,13 +394,24 @@ EXERCISES = (
 
             at < end → at < begin + end
             1: `lengths` counts prompt and answer together; you add the prompt's length once more.
+
+            prompt_lengths[:, None], lengths[:, None] → prompt_lengths, lengths
+            2: Positions are compared with the lengths of their row: make columns of the lengths, `lengths[:, None]`.
+
+            torch.where(learned, input_ids, -100) → torch.where(learned, -100, input_ids)
+            1: It is the other way round: the answer has -100, and everything else its label.
+
+            at < end → at <= end
+            1: One token of the padding has a label: positions count from 0, so the answer ends before position
+               `lengths`.
         """),
     ),
     Exercise(
         "supervised-loss",
         _logits,
         supervised_loss,
-        edits("""
+        (
+            *edits("""
             logits[:, :-1], labels[:, 1:] → logits, labels
             1: Logits are compared with the token at their own position, which the model has seen already. Those at t
                predict the token at t + 1.
@@ -419,7 +449,23 @@ EXERCISES = (
 
             wanted.flatten()) → wanted.clamp(min=0).flatten())
             2: Tokens without a label (-100) count as well, as if token 0 were wanted there. Leave them out of the mean.
+
+            said.flatten(0, 1), wanted.flatten() → said, wanted
+            3: cross_entropy takes dimension 1 for the vocabulary, and here that is the position: put all positions one
+               after the other.
+
+            said.flatten(0, 1), wanted → said.softmax(-1).flatten(0, 1), wanted
+            2: cross_entropy takes logits, and makes probabilities of them itself: no softmax before it.
+
+            cross_entropy(said → torch.nn.functional.nll_loss(said
+            2: nll_loss takes logarithms of probabilities; for logits there is cross_entropy.
         """),
+            Misconception(
+                "-100 is no token: leave out the positions without a label before you look anything up.",
+                2,
+                function=_looks_up_all,
+            ),
+        ),
         any_float=True,
         tolerance=1e-5,
     ),
@@ -453,6 +499,10 @@ EXERCISES = (
 
             / sum(tokens) → / max(tokens)
             2: Divide by the tokens of all parts together, not of the largest.
+
+            sum(weighted) / sum(tokens) → sum(gradients) / sum(tokens)
+            1: The gradients are those of means, and you add them as if they were those of sums. Multiply each with its
+               tokens first.
         """),
         any_float=True,
         tolerance=1e-5,
@@ -461,7 +511,8 @@ EXERCISES = (
         "learning-rate",
         _schedule,
         learning_rate,
-        edits("""
+        (
+            *edits("""
             0.1 + 0.9 * cosine → cosine
             3: It falls to zero; a tenth of the peak is what should be left.
 
@@ -488,6 +539,7 @@ EXERCISES = (
                not reached its end. Divide by steps - warmup.
 
             peak * step / warmup → peak * (step - 1) / warmup
+            peak * step / warmup → (peak * (step - 1) / warmup if step < warmup else peak)
             1: Steps count from 1: the first one would have rate zero and teach nothing.
 
             0.5 * (1 + math.cos(math.pi * progress)) → math.cos(math.pi * progress)
@@ -514,7 +566,29 @@ EXERCISES = (
             peak * step / warmup → min(peak, peak * (step + 1) / warmup)
             peak * step / warmup → peak * (step + 1) / (warmup + 1)
             1: The warm-up is a step ahead: steps count from 1, and the peak is reached at step `warmup`.
+
+            math.cos(math.pi * progress) → math.cos(180 * progress)
+            2: `math.cos` takes radians: half a period is math.pi, not 180.
+
+            peak * step / warmup → peak * (0.1 + 0.9 * step / warmup)
+            1: The warm-up begins at a tenth of the peak; it rises from 0 before the first step.
+
+            peak * (0.1 + 0.9 * cosine) → 0.1 + (peak - 0.1) * cosine
+            3: It falls to 0.1; a tenth of the peak is meant.
         """),
+            Misconception(
+                "After the warm-up the cosine must begin at its start: progress counts from the end of the warm-up. As "
+                "it is the rate jumps there.",
+                2,
+                function=edited(
+                    learning_rate,
+                    "step <= warmup",
+                    "step < warmup",
+                    "(step - warmup) / (steps - warmup)",
+                    "step / steps",
+                ),
+            ),
+        ),
         tolerance=2e-6,
     ),
     Exercise(
@@ -582,6 +656,9 @@ EXERCISES = (
 
                 enumerate(batches, 1) → enumerate(batches[:-1], 1)
                 -: The last step is missing.
+
+                [gradients[i] for _, _, gradients in run], tokens) → [gradients for _, _, gradients in run], tokens)
+                1: `combine` takes the gradients of one value: of each part the gradient with this value's number.
             """),
             Misconception(
                 "Each part makes a step of its own. A step is one update, with the gradients of all its parts put "
@@ -593,6 +670,7 @@ EXERCISES = (
         any_float=True,
         tolerance=1e-5,
         call=_run,
+        situation=_which_run,
         describe=_where_it_goes_wrong,
     ),
     Exercise(
@@ -606,6 +684,9 @@ EXERCISES = (
 
                 said is None or len(said) != len(wanted) → str(said) != str(wanted)
                 1: Compared as texts, the order of keys and 5.0 instead of 5 count as errors.
+
+                said is None or len(said) != len(wanted) → len(said) != len(wanted)
+                -: An answer that was no JSON is None. It has no length, and it is never right.
             """),
             Misconception(
                 "The order of calls is ignored; they are carried out one after the other.", 1, function=_in_any_order

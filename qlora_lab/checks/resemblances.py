@@ -103,7 +103,10 @@ def _of_several(names: list[str], cases: Cases, tolerance: float, all_values: bo
     for k in range(count):
         if _all_same(cases, lambda right, k=k: right[k], tolerance):
             return f"Only value {k + 1} of {count} came back."
-    if not all(isinstance(result, tuple | list) and len(result) == count for _, result, _ in cases):
+    for k in range(count + 1) if all(_has(result, count + 1) for _, result, _ in cases) else ():
+        if all(is_same((*x[:k], *x[k + 1 :]), y, max(tolerance, 1e-6)) for _, x, y in cases):
+            return f"All {count} values are there, and one too many: leave out value {k + 1} of {count + 1}."
+    if not all(_has(result, count) for _, result, _ in cases):
         return None
     parts = [[(a, x[k], y[k]) for a, x, y in cases] for k in range(count)]
     wrong = [k for k in range(count) if not _all_same(parts[k], lambda right: right, tolerance)]
@@ -118,6 +121,10 @@ def _of_several(names: list[str], cases: Cases, tolerance: float, all_values: bo
         for k, text in zip(wrong, told, strict=True)
         if text
     )
+
+
+def _has(value: Any, count: int) -> bool:
+    return isinstance(value, tuple | list) and len(value) == count
 
 
 def _turned(value: Any, turn: bool) -> Any:
@@ -313,6 +320,8 @@ def other_parts(names: list[str], parts: Callable[..., dict[str, Any]], cases: C
         return None
     limit = max(tolerance, 1e-9) * right.abs().clamp(min=0.0 if tolerance == 0 else right.abs().max().item() * 1e-3)
     factors = _factors(torch.stack(list(columns.values()), 1), result, limit)
+    if factors is not None and len(set(factors)) == 1 < len(factors):
+        return None  # all of it, for which there are better words
     if factors is not None:
         off = {name: factor for name, factor in zip(columns, factors, strict=True) if abs(factor - 1) > 1e-6}
         odd = not all(abs(f) < 1e-6 or float(f).is_integer() or float(1 / f).is_integer() for f in off.values())

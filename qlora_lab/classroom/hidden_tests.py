@@ -19,7 +19,7 @@ import torch
 
 from qlora_lab.checks import EXERCISES
 from qlora_lab.checks.differences import describe_arguments
-from qlora_lab.checks.exercise import Exercise, Verdict, diagnose, function_name
+from qlora_lab.checks.exercise import Exercise, Failure, Verdict, diagnose, function_name
 from qlora_lab.classroom.inside import values
 from qlora_lab.classroom.sandbox import Sandbox, Stopped
 from qlora_lab.machine.environment import versions
@@ -165,7 +165,7 @@ class HiddenTests:
             return Verdict(self.exercise.id, "not attempted", "Replace `raise NotImplementedError` by your answer.")
         if reply.kind == "masked":
             return self._wrong(reply.message)
-        text = None
+        text = failure = None
         if reply.kind == "not callable":
             text = f"`{name}` is no function ({reply.type})."
         elif reply.kind == "changed":
@@ -174,14 +174,15 @@ class HiddenTests:
             text = f"What it returned cannot be sent to be compared: reading it stops with {reply.type}."
         elif reply.kind == "error":
             place = f" in `{reply.line}`" if reply.line else ""
-            called = describe_arguments(self.shown[min(len(reply.results), len(self.shown) - 1)].arguments)
-            text = f"{reply.type}{place}: {reply.message} (called with {called})"
+            arguments = self.shown[min(len(reply.results), len(self.shown) - 1)].arguments
+            text = f"{reply.type}{place}: {reply.message} (called with {describe_arguments(arguments)})"
+            failure = Failure(arguments, reply.type, reply.message)
         elif len(reply.results) != len(self.shown):
             return self._wrong("What it gave could not be read.")
         if text is not None and reply.failure:
             text += f" Before that, {reply.failure}"
         try:
-            verdict = diagnose(self.exercise, self._compared(self.shown, reply.results), text)
+            verdict = diagnose(self.exercise, self._compared(self.shown, reply.results), text, failure)
         except Exception as problem:  # a result unlike any other: the comparison itself fails on it
             return self._wrong(f"What it returned cannot be compared with the right result ({type(problem).__name__}).")
         return Verdict(verdict.exercise, verdict.status, _short(verdict.message, 1000))

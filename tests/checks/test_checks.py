@@ -3,7 +3,9 @@
 Wrong answers are written in `wrong_answers/`, in modules as the checks', one function each, named after the exercise.
 """
 
+import dataclasses
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from exercises import CELLS, RIGHT, SETS, UNSEEN_WRONG, WRONG, function_in, run,
 from qlora_lab import checks
 from qlora_lab.checks import EXERCISES, verdict
 from qlora_lab.checks.differences import describe_difference, is_same
-from qlora_lab.checks.exercise import Exercise, judge
+from qlora_lab.checks.exercise import Exercise, Misconception, judge
 from qlora_lab.checks.notebook_04 import pages_of
 from qlora_lab.quantization import set_compile
 
@@ -50,7 +52,7 @@ class TestEach:
         for misconception in EXERCISES[exercise].misconceptions:
             found = verdict(exercise, EXERCISES[exercise].with_misconception(misconception))
             assert found.status == "wrong"
-            assert found.message == misconception.message
+            assert f"{found.message} ".startswith(f"{misconception.message} ")
 
     def test_its_edits_are_of_one_place_and_their_hints_exist(self, exercise):
         hints = {int(number) for number in re.findall(r"<summary>Hint (\d)", CELLS[exercise][3][1].source)}
@@ -251,7 +253,50 @@ def test_a_wrong_answer_nobody_foresaw_gets_something_to_go_on(double, answer, w
     assert found.status == "wrong" and re.search(words, found.message), found
 
 
+def test_an_error_is_told_as_the_misconception_that_stops_with_it(double):
+    in_rows = Misconception("Rows want whole blocks.", 2, function=lambda x: 2 * x.view(-1, 4))
+    exercise = dataclasses.replace(double, misconceptions=(in_rows,))
+    told = judge(exercise, lambda x: x.reshape(-1, 4) * 2).message
+    assert told.startswith("Rows want whole blocks. Open hint 2. RuntimeError") and "input of size 6" in told
+    assert judge(exercise, lambda x: x.view(-1, 5)).message.startswith("RuntimeError")  # another error
+    late = judge(exercise, lambda x: 3 * x if x[0, 0] == 1 else x.view(-1, 4))  # what came before it was wrong
+    assert "Rows want" not in late.message
+
+
+def test_what_is_changed_in_place_is_named():
+    def step(p, gradient, m, v, *rest):
+        m *= 0.9
+        v *= 0.9
+        return p, m, v
+
+    assert "changes its arguments in place (`m`, `v`)" in verdict("adamw-step", step).message
+
+
+def test_a_call_is_told_in_the_words_of_its_task():
+    for exercise, words in (
+        ("read-page", "page 0 of a file of 7, 7 bytes each"),
+        ("paged-sweep", "7 pages, 3 slots, [4, 5, 6] in RAM before"),
+        ("replace-module", "called with the path 'up_proj', in a model with linear layers at up_proj, down_proj"),
+        ("train", "2 values, 2 steps and 2 parts in each"),
+    ):
+        assert words in verdict(exercise, lambda *_: 1 / 0).message
+
+
+def test_nan_is_nan_and_what_is_infinite_is_equal():
+    nan, infinity = float("nan"), float("inf")
+    one = torch.tensor([nan, infinity, 1.0])
+    assert is_same(one, one.clone(), 1e-6)
+    for other in ([nan, infinity, 2.0], [1.0, infinity, 1.0], [nan, -infinity, 1.0], [nan, 5.0, 1.0]):
+        assert not is_same(torch.tensor(other), one, 1e-6) and not is_same(one, torch.tensor(other), 1e-6)
+
+
 def test_numbers_lists_and_words():
+    assert "a Fraction; a float is wanted; its value is right." in describe_difference(Fraction(1, 2), 0.5, 1e-6)
+    assert "dtype is torch.int64 instead of torch.uint8; its numbers are right." in describe_difference(
+        torch.tensor([1, 2]), torch.tensor([1, 2], dtype=torch.uint8), 0
+    )
+    assert "value 1 of 2 differs: [2, 1] instead of [1, 2]." in describe_difference([2, 1], [1, 2], 0)
+    assert "`reverse`" in describe_difference(None, [1], 0)
     assert is_same(0.1 + 0.2, 0.3, 0) and not is_same(0.3001, 0.3, 1e-6) and not is_same(True, 1, 0)
     assert is_same(torch.tensor(3), 3, 0) and not is_same((1, 2), (1, 2, 3), 0)
     many = torch.zeros((2,) * 20)  # printed in full, these are a million numbers

@@ -42,6 +42,12 @@ def uses_a_default(codes, filler=SIXTEEN - 9):
     return (codes[::2] << 4) | codes[1::2]
 
 
+@torch.no_grad()
+def decorated(codes):
+    codes = F.pad(codes, (0, len(codes) % 2), value=7)
+    return (codes[::2] << 4) | codes[1::2]
+
+
 def wrong(codes):
     return codes
 """
@@ -97,6 +103,13 @@ def test_an_answer_that_leans_on_something_is_right_and_told_so(mine, answers, c
     assert not mine.exists()
 
 
+def test_a_decorator_stays_with_its_function(mine, answers, capsys):
+    answer = answers("decorated")
+    assert check("pack-nibbles", answer) is answer and "Kept as" in capsys.readouterr().out
+    text = (mine / "pack_nibbles.py").read_text()
+    assert "@torch.no_grad()\ndef pack_nibbles(" in text and "import torch\n" in text
+
+
 def test_a_wrong_answer_gives_the_finished_version(mine, answers, capsys):
     answer = answers("wrong")
     given = check("pack-nibbles", answer)
@@ -124,6 +137,13 @@ def test_a_kept_answer_is_replaced_by_a_newer_right_one_only(mine, answers):
 def test_a_lambda_and_the_package_itself_are_not_kept(mine, capsys):
     check("decode", lambda code, low, high: low + (high - low) * code / 15)
     assert "Not kept" in capsys.readouterr().out
+
+    class Decode:
+        def __call__(self, code, low, high):
+            return low + (high - low) * code / 15
+
+    check("decode", Decode())
+    assert "Not kept in my_qlora: it has to be written as `def decode(…):`" in capsys.readouterr().out
 
     check("pack-nibbles", EXERCISES["pack-nibbles"].solution)  # its source is here, its names are the package's
     check("nearest-code", EXERCISES["nearest-code"].solution)

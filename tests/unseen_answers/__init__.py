@@ -3,7 +3,7 @@
 `first` was written before the misconceptions of the exercises were read, `second` before the checks were repaired for
 the first, `third` before looking at how the checks of that time tell, and `fourth` by someone who had read them, of
 what they did not know. Each was run after that, and the checks were repaired for it. When they were first run, of the
-third 34 of 47 were told truly, and of the fourth 18 of 40.
+third 34 of 47 were told truly, and of the fourth 18 of 40; `fifth` says its own count.
 
 `@wrong("exercise", says=...)` marks an answer that is told what it looks like: `says` are words of that, and whoever
 set them has read that all of it is true of the answer. Without them it is only told to be wrong, and in what the

@@ -11,7 +11,7 @@ from unseen_answers import right, wrong
 # ---- 00
 
 
-@wrong("weights-in-gb", says="All of it is 1000 times what it should be")
+@wrong("weights-in-gb", says="These are MB, 10^6 bytes each; the answer is in GB")
 def megabytes(parameters, bits):
     return parameters * bits / 8 / 10**6
 
@@ -550,7 +550,7 @@ def divided_by_the_weights(w, q):
     return torch.nan_to_num((w * q).sum(1) / (w * w).sum(1), nan=0.0)
 
 
-@wrong("least-error-scale", says="NaN or an infinity")
+@wrong("least-error-scale", says="gets the scale 0; here that is 0 divided by 0, which is NaN")
 def zero_over_zero(w, q):
     return (w * q).sum(1) / (q * q).sum(1)
 
@@ -965,7 +965,7 @@ def alpha_alone(w, a, b, alpha):
     return (w.float() + alpha * (b @ a)).to(w.dtype)
 
 
-@wrong("merge-adapter", says="Your function changes its arguments in place; compute with")
+@wrong("merge-adapter", says="Your function changes its arguments in place (`w`); compute with")
 def into_the_weight(w, a, b, alpha):
     w += (alpha / len(a) * (b @ a)).to(w.dtype)
     return w
@@ -1282,7 +1282,7 @@ def an_iterator(step, pages):
     return range(pages) if step % 2 else reversed(range(pages))
 
 
-@wrong("sweep-order", says="All that are there are right, but some are missing. With")
+@wrong("sweep-order", says="Backwards page 0 is missing: a range in Python ends before its end")
 def last_page_missing_on_the_way_back(step, pages):
     return list(range(pages)) if step % 2 else list(range(pages - 1, 0, -1))
 
@@ -1573,7 +1573,7 @@ def all_in_gib(peak, gib, reserve):
     return peak <= (gib - reserve) * 2**30
 
 
-@wrong("fits", says="The reserve is not subtracted: a driver and an allocator")
+@wrong("fits", says="The reserve is not subtracted, or next to nothing of it")
 def nothing_reserved(peak, gib, reserve):
     return peak <= gib * 2**30
 

@@ -180,7 +180,7 @@ def smaller_units(peak, gib, reserve):
     return peak / 1e9 <= gib - reserve
 
 
-@wrong("build-labels", says="It would be right with `lengths + 1` for `lengths`. With")
+@wrong("build-labels", says="One token of the padding has a label: positions count from 0")
 def one_token_too_many(input_ids, prompt_lengths, lengths):
     at = torch.arange(input_ids.shape[1])
     return torch.where((at >= prompt_lengths[:, None]) & (at <= lengths[:, None]), input_ids, -100)

@@ -527,7 +527,7 @@ def by_the_wrong_rank(w, a, b, alpha):
     return (w.float() + alpha / a.shape[1] * (b @ a)).to(w.dtype)
 
 
-@wrong("merge-adapter", says="its dtype is torch.bfloat16 instead of torch.float16")
+@wrong("merge-adapter", says="The merged weight is rounded to one 16-bit dtype")
 def always_bfloat16(w, a, b, alpha):
     return (w.float() + alpha / len(a) * (b @ a)).to(torch.bfloat16)
 
@@ -849,7 +849,7 @@ def by_blocks_of_an_array(elements, block_size, double_quant):
     return np.int64(-(elements // -2)) + (blocks + groups * 4 + 4 if double_quant else blocks * 4)
 
 
-@wrong("qlora-bytes", says="The gradients of the adapters are missing. Open hint 2.")
+@wrong("qlora-bytes", says="Two bytes are missing for each parameter of the adapters")
 def gradients_forgotten(quantized, others, adapters, tokens, hidden, layers):
     return quantized * 4.127 / 8 + 2 * others + adapters * (2 + 8) + 2 * tokens * hidden * layers
 

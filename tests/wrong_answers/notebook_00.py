@@ -36,3 +36,13 @@ def whole_bytes(parameters, bits):
 @wrong("weights-in-gb", says="rounded to a whole number")
 def bits_rounded_up(parameters, bits):
     return parameters * -(-bits // 1) / 8 / 10**9
+
+
+@wrong("weights-in-gb", says="These are MB, 10^6 bytes each")
+def megabytes(parameters, bits):
+    return parameters * bits / 8 / 10**6
+
+
+@wrong("weights-in-gb", says="`^` is no power")
+def caret_for_a_power(parameters, bits):
+    return parameters * bits / 8 / (10 ^ 9)

@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
 import torch
 
+from qlora_lab.checks.notebook_01 import one_side
 from wrong_answers import wrong
 
 
@@ -350,3 +352,97 @@ def all_negative(weight, block_size):
 @wrong("signed-absmax", says="the sign alone")
 def only_the_sign(weight, block_size):
     return torch.stack([-block[block.abs().argmax()].sign() for block in weight.flatten().split(block_size)])
+
+
+@wrong("decode", says="`//` rounds a step down")
+def whole_number_steps(code, low, high):
+    step = (high - low) // 15
+    return low + code * step
+
+
+@wrong("decode", says="you took 1 over 15")
+def fifteenths_of_one(code, low, high):
+    return low + code / 15
+
+
+@wrong("block-absmax", says="want whole blocks only. Open hint 2. RuntimeError")
+def rows_of_whole_blocks(weight, block_size):
+    return weight.reshape(-1, block_size).abs().max(dim=1).values
+
+
+@wrong("block-absmax", says="want whole blocks only. Open hint 2. ValueError")
+def whole_blocks_of_numpy(weight, block_size):
+    w = weight.numpy().reshape(-1, block_size)
+    return torch.from_numpy(np.abs(w).max(axis=1))
+
+
+@wrong("block-absmax", says="counts an empty one")
+def an_empty_block_at_the_end(weight, block_size):
+    w = weight.flatten()
+    return torch.stack([w[i * block_size : (i + 1) * block_size].abs().max() for i in range(len(w) // block_size + 1)])
+
+
+@wrong("predict-and-measure", says="keep it as a column")
+def steps_no_column(weight, block_size):
+    absmax = weight.abs().amax(1)
+    step = absmax / 7
+    q = (weight / step).round()
+    return (step.square().mean() / 12).sqrt().item(), (weight - q * step).square().mean().sqrt().item()
+
+
+@wrong("predict-and-measure", says="a mean of the blocks' own errors")
+def means_of_blocks(weight, block_size):
+    absmax = weight.abs().amax(1, keepdim=True)
+    step = absmax / 7
+    q = (weight / step).round().clamp(-7, 7)
+    err = (weight - q * step).square().mean(1).sqrt().mean()
+    return (step / 12**0.5).mean().item(), err.item()
+
+
+@wrong("nearest-code", says="make a column of the numbers")
+def no_column(x, levels):
+    return (x - levels).abs().argmin().to(torch.uint8)
+
+
+@wrong("pack-nibbles", says="append one before you make pairs. Open hint 2. RuntimeError")
+def pairs_of_an_odd_number(codes):
+    pairs = codes.view(-1, 2)
+    return pairs[:, 0] * 16 + pairs[:, 1]
+
+
+@wrong("pack-nibbles", says="append one before you make pairs. Open hint 2. RuntimeError")
+def partner_missing(codes):
+    return codes[::2] * 16 + codes[1::2]
+
+
+@wrong("pack-nibbles", says="`+` comes before `<<`")
+def plus_before_shift(codes):
+    out = []
+    for i in range(0, len(codes), 2):
+        hi = codes[i]
+        lo = codes[i + 1] if i + 1 < len(codes) else 7
+        out.append(hi << 4 + lo)
+    return torch.tensor(out, dtype=torch.uint8)
+
+
+@wrong("one-side", says="begin with the zero and leave out the outermost")
+def upwards_without_the_edge(count, edge):
+    return torch.special.ndtri(torch.linspace(0.5, edge, count + 1))[:-1]
+
+
+@wrong("normal-float", says="the positive side turned round")
+def negative_side_a_mirror(bits):
+    n = 2**bits
+    edge = ((1 - 1 / (2 * n)) + (1 - 1 / (2 * (n - 1)))) / 2
+    up = torch.special.ndtri(torch.linspace(edge, 0.5, n // 2 + 1)[:-1])
+    levels = torch.cat([-up[1:], torch.zeros(1), up])
+    return (levels / levels.max()).sort().values
+
+
+@wrong("normal-float", says="the outermost probability of four bits")
+def edge_of_four_bits(bits):
+    n = 2**bits
+    pos = one_side(n // 2, 0.9677083)
+    neg = -one_side(n // 2 - 1, 0.9677083)
+    lv = torch.cat([neg, torch.zeros(1), pos.flip(0)])
+    return lv / lv.max()

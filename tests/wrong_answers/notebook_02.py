@@ -5,6 +5,8 @@ from itertools import pairwise
 
 import torch
 
+from qlora_lab.checks.notebook_01 import block_absmax, nearest_code
+from qlora_lab.checks.notebook_02 import double_quantized_bits, unpack_nibbles
 from wrong_answers import wrong
 
 
@@ -156,7 +158,7 @@ def same_norm(w, q):
     return (w.norm(dim=1) / q.norm(dim=1)).nan_to_num()
 
 
-@wrong("least-error-scale", says="division by zero")
+@wrong("least-error-scale", says="0 divided by 0, which is NaN")
 def zeros_forgotten(w, q):
     return (w * q).sum(1) / (q * q).sum(1)
 
@@ -415,7 +417,7 @@ def groups_rounded_down(shapes, block_size):
     return stored(shapes, block_size, groups=lambda blocks: blocks // 256)
 
 
-@wrong("model-bytes", says="one too many where 256 divides")
+@wrong("model-bytes", says="one too many where m divides n")
 def a_group_more(shapes, block_size):
     return stored(shapes, block_size, groups=lambda blocks: blocks // 256 + 1)
 
@@ -438,3 +440,147 @@ def whole_bytes_of_codes(shapes, block_size):
 @wrong("model-bytes", says="instead of")
 def blocks_of_rows(shapes, block_size):
     return sum(rows * stored([(1, columns)], block_size) for rows, columns in shapes)
+
+
+@wrong("scale-from-example", says="as if levels were equally spaced")
+def sevenths(weight, code, levels):
+    return weight * 7 / code
+
+
+@wrong("weights-of-a-code", says="Code 15 has no level above it")
+def beyond_the_last(code, absmax, levels):
+    lo = levels[0] if code == 0 else (levels[code - 1] + levels[code]) / 2
+    hi = (levels[code] + levels[code + 1]) / 2
+    return lo * absmax, hi * absmax
+
+
+@wrong("weights-of-a-code", says="the borders before scaling")
+def only_the_ends_scaled(code, absmax, levels):
+    lo = -absmax if code == 0 else (levels[code - 1] + levels[code]) / 2
+    hi = absmax if code == 15 else (levels[code] + levels[code + 1]) / 2
+    return lo, hi
+
+
+@wrong("split-byte", says="moves the whole byte up")
+def shifted_up(byte):
+    return byte >> 4, byte << 4
+
+
+@wrong("unpack-nibbles", says="the last code is lost")
+def half_of_n_bytes(packed, n):
+    p = packed[: n // 2]
+    return torch.stack([p >> 4, p & 15], 1).flatten()
+
+
+@wrong("unpack-nibbles", says="one low nibble more than codes")
+def filler_has_no_place(packed, n):
+    out = torch.zeros(n, dtype=torch.uint8)
+    out[::2] = packed >> 4
+    out[1::2] = packed & 15
+    return out
+
+
+@wrong("dequantize-packed", says="taken for a mask")
+def codes_as_a_mask(packed, scales, table, block_size, n):
+    codes = unpack_nibbles(packed, n)
+    return table[codes] * scales.repeat_interleave(block_size)[:n]
+
+
+@wrong("dequantize-packed", says="want whole blocks only")
+def rows_of_whole_blocks_decoded(packed, scales, table, block_size, n):
+    codes = unpack_nibbles(packed, n)
+    values = table[codes.long()].reshape(-1, block_size)
+    return (values * scales[:, None]).flatten()
+
+
+@wrong("dequantize-packed", says="cut both to n")
+def neither_is_cut(packed, scales, table, block_size, n):
+    codes = torch.stack([packed >> 4, packed & 15], 1).flatten()
+    return table[codes.long()] * scales.repeat_interleave(block_size)
+
+
+@wrong("least-error-scale", says="mean of the quotients")
+def quotients_of_zeros(w, q):
+    return (w / q).mean(dim=1)
+
+
+@wrong("least-error-scale", says="one scale for all blocks together")
+def all_in_one(w, q):
+    num = (w * q).sum()
+    den = (q * q).sum()
+    return num / den
+
+
+@wrong("double-quantize", says="and they count in it")
+def fillers_in_the_mean(scales, levels):
+    n = len(scales)
+    pad = (-n) % 256
+    padded = torch.cat([scales, torch.zeros(pad)]).reshape(-1, 256)
+    offset = padded.mean()
+    centred = padded - offset
+    absmax2 = centred.abs().max(dim=1).values
+    x = centred / absmax2[:, None]
+    codes = nearest_code(x.flatten()[:n], levels)
+    return codes, absmax2, offset
+
+
+@wrong("double-quantize", says="you divide 0 by 0")
+def zero_over_zero_scales(scales, levels):
+    offset = scales.mean()
+    centred = scales - offset
+    absmax2 = block_absmax(centred, 256)
+    x = centred / absmax2.repeat_interleave(256)[: len(scales)]
+    return nearest_code(x, levels), absmax2, offset
+
+
+@wrong("double-quantize", says="One absmax for all scales")
+def one_absmax_for_all(scales, levels):
+    offset = scales.mean()
+    c = scales - offset
+    a = c.abs().max()
+    return nearest_code(c / a, levels), a, offset
+
+
+@wrong("double-quantize", says="want whole groups only")
+def whole_groups_only(scales, levels):
+    offset = scales.mean()
+    c = (scales - offset).reshape(-1, 256)
+    a = c.abs().max(1).values
+    x = c / a[:, None]
+    return nearest_code(x.flatten(), levels), a, offset
+
+
+@wrong("decode-scales", says="repeat each of them")
+def groups_not_repeated(codes, absmax2, offset, levels):
+    return levels[codes.long()] * absmax2 + offset
+
+
+@wrong("double-quantized-bits", says="bytes of scales added to bits")
+def bytes_of_scales(block_size, scale_block):
+    return 4 + (8 + 32 / scale_block) / block_size / 8
+
+
+@wrong("model-bytes", says="the formula's bits per weight times the weights")
+def formula_of_bits(shapes, block_size):
+    n = sum(r * c for r, c in shapes)
+    return n * double_quantized_bits(block_size, 256) / 8
+
+
+@wrong("model-bytes", says="one too many where m divides n")
+def a_byte_more(shapes, block_size):
+    total = 0
+    for r, c in shapes:
+        n = r * c
+        b = -(-n // block_size)
+        total += n // 2 + 1 + b + 4 * -(-b // 256) + 4
+    return total
+
+
+@wrong("model-bytes", says="An odd code takes a byte to itself")
+def half_a_byte(shapes, block_size):
+    total = 0
+    for r, c in shapes:
+        n = r * c
+        b = math.ceil(n / block_size)
+        total += 4 * n + 8 * b + 32 * math.ceil(b / 256) + 32
+    return total / 8

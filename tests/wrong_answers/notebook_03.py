@@ -283,3 +283,84 @@ def in_a_copy(model, path, module):
 def no_parent_at_the_top(model, path, module):
     parent, leaf = path.rsplit(".", 1)
     setattr(model.get_submodule(parent), leaf, module)
+
+
+@wrong("best-rank-r", says="the third factor transposed already")
+def transposed_twice(matrix, rank):
+    u, s, v = torch.linalg.svd(matrix)
+    return u[:, :rank] @ torch.diag(s[:rank]) @ v[:, :rank].T
+
+
+@wrong("best-rank-r", says="`full_matrices=False` leaves these out")
+def square_factors(matrix, rank):
+    u, s, vh = torch.linalg.svd(matrix)
+    s[rank:] = 0
+    return u @ torch.diag(s) @ vh
+
+
+@wrong("best-rank-r", says="one term alone, number r")
+def one_term(matrix, rank):
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return s[rank - 1] * torch.outer(u[:, rank - 1], vh[rank - 1])
+
+
+@wrong("best-rank-r", says="scales the columns of vh")
+def columns_of_vh_scaled(matrix, rank):
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return u[:, :rank] @ (s[:rank] * vh[:rank])
+
+
+@wrong("adapter-parameters", says="multiplied with each other")
+def a_times_b(n_in, n_out, rank):
+    return rank * n_in * n_out * rank
+
+
+@wrong("break-even-rank", says="Half of the input's size")
+def half_of_the_input(n_in, n_out):
+    return n_in // 2
+
+
+@wrong("lora-forward", says="x is on the wrong side")
+def x_on_the_right(x, w, a, b, alpha, use_rslora):
+    s = alpha / a.shape[0]
+    return w @ x + s * (b @ a @ x)
+
+
+@wrong("replace-module", says="the model itself is the parent")
+def two_parts_expected(model, path, module):
+    parent, name = path.rsplit(".", 1)
+    setattr(model.get_submodule(parent), name, module)
+
+
+@wrong("replace-module", says="nor does changing a copy")
+def a_copy_is_changed(model, path, module):
+    model = copy.deepcopy(model)
+    parent, _, leaf = path.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
+    return model
+
+
+@wrong("adapter-gradients", says="in the wrong order")
+def no_transposes_and_the_wrong_order(gradient, a, b, s):
+    return s * b @ gradient, s * a @ gradient
+
+
+@wrong("merge-adapter", says="The product is B A")
+def a_times_b_in_the_update(w, a, b, alpha):
+    return (w.float() + alpha / a.shape[0] * (a @ b)).to(w.dtype)
+
+
+@wrong("merge-adapter", says="rounded to one 16-bit dtype")
+def always_half(w, a, b, alpha):
+    return (w.float() + alpha / a.shape[0] * b @ a).half()
+
+
+@wrong("predict-trainable", says="takes all seven layers to be square")
+def seven_squares(hidden, mlp, layers, heads, kv_heads, rank):
+    return layers * 7 * 2 * rank * hidden
+
+
+@wrong("predict-trainable", says="A head has hidden // heads numbers")
+def heads_as_wide_as_the_model(hidden, mlp, layers, heads, kv_heads, rank):
+    kv = kv_heads * hidden
+    return layers * rank * (4 * hidden + 2 * (hidden + kv) + 3 * (hidden + mlp))

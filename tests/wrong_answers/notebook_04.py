@@ -1,5 +1,6 @@
 """Wrong answers to the exercises of notebook 04."""
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 from wrong_answers import edit, wrong
@@ -337,7 +338,7 @@ reads_always = edit(
 nothing_is_due = edit("paged-sweep", in_turn, "set(order[place:])", "set()", says="which pages this sweep still needs")
 writes_at_once = edit(
     "paged-sweep", in_turn, "change(number, page)", "change(number, page); pages.write(number, page)",
-    says="11 writes; with the page that `evict` names leaving each time, there are 4",
+    says="as soon as it was changed",
 )  # fmt: skip
 forgets_all_at_the_end = edit(
     "paged-sweep", in_turn, "pages.touch(number)", "pages.touch(number)\n    pages.ram.clear()",
@@ -430,3 +431,151 @@ def how_long(there, coming):
 @wrong("evict-best", says="-1, which is no page of")
 def not_in_ram(there, coming):
     return -1
+
+
+@wrong("state-bytes", says="beside the two moments")
+def something_beside_the_moments(parameters, bits):
+    b = 3 * parameters * bits // 8
+    return b + (8 * math.ceil(parameters / 256) if bits == 8 else 0)
+
+
+@wrong("adamw-step", says="It shrinks before it moves")
+def shrinks_after_it_moves(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
+    m = m * beta1 + gradient * (1 - beta1)
+    v = v * beta2 + gradient**2 * (1 - beta2)
+    p = p - lr * (m / (1 - beta1**step)) / ((v / (1 - beta2**step)) ** 0.5 + eps)
+    p = p * (1 - lr * weight_decay)
+    return p, m, v
+
+
+@wrong("adamw-step", says="not times the step")
+def beta_times_step(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
+    m = beta1 * m + (1 - beta1) * gradient
+    v = beta2 * v + (1 - beta2) * gradient**2
+    mh = m / (1 - beta1 * step)
+    vh = v / (1 - beta2 * step)
+    return p - lr * weight_decay * p - lr * mh / (vh.sqrt() + eps), m, v
+
+
+@wrong("adamw-step", says="The same is taken from every weight")
+def the_same_from_all(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
+    m = beta1 * m + (1 - beta1) * gradient
+    v = beta2 * v + (1 - beta2) * gradient**2
+    mh = m / (1 - beta1**step)
+    vh = v / (1 - beta2**step)
+    return p - lr * (mh / (vh.sqrt() + eps) + weight_decay), m, v
+
+
+@wrong("adamw-step", says="`math.sqrt` takes one number")
+def root_of_one_number(p, gradient, m, v, step, lr, beta1, beta2, eps, weight_decay):
+    m = beta1 * m + (1 - beta1) * gradient
+    v = beta2 * v + (1 - beta2) * gradient**2
+    return p * (1 - lr * weight_decay) - lr * (m / (1 - beta1**step)) / (math.sqrt(v / (1 - beta2**step)) + eps), m, v
+
+
+@wrong("pages-of", says="except where the parameter ends with a page")
+def end_left_out(first, count, per_page):
+    return list(range(first // per_page, (first + count) // per_page))
+
+
+@wrong("read-page", says="much more of the file is read")
+def all_of_the_file(path, number, page_bytes):
+    data = path.read_bytes()
+    return bytearray(data[number * page_bytes : (number + 1) * page_bytes])
+
+
+@wrong("read-page", says="a file is read as text")
+def as_text(path, number, page_bytes):
+    with open(path) as f:
+        f.seek(number * page_bytes)
+        return bytearray(f.read(page_bytes))
+
+
+@wrong("read-page", says="It returned None. Is there a `return`?")
+def no_return(path, number, page_bytes):
+    with open(path, "rb") as f:
+        f.seek(number * page_bytes)
+        bytearray(f.read(page_bytes))
+
+
+@wrong("write-page", says="for reading only")
+def opened_for_reading(path, number, page):
+    with open(path, "rb") as f:
+        f.seek(number * len(page))
+        f.write(page)
+
+
+@wrong("write-page", says='Without the "b" a file takes text')
+def opened_for_text(path, number, page):
+    with open(path, "r+") as f:
+        f.seek(number * len(page))
+        f.write(page)
+
+
+@wrong("paged-sweep", says="due, has to be a set of pages, and is a list")
+def due_as_a_list(pages, order, change, evict):
+    for i, number in enumerate(order):
+        if number not in pages.ram:
+            if len(pages.ram) >= pages.slots:
+                out = evict(pages.last_used, order[i:])
+                pages.write(out, pages.ram.pop(out))
+            pages.ram[number] = pages.read(number)
+        pages.touch(number)
+        change(number, pages.ram[number])
+
+
+@wrong("paged-sweep", says="They stay in RAM for the next sweep")
+def empties_the_ram(pages, order, change, evict):
+    for i, number in enumerate(order):
+        if number not in pages.ram:
+            if len(pages.ram) >= pages.slots:
+                out = evict(pages.last_used, set(order[i:]))
+                pages.write(out, pages.ram.pop(out))
+            pages.ram[number] = pages.read(number)
+        pages.touch(number)
+        change(number, pages.ram[number])
+    for number in list(pages.ram):
+        pages.write(number, pages.ram.pop(number))
+
+
+@wrong("paged-sweep", says="`change` changes the page itself")
+def result_of_change(pages, order, change, evict):
+    for i, number in enumerate(order):
+        if number not in pages.ram:
+            if len(pages.ram) == pages.slots:
+                out = evict(pages.last_used, set(order[i:]))
+                pages.write(out, pages.ram.pop(out))
+            pages.ram[number] = pages.read(number)
+        pages.touch(number)
+        pages.ram[number] = change(number, pages.ram[number])
+
+
+@wrong("paged-sweep", says="as soon as it was changed")
+def writes_each_page(pages, order, change, evict):
+    for i, number in enumerate(order):
+        if number not in pages.ram:
+            if len(pages.ram) == pages.slots:
+                out = evict(pages.last_used, set(order[i:]))
+                pages.ram.pop(out)
+            pages.ram[number] = pages.read(number)
+        pages.touch(number)
+        change(number, pages.ram[number])
+        pages.write(number, pages.ram[number])
+
+
+@wrong("sweep-order", says="goes from `pages` down to 1")
+def from_pages_to_one(step, pages):
+    if step % 2 == 1:
+        return list(range(pages))
+    return list(range(pages, 0, -1))
+
+
+@wrong("sweep-order", says="`reverse` turns the list itself")
+def reverse_gives_none(step, pages):
+    order = list(range(pages))
+    return order if step % 2 else order.reverse()
+
+
+@wrong("evict-best", says="so that `index` stops")
+def index_of_what_is_not_there(there, coming):
+    return max(there, key=lambda p: coming.index(p))

@@ -214,3 +214,41 @@ def inputs_as_numbers(quantized, others, adapters, tokens, hidden, layers):
 @wrong("qlora-bytes", says="eight bytes, and you count four")
 def moments_in_16_bits(quantized, others, adapters, tokens, hidden, layers):
     return 4.127 / 8 * quantized + 2 * others + (2 + 2 + 2 + 2) * adapters + 2 * tokens * hidden * layers
+
+
+@wrong("qlora-backward", says="leave out value 2 of 4")
+def a_value_too_many(g, x, w, a, b, s):
+    dw = g.T @ x
+    dx = g @ (w + s * b @ a)
+    return dx, dw, s * b.T @ dw, s * dw @ a.T
+
+
+@wrong("qlora-backward", says="you scale the base's with it")
+def base_scaled_backwards(g, x, w, a, b, s):
+    dx = s * (g @ w + g @ b @ a)
+    da = s * (g @ b).T @ x
+    db = s * g.T @ (x @ a.T)
+    return dx, da, db
+
+
+@wrong("stored-bytes", says="which is right for whole blocks only")
+def not_rounded(elements, block_size, double_quant):
+    codes = elements / 2
+    blocks = elements / block_size
+    return codes + (blocks + blocks / 256 * 4 + 4 if double_quant else blocks * 4)
+
+
+@wrong("stored-bytes", says="which is right for whole blocks only")
+def cut_in_the_end(elements, block_size, double_quant):
+    bits = 4 + (8 / block_size + 32 / (256 * block_size) if double_quant else 32 / block_size)
+    return int(elements * bits / 8) + (4 if double_quant else 0)
+
+
+@wrong("qlora-bytes", says="in GB, where bytes are wanted?")
+def in_gb(quantized, others, adapters, tokens, hidden, layers):
+    return (quantized * 4.127 / 8 + others * 2 + adapters * 12 + tokens * hidden * layers * 2) / 1e9
+
+
+@wrong("fits", says="Next to nothing of the reserve is subtracted")
+def reserve_in_bytes(peak, gib, reserve):
+    return peak < gib * 2**30 - reserve

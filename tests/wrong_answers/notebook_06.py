@@ -388,3 +388,146 @@ def a_step_a_part(values, batches, gradients_of, rate_at, combine, update):
                 one = combine([gradient], [count])
                 values[place], *moments[place] = update(values[place], one, m, v, step, rate_at(step))
     return values, losses
+
+
+@wrong("calls-match", says="It has no length")
+def none_has_no_length(said, wanted):
+    if len(said) != len(wanted):
+        return False
+    return all(s == w for s, w in zip(said, wanted, strict=True))
+
+
+@wrong("build-labels", says="make columns of the lengths")
+def lengths_no_columns(input_ids, prompt_lengths, lengths):
+    at = torch.arange(input_ids.shape[1])
+    mask = (at >= prompt_lengths) & (at < lengths)
+    return input_ids.masked_fill(~mask, -100)
+
+
+@wrong("build-labels", says="It is the other way round")
+def labels_the_other_way_round(input_ids, prompt_lengths, lengths):
+    at = torch.arange(input_ids.shape[1])[None]
+    mask = (at >= prompt_lengths[:, None]) & (at < lengths[:, None])
+    return input_ids.masked_fill(mask, -100)
+
+
+@wrong("build-labels", says="One token of the padding has a label")
+def one_of_the_padding(input_ids, prompt_lengths, lengths):
+    at = torch.arange(input_ids.shape[1])[None]
+    mask = (at >= prompt_lengths[:, None]) & (at <= lengths[:, None])
+    return torch.where(mask, input_ids, -100)
+
+
+@wrong("guessing-loss", says="how often a guess is wrong")
+def how_often_wrong(vocabulary):
+    return 1 - 1 / vocabulary
+
+
+@wrong("guessing-loss", says="the share of one token")
+def share_of_one_token(vocabulary):
+    p = 1 / vocabulary
+    return -p * math.log(p)
+
+
+@wrong("supervised-loss", says="takes dimension 1 for the vocabulary")
+def not_flattened(logits, labels):
+    return cross_entropy(logits[:, :-1], labels[:, 1:])
+
+
+@wrong("supervised-loss", says="-100 is no token")
+def minus_hundred_looked_up(logits, labels):
+    lp = torch.log_softmax(logits[:, :-1], -1)
+    y = labels[:, 1:]
+    return -lp.gather(-1, y.unsqueeze(-1)).mean()
+
+
+@wrong("supervised-loss", says="no softmax before it")
+def softmax_twice(logits, labels):
+    p = torch.softmax(logits[:, :-1], -1)
+    return cross_entropy(p.flatten(0, 1), labels[:, 1:].flatten())
+
+
+@wrong("supervised-loss", says="nll_loss takes logarithms")
+def nll_of_logits(logits, labels):
+    return torch.nn.functional.nll_loss(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+
+
+@wrong("accumulate", says="as if they were those of sums")
+def sum_of_means_over_tokens(gradients, tokens):
+    return sum(gradients) / sum(tokens)
+
+
+@wrong("learning-rate", says="the first one would have rate zero")
+def from_zero_below_the_peak(step, steps, peak, warmup):
+    if step < warmup:
+        return peak * (step - 1) / warmup
+    t = (step - warmup) / (steps - warmup)
+    return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * t)))
+
+
+@wrong("learning-rate", says="progress counts from the end of the warm-up")
+def progress_from_the_start(step, steps, peak, warmup):
+    if step < warmup:
+        return peak * step / warmup
+    return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * step / steps)))
+
+
+@wrong("learning-rate", says="takes radians")
+def degrees(step, steps, peak, warmup):
+    if step <= warmup:
+        return peak * step / warmup
+    t = (step - warmup) / (steps - warmup)
+    return peak * (0.1 + 0.45 * (1 + math.cos(180 * t)))
+
+
+@wrong("learning-rate", says="The warm-up begins at a tenth")
+def warms_up_from_a_tenth(step, steps, peak, warmup):
+    if step <= warmup:
+        return peak * (0.1 + 0.9 * step / warmup)
+    t = (step - warmup) / (steps - warmup)
+    return peak * (0.1 + 0.45 * (1 + math.cos(math.pi * t)))
+
+
+@wrong("learning-rate", says="It falls to 0.1")
+def a_tenth_of_one(step, steps, peak, warmup):
+    if step <= warmup:
+        return peak * step / warmup
+    t = (step - warmup) / (steps - warmup)
+    return 0.1 + (peak - 0.1) * 0.5 * (1 + math.cos(math.pi * t))
+
+
+@wrong("train", says="takes the gradients of one value")
+def combines_all_values(values, batches, gradients_of, rate_at, combine, update):
+    m = [torch.zeros_like(p) for p in values]
+    v = [torch.zeros_like(p) for p in values]
+    losses = []
+    for step, parts in enumerate(batches, 1):
+        lr = rate_at(step)
+        grads, tokens, loss = [], [], 0.0
+        for part in parts:
+            mean, n, g = gradients_of(values, part)
+            grads.append(g)
+            tokens.append(n)
+            loss += mean * n
+        g = combine(grads, tokens)
+        for i in range(len(values)):
+            values[i], m[i], v[i] = update(values[i], g[i], m[i], v[i], step, lr)
+        losses.append(loss / sum(tokens))
+    return values, losses
+
+
+@wrong("train", says="Only the losses came back")
+def losses_alone(values, batches, gradients_of, rate_at, combine, update):
+    values = list(values)
+    m = [torch.zeros_like(p) for p in values]
+    v = [torch.zeros_like(p) for p in values]
+    losses = []
+    for step, parts in enumerate(batches, 1):
+        r = [gradients_of(values, part) for part in parts]
+        tokens = [x[1] for x in r]
+        for i in range(len(values)):
+            values[i], m[i], v[i] = update(
+                values[i], combine([x[2][i] for x in r], tokens), m[i], v[i], step, rate_at(step)
+            )
+        losses.append(sum(x[0] * x[1] for x in r) / sum(tokens))
+    return losses
