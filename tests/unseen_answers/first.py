@@ -1085,7 +1085,7 @@ def attention_alone(hidden, mlp, layers, heads, kv_heads, rank):
     return layers * rank * (2 * 2 * hidden + 2 * (hidden + kv))
 
 
-@wrong("predict-trainable", says="A head has hidden // heads numbers, also that of keys and")
+@wrong("predict-trainable", says="Every head has hidden // heads numbers")
 def heads_of_another_size(hidden, mlp, layers, heads, kv_heads, rank):
     kv = hidden // kv_heads
     return layers * rank * (2 * 2 * hidden + 2 * (hidden + kv) + 3 * (hidden + mlp))

@@ -430,7 +430,7 @@ def upwards_without_the_edge(count, edge):
     return torch.special.ndtri(torch.linspace(0.5, edge, count + 1))[:-1]
 
 
-@wrong("normal-float", says="the positive side turned round")
+@wrong("normal-float", says="the positive side with a minus and without one level")
 def negative_side_a_mirror(bits):
     n = 2**bits
     edge = ((1 - 1 / (2 * n)) + (1 - 1 / (2 * (n - 1)))) / 2

@@ -360,7 +360,7 @@ def seven_squares(hidden, mlp, layers, heads, kv_heads, rank):
     return layers * 7 * 2 * rank * hidden
 
 
-@wrong("predict-trainable", says="A head has hidden // heads numbers")
+@wrong("predict-trainable", says="Every head has hidden // heads numbers")
 def heads_as_wide_as_the_model(hidden, mlp, layers, heads, kv_heads, rank):
     kv = kv_heads * hidden
     return layers * rank * (4 * hidden + 2 * (hidden + kv) + 3 * (hidden + mlp))
