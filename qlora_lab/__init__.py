@@ -7,7 +7,7 @@ a folder inside a room is its engine and can be skipped. Which room may import w
 
 qlora_lab/
     quantization/               01 02  weights in four bits
-        datatypes.py            where the sixteen levels of INT4, FP4 and NF4 come from
+        datatypes.py            where the sixteen levels of INT4, FP4, NF4 and of what came after come from
         blockwise.py            codes and scales of blocks: the definitions
         tensor.py               quantize, and the tensor it gives: codes, scales, decoding, a file
         undecoded.py            a 4-bit tensor that any operation takes and decodes
@@ -196,7 +196,7 @@ from qlora_lab.models.adapters import load_adapter, save_adapter
 from qlora_lab.models.base_model import load_model, load_tokenizer
 from qlora_lab.paging.paged_adamw import PagedAdamW
 from qlora_lab.qlora import QLoRALinear, quantize_model
-from qlora_lab.quantization.datatypes import DATATYPES, DataType, get_datatype
+from qlora_lab.quantization.datatypes import DATATYPES, SINCE_NF4, DataType, get_datatype
 from qlora_lab.quantization.tensor import QuantizedTensor, quantize
 from qlora_lab.tasks.inspection import inspect
 from qlora_lab.tasks.own_data import load_dataset
@@ -206,6 +206,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DATATYPES",
+    "SINCE_NF4",
     "DataType",
     "LoRALinear",
     "MemoryTrace",

@@ -186,7 +186,7 @@ class QLoRALinear(Quantized, LoRALayer):
             self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
 
     @classmethod
-    def from_linear(cls, linear: nn.Linear, rank, alpha, datatype="nf4", block_size=64, double_quant=True, **options):
+    def from_linear(cls, linear: nn.Linear, rank, alpha, datatype="nf4", block_size=None, double_quant=True, **options):
         """Quantize a linear layer; `options` are `dropout`, `use_rslora` and `compute_dtype`."""
         with torch.inference_mode(False):  # tensors made in inference mode cannot take part in training
             weight = quantize(linear.weight.detach(), datatype, block_size, double_quant)
@@ -294,7 +294,7 @@ def _let_go_of_files(model: nn.Module) -> None:
 def quantize_model(
     model: nn.Module,
     datatype: str = "nf4",
-    block_size: int = 64,
+    block_size: int | None = None,
     double_quant: bool = True,
     rank: int = 16,
     alpha: float = 32,
@@ -319,6 +319,8 @@ def quantize_model(
     unless it is told `target_parameters`. Routers stay as they are. Under torch.compile a stack is decoded as a whole.
 
     Args:
+        datatype, block_size, double_quant: as `quantize`; a data type whose scales are no float32, or have a minimum
+            beside them, takes double_quant=False.
         target_modules: which layers get adapters; the forms of `inject_lora`.
         rank: 0 quantizes without adding adapters.
         device: move each layer there before quantizing it, and the rest of the model at the end: a model too large for

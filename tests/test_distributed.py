@@ -52,6 +52,16 @@ def test_gradient_checkpointing_keeps_them(mode):
             assert abs(found[name] - expected).max() <= 2e-6 * abs(expected).max(), name
 
 
+@pytest.mark.parametrize("datatype", ["nvfp4", "q4_1"])
+def test_two_processes_with_scales_in_eight_bits_and_in_sixteen(datatype):
+    options = {"datatype": datatype, "double_quant": False}
+    loss, gradients = loss_and_gradients("qlora", "none", options)
+    for theirs, found in together(2, loss_and_gradients, "qlora", "none", options):
+        assert theirs == pytest.approx(loss, rel=1e-6)
+        for name, expected in gradients.items():
+            assert abs(found[name] - expected).max() <= 2e-6 * abs(expected).max(), name
+
+
 def test_four_processes_too_with_affine_codes_and_odd_shapes():
     options = {"datatype": "int4_affine", "double_quant": False, "rank": 3}
     loss, gradients = loss_and_gradients("qlora", "none", options)

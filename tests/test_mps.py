@@ -14,7 +14,7 @@ from qlora_lab.machine.free_memory import free_memory
 from qlora_lab.machine.generators import kept_random, random_states, seed_generators
 from qlora_lab.models.base_model import load_model
 from qlora_lab.paging import PagedAdamW
-from qlora_lab.quantization.datatypes import DATATYPES
+from qlora_lab.quantization.datatypes import DATATYPES, SINCE_NF4
 from qlora_lab.quantization.tensor import quantize
 from qlora_lab.training.loop import finetune
 
@@ -61,6 +61,15 @@ def test_codes_scales_and_decoded_weights_have_the_same_bits(gpu, kind, double, 
     weight = draw(300, 227, dtype=dtype)
     here, there = quantize(weight, kind, double_quant=double), quantize(weight.to(gpu), kind, double_quant=double)
     assert there.device.type == "mps"
+    assert torch.equal(there.codes.cpu(), here.codes)
+    assert torch.equal(there.scales.cpu(), here.scales)
+    assert torch.equal(there.dequantize().cpu(), here.dequantize())
+
+
+@pytest.mark.parametrize("kind", SINCE_NF4)
+def test_formats_since_nf4_have_them_too(gpu, kind):
+    weight = draw(30, 227)
+    here, there = quantize(weight, kind), quantize(weight.to(gpu), kind)
     assert torch.equal(there.codes.cpu(), here.codes)
     assert torch.equal(there.scales.cpu(), here.scales)
     assert torch.equal(there.dequantize().cpu(), here.dequantize())

@@ -35,10 +35,12 @@ from torch.nn import functional as F
 
 from qlora_lab import (
     DATATYPES,
+    SINCE_NF4,
     LoRALinear,
     QLoRALinear,
     QuantizedTensor,
     count_parameters,
+    get_datatype,
     inject_lora,
     merge,
     merge_and_unload,
@@ -112,7 +114,7 @@ def decoded(monkeypatch):
     rank=st.integers(0, 9),
     use_rslora=st.booleans(),
     bias=st.booleans(),
-    datatype=st.sampled_from(DATATYPES),
+    datatype=st.sampled_from((*DATATYPES, *SINCE_NF4)),
     block_size=st.sampled_from([16, 32, 64, 128]),
     double_quant=st.booleans(),
     lead=st.lists(st.integers(0, 4), max_size=3),
@@ -128,8 +130,8 @@ def test_output_and_gradients_equal_those_of_the_decoded_weight(
         bias,
         seed,
         datatype=datatype,
-        block_size=block_size,
-        double_quant=double_quant and datatype != "int4_affine",
+        block_size=get_datatype(datatype).block_size or block_size,
+        double_quant=double_quant and get_datatype(datatype).allows_double_quant,
         use_rslora=use_rslora,
     )
     x, g = torch.randn(*lead, n_in, requires_grad=True), torch.randn(*lead, n_out)
@@ -501,10 +503,10 @@ def test_leaving_the_range_of_float16_names_the_layer(device, value):
 
 
 @pytest.mark.parametrize("cast", ["half", "bfloat16", "double", "to", "type"])
-@pytest.mark.parametrize("datatype", ["nf4", "int4_affine"])
+@pytest.mark.parametrize("datatype", ["nf4", "int4_affine", "nvfp4", "q4_1"])
 @pytest.mark.parametrize("double_quant", [False, True])
 def test_casting_a_model_leaves_codes_and_scales_bit_for_bit(cast, datatype, double_quant):
-    double_quant = double_quant and datatype != "int4_affine"
+    double_quant = double_quant and get_datatype(datatype).allows_double_quant
     model = quantize_model(TwoLayers(), datatype, double_quant=double_quant, rank=4, alpha=8)
     names = ("codes", *model.up.stored_names)
     before = {name: getattr(model.up, name).detach().clone() for name in names}
@@ -538,10 +540,11 @@ def test_moving_to_the_gpu_and_back_changes_no_bit():
 # --- copies
 
 
-@pytest.mark.parametrize("datatype", DATATYPES)
+@pytest.mark.parametrize("datatype", (*DATATYPES, *SINCE_NF4))
 def test_the_weight_is_what_was_given_and_can_be_saved(tmp_path, datatype):
     torch.manual_seed(0)
-    given_weight = quantize(torch.randn(48, 32), datatype, double_quant=datatype != "int4_affine")
+    double_quant = get_datatype(datatype).allows_double_quant
+    given_weight = quantize(torch.randn(48, 32), datatype, double_quant=double_quant)
     layer = QLoRALinear(given_weight, None, 4, 8)
     assert all(parameter.ndim for parameter in layer.parameters())  # torch's FSDP shards no scalars
     layer.quantized.save(tmp_path / "weight.safetensors")
@@ -752,6 +755,8 @@ def _widen(model):
         (None, {"block_size": 0}, ValueError, "block_size 0"),
         (None, {"block_size": 65}, ValueError, "block_size 65"),
         (None, {"datatype": "int4_affine"}, ValueError, "double quantization"),
+        (None, {"datatype": "mxfp4"}, ValueError, "mxfp4 stores its scales in 8 bits already"),
+        (None, {"datatype": "mxfp4", "block_size": 64, "double_quant": False}, ValueError, "blocks have 32 weights"),
         (None, {"compute_dtype": torch.int8}, TypeError, "compute_dtype torch.int8"),
         (None, {"rank": -2}, ValueError, "rank -2"),
         (None, {"alpha": 0}, ValueError, "alpha 0"),

@@ -44,9 +44,19 @@ def finetune(
     model: Annotated[
         str, typer.Option(help="The base: the default model, a local folder, or a hub id.")
     ] = "SmolLM2-135M-Instruct",
-    datatype: Annotated[str, typer.Option(help="nf4, fp4, int4 or int4_affine.")] = "nf4",
-    block_size: Annotated[int, typer.Option(help="Weights that share a scale, 16 to 4096.")] = 64,
-    double_quant: Annotated[bool, typer.Option(help="Store the scales in 8 bits.")] = True,
+    datatype: Annotated[
+        str,
+        typer.Option(
+            help="nf4, fp4, int4, int4_affine, or one of those since: nf4_float16, int4_signed, bof4, bof4_s, q4_0, "
+            "q4_1, iq4_nl, mxfp4, nvfp4."
+        ),
+    ] = "nf4",
+    block_size: Annotated[
+        int | None, typer.Option(help="Weights that share a scale, 16 to 4096. Default: the data type's own, or 64.")
+    ] = None,
+    double_quant: Annotated[
+        bool, typer.Option(help="Store the scales in 8 bits, where they are float32 and have no minimum beside them.")
+    ] = True,
     rank: Annotated[int, typer.Option(help="Rank r of the adapters.")] = 16,
     alpha: Annotated[float | None, typer.Option(help="Adapters are scaled by alpha / rank. Default: 2 * rank.")] = None,
     dropout: Annotated[float, typer.Option(help="Share of adapter inputs dropped while training.")] = 0.0,
@@ -139,6 +149,7 @@ def finetune(
     from qlora_lab.cli.run_data import read_data, read_template
     from qlora_lab.machine import processes
     from qlora_lab.machine.arguments import is_number
+    from qlora_lab.quantization.datatypes import get_datatype
     from qlora_lab.training.run_plan import check_targets
     from qlora_lab.training.tensorboard_events import check_tensorboard
 
@@ -192,7 +203,7 @@ def finetune(
             model=model,
             datatype=datatype,
             block_size=block_size,
-            double_quant=double_quant and (datatype != "int4_affine" or "double_quant" in given),
+            double_quant=double_quant and ("double_quant" in given or get_datatype(datatype).allows_double_quant),
             rank=rank,
             alpha=alpha if alpha is not None else 2 * rank,
             dropout=dropout,

@@ -24,6 +24,7 @@ from qlora_lab.machine.arguments import is_count
 from qlora_lab.memory.plan import TrainingPlan
 from qlora_lab.memory.records import CATEGORIES
 from qlora_lab.quantization.blockwise import SCALE_BLOCK
+from qlora_lab.quantization.datatypes import SCALES
 
 _MODELS = ("llama", "mistral")  # decoders of the shape that the formulas are about
 
@@ -192,8 +193,10 @@ def trained_elements(plan: TrainingPlan) -> int:
 def quantized_bytes(plan: TrainingPlan, count: int) -> int:
     """Bytes of `count` weights in 4 bits: codes, and scales as `quantize` lays them out."""
     blocks = -(-count // plan.block_size)
-    scales = blocks + 4 * -(-blocks // SCALE_BLOCK) + 4 if plan.double_quant else 4 * blocks
-    return -(-count // 2) + scales + (4 * blocks if plan.datatype.affine else 0)
+    scale = SCALES[plan.datatype.scales].itemsize
+    scales = blocks + 4 * -(-blocks // SCALE_BLOCK) + 4 if plan.double_quant else scale * blocks
+    scales += 4 if plan.datatype.scales == "e4m3" else 0  # one for the whole tensor
+    return -(-count // 2) + scales + (scale * blocks if plan.datatype.affine else 0)
 
 
 def _kept(plan: TrainingPlan) -> tuple[int, int]:

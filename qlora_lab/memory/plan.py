@@ -16,6 +16,7 @@ from qlora_lab.machine.dtypes import FLOAT_DTYPES
 from qlora_lab.models import hub
 from qlora_lab.models.gradient_checkpointing import CHECKPOINTING
 from qlora_lab.quantization.datatypes import DataType, get_datatype
+from qlora_lab.quantization.tensor import check_options
 
 METHODS = ("full", "lora", "qlora")
 OPTIMIZERS = ("adamw", "sgd")
@@ -119,7 +120,7 @@ class TrainingPlan:
     adapter_dtype: torch.dtype | None = None
     moments_dtype: torch.dtype | None = None
     datatype: str | DataType = "nf4"
-    block_size: int = 64
+    block_size: int | None = None
     double_quant: bool = True
     chunked_loss: bool = True
 
@@ -151,6 +152,8 @@ class TrainingPlan:
         if self.alpha is None:
             put("alpha", 2 * self.rank)
         put("datatype", get_datatype(self.datatype))
+        double_quant = self.double_quant and self.method == "qlora"  # what is not used is not asked about
+        put("block_size", check_options(self.datatype, self.block_size, double_quant))
         if not isinstance(self.target_modules, str):
             put("target_modules", tuple(self.target_modules))
 

@@ -6,15 +6,17 @@ tensors that other people's code computes with. `fast` computes the same bits so
 says when it does, `path_taken` whether it did.
 """
 
-from qlora_lab.quantization.datatypes import DATATYPES, DataType, dynamic_map, get_datatype
+from qlora_lab.quantization.datatypes import DATATYPES, SINCE_NF4, DataType, dynamic_map, fit_bof4, get_datatype
 from qlora_lab.quantization.fast.compilation import path_taken, set_compile
 from qlora_lab.quantization.tensor import QuantizedTensor, quantize
 
 __all__ = [
     "DATATYPES",
+    "SINCE_NF4",
     "DataType",
     "QuantizedTensor",
     "dynamic_map",
+    "fit_bof4",
     "get_datatype",
     "path_taken",
     "quantize",

@@ -6,34 +6,89 @@ results; `fast.kernels` is fast.
 
 import torch
 
-from qlora_lab.quantization.datatypes import DataType, cached_table, dynamic_map
+from qlora_lab.quantization.datatypes import SCALES, DataType, cached_table, dynamic_map
 
 SCALE_BLOCK = 256  # scales that share one second-level scale under double quantization
+_E4M3 = torch.finfo(torch.float8_e4m3fn)
 
 
-def quantize_blocks(blocks: torch.Tensor, datatype: DataType) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+def quantize_blocks(
+    blocks: torch.Tensor, datatype: DataType, tensor_scale: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """The definition: quantize each row of `blocks` with a scale of its own.
 
     Args:
         blocks: (number of blocks, block size), any float dtype.
+        tensor_scale: float32 (1,), of data types whose scales are "e4m3"; see `find_tensor_scale`.
 
     Returns:
-        codes uint8, one per element, the shape of `blocks`; scales float32 (number of blocks,); offsets likewise for
-        affine data types, else None.
+        codes uint8, one per element, the shape of `blocks`; scales (number of blocks,) as the data type stores them,
+        `decode_scales` makes float32 of them; offsets likewise, float32 or float16, for affine data types, else None.
     """
     x = blocks.float()  # scaling in bfloat16 would move about 0.2 % of the codes
+    offsets = None
     if datatype.affine:
         offsets = x.amin(1)
-        scales = x.amax(1) - offsets
+        reach = x.amax(1) - offsets
         x = x - offsets[:, None]
+    elif datatype.signed:
+        reach = x.gather(1, x.abs().argmax(1, keepdim=True))[:, 0]
     else:
-        offsets = None
-        scales = x.abs().amax(1)
-    x = x * (1.0 / scales.clamp(min=1e-38))[:, None]  # a block of zeros stays zeros instead of becoming 0/0
+        reach = x.abs().amax(1)
+    scales = reach / datatype.extreme
+    if datatype.scales == "e8m0":  # the exponent of a float32: it is a power of two's code in E8M0 too
+        stored = (scales.view(torch.int32) >> 23).to(torch.uint8)
+        inverse = 1.0 / decode_scales(stored, datatype)  # exact
+    elif datatype.scales == "e4m3":
+        stored = (scales / tensor_scale).clamp(_E4M3.tiny, _E4M3.max).to(torch.float8_e4m3fn)
+        inverse = (1.0 / tensor_scale) / stored.float()
+        stored = stored.view(torch.uint8)
+    else:  # rounded to float16, if at all, after the weights were divided by what it was before
+        stored = scales.to(SCALES[datatype.scales])
+        offsets = None if offsets is None else offsets.to(stored.dtype)
+        # a block of zeros stays zeros instead of becoming 0/0
+        inverse = torch.copysign(1.0 / scales.abs().clamp(min=1e-38), scales)
+    x = x * inverse[:, None]
     thresholds = torch.tensor(datatype.thresholds, dtype=torch.float32, device=x.device)
-    rank = torch.bucketize(x, thresholds, out_int32=True)  # how many thresholds lie below: a tie takes the lower level
-    order = torch.tensor(datatype.order, dtype=torch.uint8, device=x.device)
-    return order[rank], scales, offsets
+    rank = torch.bucketize(x, thresholds, out_int32=True)  # how many thresholds lie below
+    codes = torch.tensor(datatype.order, dtype=torch.uint8, device=x.device)[rank]
+    if datatype.negative_zero is not None:
+        codes[(codes == datatype.zero_code) & x.signbit()] = datatype.negative_zero
+    return codes, stored, offsets
+
+
+def find_tensor_scale(weight: torch.Tensor, datatype: DataType) -> torch.Tensor | None:
+    """The one number of a tensor whose scales are "e4m3": it makes the largest of them E4M3's largest number, 448.
+
+    Returns:
+        float32 (1,); None for data types that have none.
+    """
+    if datatype.scales != "e4m3":
+        return None
+    largest = (
+        weight.abs().amax().float() if weight.numel() else torch.ones((), dtype=torch.float32, device=weight.device)
+    )
+    # so large that 1 divided by it, and by the least scale of a block, is a number: tensors of zeros stay zeros
+    return (largest / (_E4M3.max * datatype.extreme)).clamp(min=2.0**-121).view(1)
+
+
+def decode_scales(stored: torch.Tensor, datatype: DataType, tensor_scale: torch.Tensor | None = None) -> torch.Tensor:
+    """Scales as a data type stores them -> float32 (number of blocks,)."""
+    if stored.dtype != torch.uint8:
+        return stored.float()
+    scales = _numbers_of_eight_bits(datatype.scales, stored.device)[stored.int()]
+    return scales if tensor_scale is None else scales * tensor_scale
+
+
+@cached_table
+def _numbers_of_eight_bits(kind: str, device: torch.device) -> torch.Tensor:
+    """What the 256 codes of E8M0 or E4M3 stand for, float32 (256,)."""
+    codes = torch.arange(256, dtype=torch.uint8, device="cpu")
+    if kind == "e4m3":
+        return codes.view(torch.float8_e4m3fn).float().to(device)
+    powers = torch.ldexp(torch.ones(256, device="cpu", dtype=torch.float64), codes.double() - 127)
+    powers[255] = torch.nan
+    return powers.float().to(device)
 
 
 def dequantize_blocks(
@@ -43,7 +98,7 @@ def dequantize_blocks(
 
     Args:
         codes: uint8 (number of blocks, block size / 2), two codes per byte.
-        scales, offsets: float32 (number of blocks,).
+        scales, offsets: float32 (number of blocks,), decoded.
 
     Returns:
         (number of blocks, block size) of `dtype`.

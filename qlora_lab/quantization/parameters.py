@@ -220,7 +220,7 @@ def find_stacks(model: nn.Module) -> list[tuple[str, str]]:
 
 
 def quantize_parameter(
-    module: nn.Module, name: str, datatype="nf4", block_size: int = 64, double_quant: bool = True, device=None
+    module: nn.Module, name: str, datatype="nf4", block_size: int | None = None, double_quant: bool = True, device=None
 ) -> None:
     """Store the parameter `name` of `module` in 4 bits, in place; `dequantize_parameters` undoes it.
 

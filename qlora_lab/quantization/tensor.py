@@ -11,6 +11,12 @@ byte.
 Codes, scales and decoded weights equal bitsandbytes' bit for bit on a CPU. (Its build for GPUs divides less exactly: a
 weight that all but lies on a threshold may get the neighbouring code there.) With double quantization the 8-bit codes
 of the scales are the exact nearest ones; a CPU build of bitsandbytes takes a neighbour for about 0.2 % of them.
+
+The formats since NF4 go the same way, with other levels and other ways to store a scale (`datatypes`). Codes, scales
+and decoded weights of MXFP4 and NVFP4 equal torchao's bit for bit, those of Q4_0 and Q4_1 the `gguf` package's. Two
+places aside: torchao decodes MXFP4 blocks whose largest weight is below 2^-124 to half their size, and makes NaN of a
+tensor of zeros in NVFP4 (where one is tinier than 1e-33, scales differ); here neither happens.
+
 `blockwise` holds the definitions of the arithmetic; `fast.kernels` the same in a form that compiles to vector code,
 used for large tensors; `fast.operator` makes an operator of the way back. Here all of it becomes a tensor type.
 
@@ -19,7 +25,7 @@ Sources: QLoRA (Dettmers et al. 2023), sections 2 and 3; the layout of bytes and
 
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
@@ -30,12 +36,14 @@ from qlora_lab.machine.dtypes import FLOAT_DTYPES, without_autocast
 from qlora_lab.machine.files import load_tensors, save_tensors
 from qlora_lab.quantization.blockwise import (
     SCALE_BLOCK,
+    decode_scales,
     dequantize_scales,
+    find_tensor_scale,
     pack_codes,
     quantize_blocks,
     quantize_scales,
 )
-from qlora_lab.quantization.datatypes import DATATYPES, DataType, get_datatype
+from qlora_lab.quantization.datatypes import DATATYPES, SCALES, SINCE_NF4, DataType, get_datatype
 from qlora_lab.quantization.fast import compilation, kernels
 from qlora_lab.quantization.fast.operator import dequantize_4bit
 
@@ -43,34 +51,43 @@ _FORMAT = "qlora_lab.QuantizedTensor.1"
 
 
 def quantize(
-    weight: torch.Tensor, datatype: str | DataType = "nf4", block_size: int = 64, double_quant: bool = False
+    weight: torch.Tensor, datatype: str | DataType = "nf4", block_size: int | None = None, double_quant: bool = False
 ) -> "QuantizedTensor":
     """Quantize a tensor to 4 bits per element plus one scale per block.
 
     Args:
         weight: float32, float16 or bfloat16, of any shape (also empty) and layout. It is read in row-major order.
-        datatype: "nf4", "fp4", "int4" or "int4_affine" (see `datatypes`).
-        block_size: elements that share a scale; even, 16 to 4096. The last block may be shorter.
-        double_quant: store the scales in 8 bits (QLoRA's double quantization); not for "int4_affine".
+        datatype: "nf4", "fp4", "int4", "int4_affine", or one of those since: "nf4_float16", "int4_signed", "bof4",
+            "bof4_s", "q4_0", "q4_1", "iq4_nl", "mxfp4", "nvfp4" (see `datatypes`).
+        block_size: elements that share a scale; even, 16 to 4096. The last block may be shorter. None: the data type's
+            own, where it has blocks of one size only (16 for "nvfp4", 32 for "mxfp4" and llama.cpp's, 64 for "bof4"
+            and "bof4_s"), else 64.
+        double_quant: store the scales in 8 bits (QLoRA's double quantization); for data types whose scales are float32
+            and have no minimum beside them.
 
     Returns:
         A `QuantizedTensor` on the weight's device. Its tensors are ordinary ones also under `torch.inference_mode`.
 
     Raises:
         TypeError: `weight` is no tensor, or of another dtype, or packed by another library.
-        ValueError: unknown data type, block size out of range, a NaN or infinity in `weight` (the first is named), or
-            magnitudes near float32's limit where a minimum or a mean has to be taken from them (see the message).
+        ValueError: unknown data type, a block size that it does not have, a NaN or infinity in `weight` (the first is
+            named), or magnitudes near the limit of what scales are stored in (see the message).
     """
     datatype = get_datatype(datatype)
-    _check(weight, datatype, block_size, double_quant)
+    block_size = _check(weight, datatype, block_size, double_quant)
     if weight.device.type == "mps":  # its memory is the CPU's, which divides as everywhere else: the same codes
         return quantize(weight.detach().cpu(), datatype, block_size, double_quant).to(weight.device)
     with torch.inference_mode(False):  # what is made there could not be trained with
         flat = weight.detach().reshape(-1)
-        codes, scales, offsets = _quantize_flat(flat, datatype, block_size)
-        if not scales.isfinite().all():
-            _refuse_non_finite(weight)
-        stored = {"scales": scales} if not double_quant else _quantize_scales(scales)
+        tensor_scale = find_tensor_scale(flat, datatype)
+        codes, scales, offsets = _quantize_flat(flat, datatype, block_size, tensor_scale)
+        # an extreme weight is decoded to this, and an offset as it is
+        constants = [decode_scales(scales, datatype, tensor_scale) * datatype.extreme, offsets]
+        if not all(constant.isfinite().all() for constant in constants if constant is not None):
+            _refuse_non_finite(weight, datatype)
+        stored = {_name_of_scales(datatype): scales} if not double_quant else _quantize_scales(scales)
+    if tensor_scale is not None:
+        stored["scale_scales"] = tensor_scale
     if offsets is not None:
         stored["offsets"] = offsets
     return QuantizedTensor(
@@ -85,9 +102,10 @@ class QuantizedTensor:
     Attributes:
         codes: uint8 (ceil(n / 2),); the first element of a pair in the high nibble. An odd tail is padded with the code
             of zero.
-        stored: the tensors that hold the scales. Plain: "scales" float32 (blocks,). Double-quantized: "scale_codes"
-            uint8 (blocks,), "scale_scales" float32 (ceil(blocks / 256),), "scale_offset" float32 (). Affine data types
-            also "offsets" float32 (blocks,), each block's minimum.
+        stored: the tensors that hold the scales. Plain: "scales" float32 (blocks,), or float16. Double-quantized:
+            "scale_codes" uint8 (blocks,), "scale_scales" float32 (ceil(blocks / 256),), "scale_offset" float32 ().
+            Scales in E8M0: "scale_codes" uint8 (blocks,); in E4M3 also "scale_scales" float32 (1,). Affine data types
+            also "offsets" (blocks,), each block's minimum, float32 or float16 as the scales are.
         shape, dtype: of the tensor that was quantized.
         datatype, block_size, double_quant: how it was quantized.
     """
@@ -106,29 +124,32 @@ class QuantizedTensor:
         shape: torch.Size,
         dtype: torch.dtype,
         datatype: str | DataType = "nf4",
-        block_size: int = 64,
+        block_size: int | None = None,
         double_quant: bool = False,
     ) -> "QuantizedTensor":
         """One of this shape whose codes and scales have no values yet, as `torch.empty` makes tensors."""
         datatype = get_datatype(datatype)
+        block_size = check_options(datatype, block_size, double_quant)
         layout = _layout(shape, datatype, block_size, double_quant)
         stored = {name: torch.empty(size, dtype=of) for name, (of, size) in layout.items()}
         return cls(stored.pop("codes"), stored, shape, dtype, datatype.name, block_size, double_quant)
 
     @property
     def scales(self) -> torch.Tensor:
-        """float32 (blocks,): the scales, decoded if they are stored in 8 bits.
+        """float32 (blocks,): the scales, decoded if they are stored in less. Those of signed data types have a sign.
 
         Under double quantization a scale far below the others of its tensor can decode to a negative number.
         """
-        if not self.double_quant:
-            return self.stored["scales"]
-        return dequantize_scales(self.stored["scale_codes"], self.stored["scale_scales"], self.stored["scale_offset"])
+        datatype, second = get_datatype(self.datatype), self.stored.get("scale_scales")
+        if self.double_quant:
+            return dequantize_scales(self.stored["scale_codes"], second, self.stored["scale_offset"])
+        return decode_scales(self.stored[_name_of_scales(datatype)], datatype, second)
 
     @property
     def offsets(self) -> torch.Tensor | None:
         """float32 (blocks,): each block's minimum for affine data types, else None."""
-        return self.stored.get("offsets")
+        offsets = self.stored.get("offsets")
+        return None if offsets is None else offsets.float()
 
     @property
     def nbytes(self) -> int:
@@ -148,7 +169,8 @@ class QuantizedTensor:
     def description(self) -> dict[str, str]:
         """What the bytes mean, as a file's header and a layer's state say it: all that is needed to decode them.
 
-        A data type of one's own is described with its levels, as its name says nothing to another process.
+        A data type of one's own is described with its levels, as its name says nothing to another process; and with
+        what else is not as usual.
         """
         description = {
             "format": _FORMAT,
@@ -158,9 +180,15 @@ class QuantizedTensor:
             "block_size": str(self.block_size),
             "double_quant": str(int(self.double_quant)),
         }
-        if self.datatype not in DATATYPES:
+        if self.datatype not in (*DATATYPES, *SINCE_NF4):
             datatype = get_datatype(self.datatype)
             description |= {"levels": json.dumps(datatype.levels), "affine": str(int(datatype.affine))}
+            rule = {
+                f.name: getattr(datatype, f.name)
+                for f in fields(DataType)[3:]
+                if f.default != getattr(datatype, f.name)
+            }
+            description |= {"scaling": json.dumps(rule, sort_keys=True)} if rule else {}
         return description
 
     def dequantize(self, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -176,11 +204,11 @@ class QuantizedTensor:
             return self.dequantize(torch.float32).double()
         if dtype not in FLOAT_DTYPES.values():
             raise TypeError(f"cannot dequantize to {dtype}; choose {', '.join(f'torch.{n}' for n in FLOAT_DTYPES)}")
-        scales = self.stored["scale_codes" if self.double_quant else "scales"]
-        second = self.stored.get("scale_scales"), self.stored.get("scale_offset")
+        scales = self.stored["scale_codes" if "scale_codes" in self.stored else "scales"]
+        others = (self.stored.get(name) for name in ("scale_scales", "scale_offset", "offsets"))
         how = self.datatype, self.block_size, self.shape, dtype
         with without_autocast(self.device.type):  # which knows concatenation, and not of every dtype
-            return dequantize_4bit(self.codes, scales, *second, self.offsets, *how)
+            return dequantize_4bit(self.codes, scales, *others, *how)
 
     def part(self, start: int, stop: int) -> tuple["QuantizedTensor", int]:
         """Elements `start` to `stop` in row-major order, a one-dimensional tensor in the same memory, and its start.
@@ -192,7 +220,7 @@ class QuantizedTensor:
         first, last = start // unit * unit, min(n, -(-stop // size) * size)
         blocks = slice(first // size, -(-last // size))
         groups = slice(first // size // SCALE_BLOCK, -(-blocks.stop // SCALE_BLOCK))
-        which = {"scale_offset": ..., "scale_scales": groups}
+        which = {"scale_offset": ..., "scale_scales": groups if self.double_quant else ...}
         stored = {name: tensor[which.get(name, blocks)] for name, tensor in self.stored.items()}
         codes, shape = self.codes[first // 2 : -(-last // 2)], torch.Size((last - first,))
         part = QuantizedTensor(codes, stored, shape, self.dtype, self.datatype, size, self.double_quant)
@@ -231,17 +259,18 @@ class QuantizedTensor:
             dtype = FLOAT_DTYPES[metadata["dtype"]]
             if any(n < 0 for n in shape):
                 raise ValueError("a size below zero")
-            _check_options(datatype, block_size, double_quant)
+            check_options(datatype, block_size, double_quant)
         except (KeyError, ValueError, TypeError) as error:
             raise ValueError(f"{path} is damaged: its description {metadata} cannot be right ({error!r})") from error
         found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
         expected = _layout(shape, datatype, block_size, double_quant)
         if found != expected:
             raise ValueError(f"{path} is damaged: it should hold {expected}, but holds {found}")
-        for name, tensor in tensors.items():
+        loaded = cls(tensors.pop("codes"), tensors, shape, dtype, datatype.name, block_size, double_quant)
+        for name, tensor in (tensors | {"scale_codes": loaded.scales}).items():
             if tensor.is_floating_point() and not tensor.isfinite().all():
                 raise ValueError(f"{path} is damaged: {name} holds a NaN or an infinity, which no scale is")
-        return cls(tensors.pop("codes"), tensors, shape, dtype, datatype.name, block_size, double_quant)
+        return loaded
 
 
 def _described_datatype(description: dict[str, str]) -> DataType:
@@ -249,7 +278,8 @@ def _described_datatype(description: dict[str, str]) -> DataType:
     if "levels" not in description:
         return get_datatype(description.get("datatype"))
     levels, affine = json.loads(description["levels"]), {"0": False, "1": True}[description["affine"]]
-    return get_datatype(DataType(description["datatype"], tuple(levels), affine))
+    rule = json.loads(description.get("scaling", "{}"))
+    return get_datatype(DataType(description["datatype"], tuple(levels), affine, **rule))
 
 
 def as_record(description: dict[str, str]) -> torch.Tensor:
@@ -312,26 +342,31 @@ def _quantize_scales(scales: torch.Tensor) -> dict[str, torch.Tensor]:
     return dict(zip(("scale_codes", "scale_scales", "scale_offset"), quantize_scales(scales), strict=True))
 
 
-def _quantize_flat(flat: torch.Tensor, datatype: DataType, block_size: int):
+def _name_of_scales(datatype: DataType) -> str:
+    """What scales are stored as, without double quantization."""
+    return "scale_codes" if SCALES[datatype.scales] == torch.uint8 else "scales"
+
+
+def _quantize_flat(flat: torch.Tensor, datatype: DataType, block_size: int, tensor_scale: torch.Tensor | None):
     """Whole blocks in one go (compiled if large), then the shorter last one."""
     n = flat.numel()
     whole = n - n % block_size
     parts = []
     if whole or not n:
         blocks, fast = flat[:whole].reshape(-1, block_size), None
-        if not datatype.affine and compilation.wanted(flat, whole):
+        if kernels.knows(datatype) and compilation.wanted(flat, whole):
             source = blocks.float() if blocks.dtype == torch.float16 else blocks
             fast = kernels.quantize_blocks(source.contiguous(), datatype)
         if fast:
             parts.append((fast[0].view(-1), fast[1], None))
         elif n:
-            codes, scales, offsets = quantize_blocks(blocks, datatype)
+            codes, scales, offsets = quantize_blocks(blocks, datatype, tensor_scale)
             parts.append((pack_codes(codes).view(-1), scales, offsets))
         else:
-            none = torch.empty(0, dtype=torch.float32, device=flat.device)
+            none = torch.empty(0, dtype=SCALES[datatype.scales], device=flat.device)
             return torch.empty(0, dtype=torch.uint8, device=flat.device), none, none if datatype.affine else None
     if n % block_size:
-        codes, scales, offsets = quantize_blocks(flat[whole:][None], datatype)
+        codes, scales, offsets = quantize_blocks(flat[whole:][None], datatype, tensor_scale)
         codes = torch.nn.functional.pad(codes, (0, n % 2), value=datatype.zero_code)
         parts.append((pack_codes(codes).view(-1), scales, offsets))
     if len(parts) == 1:
@@ -349,13 +384,15 @@ def _layout(shape: torch.Size, datatype: DataType, block_size: int, double_quant
         layout["scale_scales"] = (torch.float32, (-(-blocks // SCALE_BLOCK),))
         layout["scale_offset"] = (torch.float32, ())
     else:
-        layout["scales"] = (torch.float32, (blocks,))
+        layout[_name_of_scales(datatype)] = (SCALES[datatype.scales], (blocks,))
+    if datatype.scales == "e4m3":
+        layout["scale_scales"] = (torch.float32, (1,))
     if datatype.affine:
-        layout["offsets"] = (torch.float32, (blocks,))
+        layout["offsets"] = (SCALES[datatype.scales], (blocks,))
     return layout
 
 
-def _check(weight, datatype: DataType, block_size, double_quant: bool) -> None:
+def _check(weight, datatype: DataType, block_size: int | None, double_quant: bool) -> int:
     if not isinstance(weight, torch.Tensor):
         raise TypeError(f"quantize takes a torch tensor, not {type(weight).__name__}")
     if weight.dtype not in FLOAT_DTYPES.values():
@@ -376,10 +413,21 @@ def _check(weight, datatype: DataType, block_size, double_quant: bool) -> None:
     if weight.layout != torch.strided or weight.is_meta:
         kind = "meta" if weight.is_meta else str(weight.layout)
         raise TypeError(f"quantize needs a dense tensor with values, not a {kind} one")
-    _check_options(datatype, block_size, double_quant)
+    return check_options(datatype, block_size, double_quant)
 
 
-def _check_options(datatype: DataType, block_size, double_quant: bool) -> None:
+def check_options(datatype: DataType, block_size: int | None, double_quant: bool) -> int:
+    """The block size: the one asked for, or where it is None the data type's usual one.
+
+    Raises:
+        ValueError: a block size or double quantization that the data type does not have.
+    """
+    own = datatype.block_size
+    block_size = datatype.usual_block_size if block_size is None else block_size
+    if own is not None and block_size != own:
+        raise ValueError(
+            f"block_size {block_size!r} is not {datatype.name}'s, whose blocks have {own} weights; give {own}"
+        )
     if not is_count(block_size, least=16) or block_size > 4096 or block_size % 2:
         raise ValueError(f"block_size {block_size!r} is not allowed; give an even integer from 16 to 4096 (QLoRA: 64)")
     if double_quant and datatype.affine:
@@ -387,11 +435,23 @@ def _check_options(datatype: DataType, block_size, double_quant: bool) -> None:
             f"double quantization is for absmax scales; {datatype.name} stores a minimum beside each scale. "
             "Use nf4, fp4 or int4, or double_quant=False"
         )
+    if double_quant and datatype.scales != "float32":
+        bits = 8 * SCALES[datatype.scales].itemsize
+        raise ValueError(
+            f"double quantization is for scales in float32; {datatype.name} stores its scales in {bits} bits already. "
+            "Use nf4, fp4 or int4, or double_quant=False"
+        )
+    return block_size
 
 
-def _refuse_non_finite(weight: torch.Tensor) -> None:
+def _refuse_non_finite(weight: torch.Tensor, datatype: DataType) -> None:
     bad = (~weight.isfinite()).nonzero()
-    if not len(bad):  # only a block's range can overflow then
+    if not len(bad) and datatype.scales == "float16":
+        raise ValueError(
+            f"a block's scale or minimum exceeds float16's largest number, 65504, and {datatype.name} stores it in "
+            "float16; quantize with nf4, fp4 or int4, or scale the weight down"
+        )
+    if not len(bad):  # only a block's range can overflow then, or what a scale is rounded up to
         raise ValueError(
             "a block's largest weight minus its smallest exceeds float32's largest number; "
             "quantize with nf4, fp4 or int4, or scale the weight down"

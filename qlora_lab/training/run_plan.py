@@ -4,6 +4,7 @@ Whoever opens a run afterwards (to go on with it, to ask it, to take it elsewher
 that the adapter was trained beside: another data type, block size or template would run just as well, and be wrong.
 """
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
@@ -18,6 +19,7 @@ from qlora_lab.machine.files import write_json
 from qlora_lab.models.adapters import load_adapter
 from qlora_lab.models.base_model import DEFAULT, load_model, load_skeleton, load_tokenizer
 from qlora_lab.qlora import quantize_model
+from qlora_lab.quantization.datatypes import get_datatype
 from qlora_lab.quantization.tensor import quantize
 from qlora_lab.tasks.chat import generation_prompt, has_template
 from qlora_lab.tasks.function_calls import prompt_text
@@ -35,7 +37,8 @@ class RunPlan:
     `models.default_compute_dtype`. `dtype` is that of the base model: "auto", see `models.default_dtype`, until the run
     has loaded it; then what it was loaded in, so that a resume loads the same.
 
-    `target_modules` are those of `inject_lora`. `epochs` stands in place of `settings["steps"]`.
+    `block_size` None becomes the data type's own. `target_modules` are those of `inject_lora`. `epochs` stands in
+    place of `settings["steps"]`.
 
     `data` is a file or folder of one's own; None is the task of function calls. `format` is what `tasks.load_dataset`
     takes; once the run is begun, what "auto" turned out to be. `validation` is a file of examples that are not trained
@@ -46,7 +49,7 @@ class RunPlan:
 
     model: str = DEFAULT
     datatype: str = "nf4"
-    block_size: int = 64
+    block_size: int | None = None
     double_quant: bool = True
     rank: int = 16
     alpha: float = 32
@@ -68,6 +71,11 @@ class RunPlan:
     template: str | None = None
     metric: str | None = None
     mix: str | None = None
+
+    def __post_init__(self):
+        if self.block_size is None:
+            with contextlib.suppress(ValueError):  # no such data type: `check_plan` says so
+                object.__setattr__(self, "block_size", get_datatype(self.datatype).usual_block_size)
 
     @property
     def base(self) -> str:

@@ -15,7 +15,10 @@ from typer.testing import CliRunner
 
 from qlora_lab.cli.commands import app, finetune, main
 from qlora_lab.cli.run import RunPlan
+from qlora_lab.qlora import QLoRALinear
+from qlora_lab.quantization.datatypes import DATATYPES, SINCE_NF4, get_datatype
 from qlora_lab.training.learning_rate import default_rate
+from qlora_lab.training.run_plan import load_run, read_plan
 from qlora_lab.training.settings import Settings
 
 SMALL = ["--rank", "4", "--batch-size", "4", "--train-examples", "24", "--baseline-examples", "2"]
@@ -36,10 +39,16 @@ def test_the_defaults_are_the_plans():
     """The command line spells its defaults out, for --help; `RunPlan` and `Settings` have them too."""
     options = {name: parameter.default for name, parameter in inspect.signature(finetune).parameters.items()}
     plan = asdict(RunPlan()) | asdict(Settings())
-    shared = (plan.keys() & options.keys()) - {"alpha", "learning_rate"}
+    shared = (plan.keys() & options.keys()) - {"alpha", "learning_rate", "block_size"}
     assert {name: options[name] for name in shared} == {name: plan[name] for name in shared}
     assert options["alpha"] is None and plan["alpha"] == 2 * plan["rank"]
     assert options["learning_rate"] is None and plan["learning_rate"] == default_rate(134_515_008)
+    assert options["block_size"] is None and plan["block_size"] == 64
+
+
+def test_help_names_all_data_types():
+    said = inspect.signature(finetune).parameters["datatype"].annotation.__metadata__[0].help
+    assert said.replace(", or one of those since:", ",") == f"{', '.join((*DATATYPES, *SINCE_NF4))}."
 
 
 def test_doctor_says_versions_device_and_cache():
@@ -117,6 +126,22 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_adapter(tiny_folder, tmp_pa
 
     asked = run("ask", "timer 5 min", "--model", tiny_folder, "--runs", tmp_path, "--device", "cpu")
     assert asked.exit_code == 0 and "base model" in asked.output and "adapter" in asked.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("datatype", ["mxfp4", "nvfp4", "q4_1", "bof4_s"])
+def test_a_run_on_a_base_in_a_later_format_is_loaded_and_asked(datatype, tiny_folder, tmp_path):
+    where = ["--model", tiny_folder, "--runs", tmp_path]
+    done = run("finetune", *where, "--name", "run", "--steps", "2", *SMALL, "--datatype", datatype)
+    assert done.exit_code == 0, done.output
+    plan = read_plan(tmp_path / "run")
+    own = get_datatype(datatype)
+    assert (plan.datatype, plan.block_size, plan.double_quant) == (datatype, own.block_size, own.allows_double_quant)
+    model, _, _ = load_run(tmp_path / "run", device="cpu")
+    layers = [module for module in model.modules() if isinstance(module, QLoRALinear)]
+    assert layers and all((layer.datatype, layer.block_size) == (datatype, own.block_size) for layer in layers)
+    asked = run("ask", "timer 5 min", *where, "--device", "cpu")
+    assert asked.exit_code == 0 and "adapter" in asked.output, asked.output
 
 
 @pytest.mark.slow

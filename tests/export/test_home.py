@@ -341,7 +341,9 @@ def test_an_empty_folder_or_a_link_to_one_is_filled(run, tmp_path):
     assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "README.md").exists()
 
 
-@pytest.mark.parametrize("datatype, block_size", [("nf4", 64), ("fp4", 64), ("int4", 32), ("int4_affine", 32)])
+@pytest.mark.parametrize(
+    "datatype, block_size", [("nf4", 64), ("fp4", 64), ("int4", 32), ("int4_affine", 32), ("nvfp4", 16)]
+)
 def test_the_base_is_the_one_that_run_json_says(datatype, block_size, tmp_path):
     run = make_run(tmp_path, datatype=datatype, block_size=block_size)
     made = export(run, "merged", tmp_path / "out")

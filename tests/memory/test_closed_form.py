@@ -18,12 +18,15 @@ from qlora_lab.memory.closed_form import (
     logit_bytes,
     predict_plan,
     predict_training,
+    quantized_bytes,
 )
 from qlora_lab.memory.fit import predict_step
 from qlora_lab.memory.plan import PRESETS, TrainingPlan
 from qlora_lab.memory.records import CATEGORIES
 from qlora_lab.memory.simulation import build_model, simulate_training
 from qlora_lab.qlora import quantize_model
+from qlora_lab.quantization.datatypes import DATATYPES, SINCE_NF4, get_datatype
+from qlora_lab.quantization.tensor import QuantizedTensor
 
 SMALL = LlamaConfig(
     vocab_size=4000, hidden_size=512, intermediate_size=1376, num_hidden_layers=4, num_attention_heads=8
@@ -268,3 +271,21 @@ def test_what_the_closed_form_is_not_about_is_said(model_type):
 
     with pytest.raises(ValueError, match="use simulate_training instead"):
         predict_training(CONFIG_MAPPING[model_type]())
+
+
+@pytest.mark.parametrize("datatype", (*DATATYPES, *SINCE_NF4))
+def test_a_4_bit_base_is_billed_to_the_byte(datatype):
+    for double_quant in (False, True) if get_datatype(datatype).allows_double_quant else (False,):
+        plan = TrainingPlan(SMALL, "qlora", datatype=datatype, double_quant=double_quant)
+        for count in (1, 511, 512, 4096 * 257 + 3):
+            shape = torch.Size((count,))
+            made = QuantizedTensor.empty(shape, torch.bfloat16, datatype, plan.block_size, double_quant)
+            assert quantized_bytes(plan, count) == made.nbytes
+
+
+def test_a_plan_is_told_what_its_data_type_has_not():
+    with pytest.raises(ValueError, match="mxfp4 stores its scales in 8 bits already"):
+        TrainingPlan(SMALL, "qlora", datatype="mxfp4")
+    with pytest.raises(ValueError, match="blocks have 16 weights"):
+        TrainingPlan(SMALL, "qlora", datatype="nvfp4", block_size=64, double_quant=False)
+    assert TrainingPlan(SMALL, "qlora", datatype="nvfp4", double_quant=False).block_size == 16

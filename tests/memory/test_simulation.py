@@ -77,10 +77,11 @@ def test_a_simulated_step_equals_the_real_one_operation_by_operation(method, che
         {"dtype": torch.float32},
         {"double_quant": False, "block_size": 32, "target_modules": ["q_proj", "down_proj"]},
         {"datatype": "int4_affine", "double_quant": False, "optimizer": "sgd"},
+        {"datatype": "nvfp4", "double_quant": False, "optimizer": "sgd"},
         {"adapter_dtype": torch.bfloat16, "dropout": 0.1},
         {"chunked_loss": False, "checkpointing": "non-reentrant"},
     ],
-    ids=["float32", "single", "affine", "16-bit adapters", "all logits"],
+    ids=["float32", "single", "affine", "nvfp4", "16-bit adapters", "all logits"],
 )
 def test_every_kind_of_step_equals_the_real_one(options):
     arguments = (tiny_config(tie_word_embeddings=True), "qlora", 4, 2, 16)

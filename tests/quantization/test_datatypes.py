@@ -12,8 +12,15 @@ from torch._subclasses.functional_tensor import FunctionalTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.flop_counter import FlopCounterMode
 
-from qlora_lab.quantization.blockwise import scale_levels
-from qlora_lab.quantization.datatypes import DATATYPES, DataType, dynamic_map, get_datatype
+from qlora_lab.quantization.blockwise import quantize_blocks, scale_levels
+from qlora_lab.quantization.datatypes import (
+    DATATYPES,
+    SINCE_NF4,
+    DataType,
+    dynamic_map,
+    fit_bof4,
+    get_datatype,
+)
 from qlora_lab.quantization.fast.kernels import _levels_of_bytes
 from qlora_lab.quantization.tensor import quantize
 
@@ -33,7 +40,7 @@ def test_the_dynamic_map_equals_bitsandbytes_bit_for_bit():
     assert len(set(dynamic_map())) == 256
 
 
-@pytest.mark.parametrize("name", DATATYPES)
+@pytest.mark.parametrize("name", (*DATATYPES, *SINCE_NF4))
 def test_order_sorts_the_distinct_levels(name):
     datatype = get_datatype(name)
     levels = [datatype.levels[code] for code in datatype.order]
@@ -41,7 +48,13 @@ def test_order_sorts_the_distinct_levels(name):
     assert all(low < t < high for low, t, high in zip(levels[:-1], datatype.thresholds, levels[1:], strict=True))
 
 
-@pytest.mark.parametrize("name, code", [("nf4", 7), ("fp4", 0), ("int4", 8), ("int4_affine", 0)])
+@pytest.mark.parametrize(
+    "name, code",
+    [
+        ("nf4", 7), ("fp4", 0), ("int4", 8), ("int4_affine", 0), ("int4_signed", 8), ("bof4", 7), ("bof4_s", 7),
+        ("q4_0", 8), ("mxfp4", 0),
+    ],
+)  # fmt: skip
 def test_zero_has_a_code_of_its_own(name, code):
     datatype = get_datatype(name)
     assert datatype.zero_code == code
@@ -57,6 +70,44 @@ def test_an_unknown_name_is_told_the_known_ones(name):
 def test_a_data_type_has_sixteen_levels():
     with pytest.raises(ValueError, match="16 levels; 'short' was given 3"):
         DataType("short", (0.0, 0.5, 1.0))
+
+
+@pytest.mark.parametrize("name", ["bof4", "bof4_s"])
+def test_bof4_is_what_the_fit_finds_and_what_weights_ask_for(name):
+    """Each level that is free is the mean of the weights that take it, those of larger blocks counting for more."""
+    kind = get_datatype(name)
+    assert torch.allclose(torch.tensor(fit_bof4(64, kind.signed)), kind.table(), rtol=0, atol=2e-7)
+    blocks = torch.randn(2**15, 64, generator=torch.Generator().manual_seed(0))
+    codes, scales, _ = quantize_blocks(blocks, kind)
+    square = scales.double().square()[:, None].expand(-1, 64).reshape(-1)
+    x = (blocks / scales[:, None]).view(-1)
+    mean = torch.bincount(codes.view(-1).int(), square * x) / torch.bincount(codes.view(-1).int(), square)
+    free = [code for code, level in enumerate(kind.levels) if level not in (0, 1, -1)]
+    assert len(free) == 13 + kind.signed
+    assert torch.allclose(mean[free], kind.table()[free].double(), rtol=0, atol=1e-3)
+
+
+def test_each_step_from_nf4_to_bof4_s_saves_error():
+    weight = torch.randn(2**15, generator=torch.Generator().manual_seed(1))
+    errors = [(quantize(weight, name).dequantize() - weight).norm() for name in ("nf4", "bof4", "bof4_s")]
+    assert errors[0] > errors[1] > errors[2]
+
+
+@pytest.mark.parametrize(
+    "rule, words",
+    [
+        ({"scales": "float8"}, "scales .* one of float32, float16, e8m0, e4m3; 'odd' has 'float8'"),
+        ({"ties": "up"}, "ties .* one of lower, even, upper"),
+        ({"extreme": -1}, "above zero"),
+        ({"extreme": 0, "signed": True}, "above zero"),
+        ({"affine": True, "signed": True}, "affine and signed"),
+        ({"signed": True, "scales": "e8m0"}, "no sign"),
+        ({"ties": "upper"}, "steps of one"),
+    ],
+)
+def test_a_rule_for_scales_that_makes_no_sense_is_refused(rule, words):
+    with pytest.raises(ValueError, match=words):
+        DataType("odd", tuple(k / 8 for k in range(-8, 8)), **rule)
 
 
 def _in_a_thread(call):

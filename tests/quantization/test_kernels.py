@@ -46,6 +46,14 @@ def test_compiled_equals_the_definition_bit_for_bit(datatype, dtype, wide, monke
     assert not compilation._state["broken"]
 
 
+@pytest.mark.parametrize("datatype", ["mxfp4", "bof4_s"])
+def test_formats_since_nf4_are_decoded_alike(datatype):
+    """Of codes and scales that are decoded first: that they have eight bits or a sign is nothing to the kernels."""
+    q = quantize(torch.randn(41, 77, generator=torch.Generator().manual_seed(0)), datatype)
+    one, other = both(q.dequantize)
+    assert torch.equal(one, other) and not compilation._state["broken"]
+
+
 def test_special_numbers_are_quantized_alike(monkeypatch):
     """Zeros of both signs, subnormal numbers, and the largest and smallest normal ones, in every place of a block."""
     torch.manual_seed(0)

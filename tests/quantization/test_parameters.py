@@ -90,9 +90,13 @@ def assert_same(one: dict, other: dict) -> None:
 )
 @pytest.mark.parametrize(
     "options",
-    [{}, {"datatype": "fp4"}, {"double_quant": False}, {"datatype": "int4_affine", "double_quant": False}],
+    [
+        {}, {"datatype": "fp4"}, {"double_quant": False}, {"datatype": "int4_affine", "double_quant": False},
+        {"datatype": "nvfp4", "block_size": 16, "double_quant": False},
+        {"datatype": "q4_1", "block_size": 32, "double_quant": False},
+    ],
     ids=str,
-)
+)  # fmt: skip
 def test_a_state_goes_to_a_model_quantized_in_the_same_way(options, way, assign, tmp_path):
     one, other = model_of(seed=1, **options), model_of(seed=2, **options)
     other.load_state_dict(way(one.state_dict(), tmp_path), assign=assign)
@@ -113,6 +117,7 @@ def test_a_state_of_an_earlier_version_has_no_record_and_loads(strict):
 OTHERS = {
     "another data type": (lambda: model_of(seed=1, datatype="fp4"), "fp4"),
     "one more": (lambda: model_of(seed=1, datatype="int4"), "int4"),
+    "scales in eight bits": (lambda: model_of(seed=1, datatype="mxfp4", block_size=32, double_quant=False), "mxfp4"),
     "a data type with offsets": (lambda: model_of(seed=1, datatype="int4_affine", double_quant=False), "int4_affine"),
     "another block size": (lambda: model_of(seed=1, block_size=32), "block_size"),
     "no double quantization": (lambda: model_of(seed=1, double_quant=False), "double_quant"),
@@ -390,6 +395,7 @@ def test_a_mixture_computes_what_its_decoded_experts_compute(name, implementatio
     [
         {"datatype": "fp4"},
         {"datatype": "int4_affine", "double_quant": False},
+        {"datatype": "nvfp4", "block_size": 16, "double_quant": False},
         {"block_size": 32, "double_quant": False},
     ],
     ids=str,

@@ -27,21 +27,27 @@ from qlora_lab.machine.huge_pages import empty
 from qlora_lab.machine.processor import has_wide_vectors
 from qlora_lab.quantization import blockwise as definition
 from qlora_lab.quantization.blockwise import SCALE_BLOCK, dequantize_scales, scale_levels
-from qlora_lab.quantization.datatypes import DataType, cached_table
+from qlora_lab.quantization.datatypes import SCALES, DataType, cached_table
 from qlora_lab.quantization.fast.compilation import Compiled, proved, run
 
 _SAMPLE = 64  # blocks that a kernel is compared with its definition on
 _PART = 2**22  # codes, made at a time: few enough to stay in a processor's cache until they are packed
 
 
+def knows(datatype: DataType) -> bool:
+    """Whether `quantize_blocks` is for this data type: its scales are the absmax of blocks, in 16 bits or more."""
+    absmax = not (datatype.affine or datatype.signed) and datatype.extreme == 1
+    return absmax and datatype.scales in ("float32", "float16") and datatype.negative_zero is None
+
+
 def quantize_blocks(blocks: torch.Tensor, datatype: DataType) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Compiled `blockwise.quantize_blocks` for absmax data types; None where no compiler works.
+    """Compiled `blockwise.quantize_blocks` for the data types it `knows`; None where no compiler works.
 
     Args:
         blocks: (number of blocks, block size), float32 or bfloat16, contiguous.
 
     Returns:
-        codes uint8 (number of blocks, block size / 2) and scales float32 (number of blocks,).
+        codes uint8 (number of blocks, block size / 2) and scales (number of blocks,), as the data type stores them.
     """
     count, size = blocks.shape
     codes = empty((count, size // 2), torch.uint8, blocks.device)
@@ -64,6 +70,8 @@ def quantize_blocks(blocks: torch.Tensor, datatype: DataType) -> tuple[torch.Ten
     if not done:
         return None
 
+    scales = scales.to(SCALES[datatype.scales])
+
     def agrees() -> bool | None:
         expected, absmax, _ = definition.quantize_blocks(blocks[:_SAMPLE], datatype)
         if not absmax.isfinite().all():
@@ -80,7 +88,7 @@ def dequantize_blocks(
     dtype: torch.dtype,
     second: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor | None:
-    """Compiled `blockwise.dequantize_blocks` for absmax data types; None where no compiler works.
+    """Compiled `blockwise.dequantize_blocks` for data types without offsets; None where no compiler works.
 
     Args:
         codes: uint8 (number of blocks, block size / 2).

@@ -6,7 +6,7 @@ tensors, torch.compile of a whole model, gradient checkpointing.
 
 import torch
 
-from qlora_lab.quantization.blockwise import dequantize_blocks, dequantize_scales
+from qlora_lab.quantization.blockwise import decode_scales, dequantize_blocks, dequantize_scales
 from qlora_lab.quantization.datatypes import get_datatype
 from qlora_lab.quantization.fast import compilation, kernels
 
@@ -25,8 +25,8 @@ def dequantize_4bit(
     """scale * level for each code, computed in float32 and rounded once.
 
     Args:
-        codes, scales, scale_scales, scale_offset, offsets: what a `QuantizedTensor` stores; `scales` are the 8-bit
-            codes of the scales where `scale_scales` is given (double quantization).
+        codes, scales, scale_scales, scale_offset, offsets: what a `QuantizedTensor` stores; `scales` are the codes of
+            the scales where they have codes, and `scale_offset` is given for those of double quantization.
         dtype: float32, float16 or bfloat16.
 
     Returns:
@@ -39,7 +39,10 @@ def dequantize_4bit(
 
 def _dequantize(codes, scales, scale_scales, scale_offset, offsets, datatype, block_size, shape, dtype) -> torch.Tensor:
     datatype, shape = get_datatype(datatype), torch.Size(shape)
-    second = None if scale_scales is None else (scale_scales, scale_offset)  # double quantization: `scales` are codes
+    second = None if scale_offset is None else (scale_scales, scale_offset)  # double quantization
+    if second is None:
+        scales = decode_scales(scales, datatype, scale_scales)
+    offsets = None if offsets is None else offsets.float()
     n = shape.numel()
     if codes.is_cuda and compilation.wanted(codes, n, compilation.TRITON):
         result = _decode_on_gpu(codes, scales, second, offsets, datatype, block_size, n, dtype)
