@@ -4,7 +4,7 @@ BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 # Files of tests and notebooks at the same time; each takes up to 4 GB.
 WORKERS ?= 2
 
-.PHONY: run test quick lab bench record site links notebooks lint colab-check floors-check drift-check alone-check bundle-check gpu-kit gpu-kit-check gpu-check fuzz solved-check export-check ways-home trl-check clean
+.PHONY: run test quick lab bench record site links notebooks lint colab-check floors-check drift-check alone-check bundle-check gpu-kit gpu-kit-check gpu-check fuzz solved-check formats-check export-check ways-home trl-check clean
 
 run: .venv/ready  ## fine-tune the default model; ends with a before/after table and runs/<name>/report.html
 	$(BIN)/qlora-lab finetune $(ARGS)
@@ -79,6 +79,9 @@ gpu-kit: .venv/ready  ## what a bare GPU machine without a network needs, in bui
 fuzz: .venv/ready  ## 2,000 random small models: every outcome equals a reference, or is refused in a sentence
 	$(BIN)/python tests/machines/fuzz.py $(ARGS)
 
+formats-check: .venv/ready .venv/torchao  ## MXFP4 and NVFP4 bit for bit against torchao
+	PYTHONPATH="$(CURDIR)/.venv/torchao" $(BIN)/python -m pytest tests/quantization/test_datatypes_in_torchao.py $(ARGS)
+
 export-check: .venv/ready .venv/home/ready  ## an exported run in llama.cpp, beside the same weights here; records the count
 	$(BIN)/python benchmarks/export_check.py $(ARGS)
 
@@ -97,7 +100,7 @@ gpu-kit-check: .venv/ready  ## the kit's calls, every stage at tiny sizes, in a 
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
-# Only the race needs torchao; where it is importable, PEFT and transformers load it and it complains on a CPU.
+# Only the race and formats-check need torchao; where it is importable, PEFT and transformers load it and it complains on a CPU.
 .venv/torchao: benchmarks/requirements.txt | .venv/ready
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ --requirement benchmarks/requirements.txt
 	touch $@
