@@ -8,8 +8,9 @@ each are:
                   layer, before they are cut; and the root where it is trained, and so cut too
     activations, temporary    of the GPU's own rows: they are not shared, and n GPUs compute n times as many rows
 
-The moment is the first layer's backward pass, when nearly all gradients are there: what the one-GPU budget calls
-"gradients". Padding of parts (less than a row for each) is left out. See `distributed` for what is cut, and how.
+The moments are the one-GPU budget's, and the peak is the largest of them: with few tokens the first layer's backward
+pass, when nearly all gradients are there, and with many the loss or the last layer. Padding of parts (less than a row
+for each) is left out. See `distributed` for what is cut, and how.
 """
 
 from dataclasses import dataclass
@@ -62,9 +63,8 @@ def predict_per_process(
     alone = predict_plan(plan)
     if processes == 1:
         return ShardedBudget(plan, 1, alone.by_category | {"gathered": 0})
-    gradients = plan.trained_dtype.itemsize * trained_elements(plan)
-    of_layer = gradients // shape_of(plan).layers
-    _, activations, temporary = bytes_by_moment(plan)["gradients"]
+    trained = plan.trained_dtype.itemsize * trained_elements(plan)
+    of_layer = trained // shape_of(plan).layers
     layer, root = group_bytes(plan)
     kept = {
         name: -(-alone.by_category[name] // processes)
@@ -72,17 +72,17 @@ def predict_per_process(
     }
     if method != "full":
         kept["base weights"] = root + -(-(alone.by_category["base weights"] - root) // processes)
-    return ShardedBudget(
-        plan,
-        processes,
-        kept
-        | {
-            "gradients": -(-gradients // processes),
-            "gathered": 2 * layer + of_layer + (root if method == "full" else 0),
-            "activations": activations,
-            "temporary": temporary,
-        },
-    )
+    found = []
+    for moment, (gradients, activations, temporary) in bytes_by_moment(plan).items():
+        gathered = 2 * layer + (root if method == "full" else 0)
+        if moment in ("backward", "gradients"):
+            gathered += of_layer
+        if moment == "update":  # of one's own part
+            gathered, temporary = 0, -(-temporary // processes)
+        gradients = trained if moment == "gradients" else gradients
+        by_category = {"gradients": -(-gradients // processes), "gathered": gathered}
+        found.append(by_category | {"activations": activations, "temporary": temporary})
+    return ShardedBudget(plan, processes, kept | max(found, key=lambda by_category: sum(by_category.values())))
 
 
 def group_bytes(plan: TrainingPlan) -> tuple[int, int]:

@@ -29,6 +29,19 @@ def test_parts_add_up_and_what_is_gathered_stays(method):
     assert peaks == sorted(peaks, reverse=True)
 
 
+@pytest.mark.parametrize(("rows", "length"), [(1, 512), (1, 8192), (8, 2048)])
+@pytest.mark.parametrize("checkpointing", ["none", "non-reentrant"])
+def test_no_gpu_of_several_needs_less_than_its_share_also_with_many_tokens(rows, length, checkpointing):
+    """The peak of n is not at another moment than that of one where it would be too low there."""
+    plan = {"rank": 64, "batch_size": rows, "sequence_length": length, "checkpointing": checkpointing}
+    for method in ("full", "lora", "qlora"):
+        alone = predict_training("llama-7b", method, **plan)
+        for n in (2, 8):
+            budget = predict_per_process("llama-7b", method, n, **plan)
+            own = alone.by_category["activations"] + (alone.by_category["temporary"] if alone.moment != "update" else 0)
+            assert budget.peak >= (alone.peak - own) / n + own
+
+
 def test_the_claims_of_notebook_08():
     peaks = {m: predict_per_process("llama-65b", m, 8, **SHAPE).peak for m in ("full", "lora", "qlora")}
     assert peaks["full"] > 80e9 > peaks["lora"] > peaks["qlora"]
