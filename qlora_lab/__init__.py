@@ -97,13 +97,14 @@ qlora_lab/
         matmul.py               float32 products, by oneDNN where that is faster
         huge_pages.py           large tensors in large pages of memory
         other_work.py           how busy other processes keep the cores
-        free_memory.py          what can still be allocated, containers included
+        free_memory.py          what can still be allocated, containers included; what a process has
         stopwatch.py            seconds of a call, for comparing methods
         generators.py           states of random generators, taken and put back
         arguments.py            checks of arguments, in one set of words
         errors.py               errors that are told to a person in one line
         files.py                files written whole or not at all
         processes.py            one process, or several that torchrun started
+        launch.py               a notebook's function in several processes
     plots/                      every figure, from plain numbers
         style.py                palette, type, alternative texts
         codebooks.py            levels and codes

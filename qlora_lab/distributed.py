@@ -18,7 +18,8 @@ Sources: ZeRO (Rajbhandari et al. 2020), stage 3; PyTorch FSDP (Zhao et al. 2023
 """
 
 import contextlib
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -149,6 +150,59 @@ class Traffic(TorchDispatchMode):
         return result
 
 
+class Timeline(Traffic):
+    """Inside, also writes down what becomes of each decoder layer of a sharded model: looked at before every operation.
+
+    spans: [(layer, what, begin, end)], in seconds since it was made. What: "gather" (its all-gather is under way),
+    "arrived" (in a buffer, while another layer computes), "whole" (in the place of its parts, until it is dropped),
+    "reduce-scatter" (of its gradients). A collective operation that waits for another process seems to last longer.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.spans: list[tuple[int, str, float, float]] = []
+        self._firsts = [next((m, n) for m in layer.modules() for n in m._parameters) for layer in decoder_layers(model)]
+        self._whole: dict[int, float] = {}  # since when
+        self._arrived: deque[tuple[float, float]] = deque()  # gathered from, to
+        self._open: tuple[str, float] | None = None  # a collective operation, and when it was called
+        self._dropped = -1  # the layer that was dropped last
+        self._began = time.perf_counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self._look()
+        result = super().__torch_dispatch__(function, types, args, kwargs)
+        if function.namespace == "c10d":
+            kind = self.KINDS.get(function._schema.name.split("::")[1])
+            if kind in ("all-gather", "reduce-scatter"):
+                self._open = kind, self._now()
+        return result
+
+    def __exit__(self, *problem):
+        self._look()
+        return super().__exit__(*problem)
+
+    def _now(self) -> float:
+        return time.perf_counter() - self._began
+
+    def _look(self) -> None:
+        now = self._now()
+        if self._open is not None:
+            (kind, began), self._open = self._open, None
+            if kind == "all-gather":
+                self._arrived.append((began, now))
+            else:
+                self.spans.append((self._dropped, kind, began, now))
+        for layer, (module, name) in enumerate(self._firsts):
+            whole = not processes.is_part(module._parameters[name])
+            if whole and layer not in self._whole:
+                began, ended = self._arrived.popleft()  # they are put in place in the order in which they were gathered
+                self.spans += [(layer, "gather", began, ended), (layer, "arrived", ended, now)]
+                self._whole[layer] = now
+            elif not whole and layer in self._whole:
+                self.spans.append((layer, "whole", self._whole.pop(layer), now))
+                self._dropped = layer
+
+
 def gathered_bytes(parameters, of: int | None = None) -> int:
     """Bytes of one all-gather of these parameters: each is padded so that its first dimension divides by `of`."""
     of = processes.count() if of is None else of
@@ -164,6 +218,7 @@ def _groups(model: nn.Module) -> list[FSDPModule]:
 
 
 __all__ = [
+    "Timeline",
     "Traffic",
     "decoder_layers",
     "gathered_bytes",

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import psutil
 import pytest
@@ -20,6 +21,7 @@ from workers import (
     memory,
     refused,
     stopped,
+    timeline,
     together,
     trained,
     validated,
@@ -95,6 +97,22 @@ def test_traffic_is_what_is_predicted():
             assert by_kind["all-gather"] == gathered
             assert by_kind["reduce-scatter"] == scattered
             assert calls["all-gather"] == 2 * 2 and calls["reduce-scatter"] == 2  # two blocks
+
+
+def test_a_timeline_sees_each_layer_come_and_go_twice():
+    for spans, calls in together(2, timeline):
+        assert calls == {"all-gather": 4, "reduce-scatter": 2}  # two layers
+        for layer in (0, 1):
+            own = [span[1:] for span in spans if span[0] == layer]
+            assert [kind for kind, *_ in sorted(own, key=lambda span: span[1])] == [
+                *("gather", "arrived", "whole"), *("gather", "arrived", "whole"), "reduce-scatter"
+            ]  # fmt: skip
+            assert all(begin <= end for _, begin, end in own)
+            assert all(one[2] <= other[1] for one, other in pairwise(sorted(own, key=lambda span: span[1])))
+        first = {layer: min(span[2] for span in spans if span[:2] == (layer, "whole")) for layer in (0, 1)}
+        assert first[0] < first[1]
+        scattered = {layer: begin for layer, kind, begin, _ in spans if kind == "reduce-scatter"}
+        assert scattered[1] < scattered[0]
 
 
 def rows_of(batch):

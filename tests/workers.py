@@ -165,6 +165,14 @@ def memory():
     }
 
 
+def timeline():
+    """Spans of a step's layers, and its calls."""
+    model, batch = distributed.shard(made()).train(), distributed.share_of_batch(first_batch())
+    with distributed.Timeline(model) as seen:
+        supervised_loss_sum(model, batch.input_ids, batch.attention_mask, batch.labels).backward()
+    return seen.spans, dict(seen.calls)
+
+
 def trained(out, resume: bool = False, kind: str = "qlora", dropout: float = 0.0, **changed):
     """A fine-tune; its records, and whether this process saw the adapter's file."""
     model = distributed.shard(adapted(kind=kind, dropout=dropout))

@@ -1,5 +1,8 @@
-"""How many bytes can still be allocated: of the GPU, or of the machine within its container's limits."""
+"""How many bytes can still be allocated, of the GPU or within a container's limits; and what a process has alone."""
 
+import contextlib
+import ctypes
+import gc
 from pathlib import Path
 
 import torch
@@ -25,6 +28,19 @@ def free_memory(device: torch.device | str) -> int:
     if device.type == "mps":  # a share of the machine's memory
         left.append(max(0, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()))
     return min(bytes_left for bytes_left in left if bytes_left is not None)
+
+
+def own_memory() -> int:
+    """Bytes of the machine's memory that this process has for itself: what would be free if it ended now.
+
+    What it has freed already is given back to the system first, where the system has a way to ask for that.
+    """
+    import psutil
+
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # glibc's
+        ctypes.CDLL(None).malloc_trim(0)
+    return psutil.Process().memory_full_info().uss
 
 
 def _container_left() -> int | None:

@@ -49,7 +49,7 @@ from qlora_lab.plots.scales import (
     scale_map,
     throughput,
 )
-from qlora_lab.plots.sharding import gathered_over_step, per_gpu
+from qlora_lab.plots.sharding import per_gpu, sharding_timeline
 from qlora_lab.plots.style import (
     BLUE,
     GREEN,
@@ -92,7 +92,6 @@ __all__ = [
     "error_by_block_size",
     "error_by_weight",
     "figure",
-    "gathered_over_step",
     "grids",
     "kept_by_merging",
     "label",
@@ -122,6 +121,7 @@ __all__ = [
     "scale_and_error",
     "scale_map",
     "shares_by_row",
+    "sharding_timeline",
     "show",
     "signed_scales",
     "singular_energy",

@@ -47,3 +47,11 @@ def test_free_memory_of_a_gpu_counts_what_the_allocator_could_give_back():
     assert free_memory.free_memory("cuda") <= before - x.nbytes + 2**22
     del x
     assert free_memory.free_memory("cuda") == pytest.approx(before, abs=2**22)
+
+
+def test_own_memory_sees_what_a_process_takes_and_gives_back():
+    before = free_memory.own_memory()
+    taken = torch.ones(20_000_000)
+    assert 0.9 < (free_memory.own_memory() - before) / taken.nbytes < 1.2
+    del taken
+    assert free_memory.own_memory() - before < 20_000_000

@@ -136,8 +136,9 @@ FIGURES = {
         [("full", [(1, 784.5), (2, 398.0), (8, 104.0)]), ("QLoRA", [(1, 41.4), (2, 23.0), (8, 7.6)])],
         [("24 GB", 25.8), ("80 GB", 85.9)], "T",
     ),
-    "gathered_over_step": lambda: plots.gathered_over_step(
-        [50.0, 110.0, 112.0, 110.0, 112.0, 50.0], 50.0, 190.0, [(1, "forward"), (3, "backward")], "T"
+    "sharding_timeline": lambda: plots.sharding_timeline(
+        [(0, "gather", 0.0, 0.1), (0, "arrived", 0.1, 0.2), (0, "whole", 0.2, 0.6), (0, "reduce-scatter", 0.6, 0.7),
+         (1, "gather", 0.3, 0.4), (1, "arrived", 0.4, 0.6), (1, "whole", 0.7, 1.0)], 2, (0.2, 0.7), ("T", LONG),
     ),
     "results": lambda: plots.results(
         {"loss": {"a": (0.3, 0.1, 0.5, [0.2, 0.3, 0.4]), LONG: RESULT}, "test": {"a": RESULT, LONG: RESULT}}, "T"
