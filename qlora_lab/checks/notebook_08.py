@@ -1,4 +1,4 @@
-"""Exercises of notebook 08: gradients added up, tensors cut, a resume on other GPUs, bytes, and how many are enough."""
+"""Exercises of notebook 08: tensors and gradients in parts, a resume on other GPUs, bytes, and how many are enough."""
 
 import math
 
@@ -9,12 +9,14 @@ from qlora_lab.checks.exercise import Exercise, draw_integers, draw_normal, edit
 
 def combine_gradients(gradients, tokens):
     weighted = [n * g for n, g in zip(tokens, gradients, strict=True)]
-    return sum(weighted) / sum(tokens)
+    whole = sum(weighted) / sum(tokens)
+    rows = -(-len(whole) // len(tokens))
+    return [whole[k * rows : (k + 1) * rows] for k in range(len(tokens))]
 
 
 def _gradients(generator: torch.Generator, number: int):
-    processes = (2, 3, 4)[number % 3]
-    shape = draw_integers(generator, 2, 4 + number, 2)
+    processes, rows = (2, 3, 4)[number % 3], (5, 7, 6, 9, 10, 13, 11, 8)[number]
+    shape = rows, draw_integers(generator, 2, 5, 1)[0]
     tokens = [3 + 5 * i + n for i, n in enumerate(draw_integers(generator, 0, 4, processes))][::-1]  # never all alike
     if number % 2:
         tokens = [tokens[-1], *tokens[:-1]]
@@ -137,6 +139,24 @@ EXERCISES = (
 
             sum(weighted) / sum(tokens) → sum(weighted) / max(tokens)
             2: Divide by the tokens of all processes together, not by the most there are.
+
+            return [whole[k * rows : (k + 1) * rows] for k in range(len(tokens))] → return whole
+            return [whole[k * rows : (k + 1) * rows] for k in range(len(tokens))] → return [whole] * len(tokens)
+            3: That is the whole gradient, which everyone has after an all-reduce. Here each process keeps its part
+               only: give a list with a part for each.
+
+            return [whole[k * rows : (k + 1) * rows] → return [gradients[k][k * rows : (k + 1) * rows]
+            1: Each process keeps a part of its own gradient, and nothing is added up. The part of everyone's belongs
+               there.
+
+            return [whole[k * rows : (k + 1) * rows] → return [whole[k :: len(tokens)]
+            3: That is every n-th row, which is how a batch is split. A part is one piece, as in `part_of`.
+
+            return [whole[k * rows : (k + 1) * rows] → return [whole.tensor_split(len(tokens))[k]
+            3: These parts differ by one row at most; FSDP's are of one size, rounded up, but for the last ones.
+
+            -(-len(whole) // len(tokens)) → len(whole) // len(tokens)
+            3: Rounded down, the rows that are left over belong to nobody. Round the size of a part up.
         """),
         any_float=True,
         tolerance=1e-5,
@@ -150,7 +170,7 @@ EXERCISES = (
             1: Rounded down, the rows that are left over belong to nobody. Round the size of a part up.
 
             -(-len(tensor) // processes) → len(tensor) // processes + 1
-            1: `len // n + 1` is one row too many where the division leaves no rest; `-(-len // n)` rounds up.
+            1: `len // n + 1` is one row too many where the division leaves no remainder; `-(-len // n)` rounds up.
 
             rows = → tensor = torch.cat((tensor, tensor.new_zeros(-len(tensor) % processes, *tensor.shape[1:]))); rows =
             2: The last part is filled up with zeros. That is done for the all-gather; what is kept are the rows there
@@ -299,8 +319,8 @@ EXERCISES = (
 
             math.ceil(sharded / room) → sharded // room + 1
             math.ceil(sharded / room) → math.ceil(sharded / room) + 1
-            1: That is one card more than needed, at least where the division leaves no rest: `math.ceil` alone rounds
-               up.
+            1: That is one card more than needed, at least where the division leaves no remainder: `math.ceil` alone
+               rounds up.
 
             None if room <= 0 else → None if room <= 0 or sharded > 100 * room else
             3: You stop at a number of cards; more than that may be needed.

@@ -2144,31 +2144,37 @@ def ceiling_of_numpy(decoding, fixed, per_token, share):
 # ---- 08
 
 
+def cut(whole, processes):
+    """The parts that processes keep. The answers to combine-gradients gave the whole, as it then asked for."""
+    rows = -(-len(whole) // processes)
+    return [whole[k * rows : (k + 1) * rows] for k in range(processes)]
+
+
 @wrong("combine-gradients", says="That is the plain average over processes, in which a token")
 def averaged(gradients, tokens):
-    return torch.stack(gradients).mean(0)
+    return cut(torch.stack(gradients).mean(0), len(tokens))
 
 
 @wrong("combine-gradients", says="The weights are right, but they must be divided by the")
 def weighted_and_averaged(gradients, tokens):
-    return sum(g * t for g, t in zip(gradients, tokens, strict=True)) / len(gradients)
+    return cut(sum(g * t for g, t in zip(gradients, tokens, strict=True)) / len(gradients), len(tokens))
 
 
 @wrong("combine-gradients", says="Each gradient is a mean over its own tokens: multiply it")
 def sum_of_all(gradients, tokens):
-    return torch.stack(gradients).sum(0) / sum(tokens)
+    return cut(torch.stack(gradients).sum(0) / sum(tokens), len(tokens))
 
 
 @wrong("combine-gradients", says="The weights are the wrong way round: many tokens must count")
 def weighted_the_wrong_way(gradients, tokens):
     weights = [1 / t for t in tokens if t]
-    return sum(g * w for g, w in zip(gradients, weights, strict=False)) / sum(weights)
+    return cut(sum(g * w for g, w in zip(gradients, weights, strict=False)) / sum(weights), len(tokens))
 
 
 @right("combine-gradients")
 def combined_in_numpy(gradients, tokens):
     found = np.average([g.numpy() for g in gradients], axis=0, weights=tokens)
-    return torch.from_numpy(np.asarray(found, dtype=np.float32))
+    return cut(torch.from_numpy(np.asarray(found, dtype=np.float32)), len(tokens))
 
 
 @right("combine-gradients")
@@ -2177,7 +2183,7 @@ def into_a_total(gradients, tokens):
     for k in range(len(tokens)):
         total.add_(gradients[k], alpha=tokens[k])
     total /= sum(tokens)
-    return total
+    return cut(total, len(tokens))
 
 
 @wrong("part-of", says="These parts differ by one row at most, which is fair, but")

@@ -1159,21 +1159,27 @@ def with_fractions(decoding, fixed, per_token, share):
 # ---- 08
 
 
+def cut(whole, processes):
+    """The parts that processes keep. The answers to combine-gradients gave the whole, as it then asked for."""
+    rows = -(-len(whole) // processes)
+    return [whole[k * rows : (k + 1) * rows] for k in range(processes)]
+
+
 @wrong("combine-gradients", says="It is divided by the tokens of all, and by the number of")
 def divided_by_their_number_too(gradients, tokens):
     total = sum(tokens)
-    return sum(g * (t / total) for g, t in zip(gradients, tokens, strict=True)) / len(gradients)
+    return cut(sum(g * (t / total) for g, t in zip(gradients, tokens, strict=True)) / len(gradients), len(tokens))
 
 
 @wrong("combine-gradients", says="Each gradient is weighed by its tokens, but nothing is")
 def weights_not_normalized(gradients, tokens):
-    return sum(g * t for g, t in zip(gradients, tokens, strict=True))
+    return cut(sum(g * t for g, t in zip(gradients, tokens, strict=True)), len(tokens))
 
 
 @right("combine-gradients")
 def weighted_by_broadcasting(gradients, tokens):
     stacked = torch.stack(gradients, dim=-1)
-    return (stacked * torch.tensor(tokens)).sum(-1) / torch.tensor(tokens).sum()
+    return cut((stacked * torch.tensor(tokens)).sum(-1) / torch.tensor(tokens).sum(), len(tokens))
 
 
 @wrong("part-of", says="It would be right with `process + 1` for `process`. With")

@@ -7,24 +7,31 @@ import torch
 from wrong_answers import wrong
 
 
+def cut(whole, processes):
+    """A whole gradient in the parts that processes keep."""
+    rows = -(-len(whole) // processes)
+    return [whole[k * rows : (k + 1) * rows] for k in range(processes)]
+
+
 @wrong("combine-gradients", says="plain average")
 def mean_of_means(gradients, tokens):
-    return torch.stack(gradients).mean(0)
+    return cut(torch.stack(gradients).mean(0), len(tokens))
 
 
 @wrong("combine-gradients", says="sum of the processes")
 def only_added(gradients, tokens):
-    return torch.stack(gradients).sum(0)
+    return cut(torch.stack(gradients).sum(0), len(tokens))
 
 
 @wrong("combine-gradients", says="nothing is divided")
 def not_divided(gradients, tokens):
-    return sum(n * g for n, g in zip(tokens, gradients, strict=True))
+    return cut(sum(n * g for n, g in zip(tokens, gradients, strict=True)), len(tokens))
 
 
 @wrong("combine-gradients", says="once more")
 def divided_twice(gradients, tokens):
-    return sum(n * g for n, g in zip(tokens, gradients, strict=True)) / sum(tokens) / len(tokens)
+    whole = sum(n * g for n, g in zip(tokens, gradients, strict=True)) / sum(tokens)
+    return cut(whole / len(tokens), len(tokens))
 
 
 @wrong("part-of", says="belong to nobody")
@@ -75,7 +82,7 @@ def down(rows, before, after, process):
 
 @wrong("combine-gradients", says="differ")
 def tokens_sorted(gradients, tokens):
-    return sum(n * g for n, g in zip(sorted(tokens), gradients, strict=True)) / sum(tokens)
+    return cut(sum(n * g for n, g in zip(sorted(tokens), gradients, strict=True)) / sum(tokens), len(tokens))
 
 
 @wrong("part-of", says="one row too many")
@@ -183,3 +190,20 @@ def rounded(sharded, gathered, own, card):
 def eight_at_most(sharded, gathered, own, card):
     fits = [n for n in range(1, 9) if (sharded + own if n == 1 else sharded / n + gathered + own) <= card]
     return min(fits, default=None)
+
+
+@wrong("combine-gradients", says="which everyone has after an all-reduce")
+def reduced_for_all(gradients, tokens):
+    """As the exercise asked for it in earlier versions."""
+    return sum(n * g for n, g in zip(tokens, gradients, strict=True)) / sum(tokens)
+
+
+@wrong("combine-gradients", says="nothing is added up")
+def own_parts(gradients, tokens):
+    return [cut(gradient, len(tokens))[k] for k, gradient in enumerate(gradients)]
+
+
+@wrong("combine-gradients", says="These parts differ by one row at most")
+def evened_out(gradients, tokens):
+    whole = sum(n * g for n, g in zip(tokens, gradients, strict=True)) / sum(tokens)
+    return list(torch.tensor_split(whole, len(tokens)))
