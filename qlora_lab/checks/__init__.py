@@ -38,6 +38,7 @@ MODULES = (  # in the order of the notebooks
     notebook_09,
 )
 EXERCISES: dict[str, Exercise] = {exercise.id: exercise for module in MODULES for exercise in module.EXERCISES}
+EVER_ASKED = EXERCISES | {each.id: each for each in notebook_08.EARLIER}  # courses begun earlier go on grading these
 PIECES = frozenset(map(function_name, EXERCISES))  # the functions that a reader writes
 
 
@@ -58,10 +59,10 @@ def check(exercise: str, function: Callable) -> Callable:
     function = getattr(function, "stands_for", function)
     found = verdict(exercise, function)
     if found.status == "right":
-        verdict_card.show_verdict(found, f"The notebook goes on with yours. {_keep(EXERCISES[exercise], function)}")
+        verdict_card.show_verdict(found, f"The notebook goes on with yours. {_keep(EVER_ASKED[exercise], function)}")
         return function
     verdict_card.show_verdict(found, "The notebook goes on with the finished version until yours is right.")
-    return _finished(EXERCISES[exercise], function)
+    return _finished(EVER_ASKED[exercise], function)
 
 
 def _finished(exercise: Exercise, answer: Any) -> Callable:
@@ -93,11 +94,22 @@ def _keep(exercise: Exercise, function: Callable) -> str:
 def verdict(exercise: str, function: Callable, seed: int = 0) -> Verdict:
     """The verdict on an answer; another seed gives other inputs."""
     function = getattr(function, "stands_for", function)
-    if exercise not in EXERCISES:
+    if exercise not in EVER_ASKED:
         near = difflib.get_close_matches(str(exercise).replace("_", "-"), EXERCISES, n=3, cutoff=0.5)
         meant = f"did you mean {' or '.join(map(repr, near))}?" if near else "ids stand in the notebooks' check cells"
         raise ValueError(f"unknown exercise {exercise!r}; {meant}")
-    return judge(EXERCISES[exercise], function, seed)
+    return judge(EVER_ASKED[exercise], function, seed)
 
 
-__all__ = ["EXERCISES", "PIECES", "Exercise", "Misconception", "Verdict", "check", "function_name", "judge", "verdict"]
+__all__ = [
+    "EVER_ASKED",
+    "EXERCISES",
+    "PIECES",
+    "Exercise",
+    "Misconception",
+    "Verdict",
+    "check",
+    "function_name",
+    "judge",
+    "verdict",
+]

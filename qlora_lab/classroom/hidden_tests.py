@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from qlora_lab.checks import EXERCISES
+from qlora_lab.checks import EVER_ASKED
 from qlora_lab.checks.differences import describe_arguments
 from qlora_lab.checks.exercise import Exercise, Failure, Verdict, diagnose, function_name
 from qlora_lab.classroom.inside import values
@@ -262,5 +262,5 @@ def hidden_test(exercise: str, function: Callable) -> None:
 
     if os.environ.get("NBGRADER_EXECUTION") == "autograde":
         raise RuntimeError("students' answers are graded in a sandbox: use the course's own nbgrader_config.py")
-    verdict = HiddenTests(EXERCISES[exercise], Course.find(Path.cwd()).seed).judge_function(function)
+    verdict = HiddenTests(EVER_ASKED[exercise], Course.find(Path.cwd()).seed).judge_function(function)
     assert verdict.status == "right", verdict

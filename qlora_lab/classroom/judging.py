@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from qlora_lab.checks import EXERCISES
+from qlora_lab.checks import EVER_ASKED
 from qlora_lab.checks.exercise import Verdict, function_name
 from qlora_lab.classroom.course import Course
 from qlora_lab.classroom.hidden_tests import HiddenTests, fingerprint
@@ -180,7 +180,7 @@ class Judge:
     def _tests_of(self, exercise: str) -> HiddenTests:
         with self._lock:
             if exercise not in self._tests:
-                self._tests[exercise] = HiddenTests(EXERCISES[exercise], self.course.seed)
+                self._tests[exercise] = HiddenTests(EVER_ASKED[exercise], self.course.seed)
             return self._tests[exercise]
 
 

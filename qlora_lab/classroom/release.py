@@ -12,7 +12,7 @@ from pathlib import Path
 
 import nbformat
 
-from qlora_lab.checks import EXERCISES, function_name
+from qlora_lab.checks import EVER_ASKED, function_name
 from qlora_lab.classroom.course import Course, require_nbgrader
 from qlora_lab.classroom.questions import QUESTIONS, Question
 
@@ -190,7 +190,7 @@ def _with_solution(exercise: str, stub: str, solution: str) -> str:
 
 def _is_graded(exercise: str) -> bool:
     """Whether answers go through the sandbox; what moves files or changes models does not."""
-    return exercise not in EXERCISES or EXERCISES[exercise].graded
+    return exercise not in EVER_ASKED or EVER_ASKED[exercise].graded
 
 
 def _points(task: str, exercise: str) -> float:

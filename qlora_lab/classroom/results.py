@@ -17,7 +17,7 @@ from pathlib import Path
 import jinja2
 import numpy
 
-from qlora_lab.checks import EXERCISES
+from qlora_lab.checks import EVER_ASKED
 from qlora_lab.classroom.course import Course, Item
 from qlora_lab.classroom.judging import NOT_JUDGED
 from qlora_lab.machine.files import write_text
@@ -60,7 +60,7 @@ def statistics(items: list[Item], works: list) -> list[ItemStatistics]:
     found = []
     for place, item in enumerate(items):
         verdicts = [work.verdicts[item.exercise] for work in works]
-        known = {misconception.message for misconception in EXERCISES[item.exercise].misconceptions}
+        known = {misconception.message for misconception in EVER_ASKED[item.exercise].misconceptions}
         wrong = Counter(v.message if v.message in known else UNKNOWN_MISTAKE for v in verdicts if v.status == "wrong")
         ((diagnosis, count),) = wrong.most_common(1) or [("", 0)]
         found.append(

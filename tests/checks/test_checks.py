@@ -13,7 +13,7 @@ import torch
 from exercises import CELLS, RIGHT, SETS, UNSEEN_WRONG, WRONG, function_in, run, solution_of
 
 from qlora_lab import checks
-from qlora_lab.checks import EXERCISES, verdict
+from qlora_lab.checks import EVER_ASKED, EXERCISES, verdict
 from qlora_lab.checks.differences import describe_difference, is_same
 from qlora_lab.checks.exercise import Exercise, Misconception, judge
 from qlora_lab.checks.notebook_04 import pages_of
@@ -26,6 +26,14 @@ def _nothing_is_compiled():
     before = set_compile("never")
     yield
     set_compile(before)
+
+
+@pytest.mark.parametrize("exercise", sorted(EVER_ASKED.keys() - EXERCISES.keys()))
+def test_what_an_earlier_notebook_asked_is_judged_as_it_was(exercise):
+    earlier = EVER_ASKED[exercise]
+    assert verdict(exercise, earlier.solution).status == "right"
+    for misconception in earlier.misconceptions:
+        assert misconception.meaning in verdict(exercise, earlier.with_misconception(misconception)).message
 
 
 @pytest.mark.parametrize("exercise", EXERCISES)

@@ -2145,39 +2145,39 @@ def ceiling_of_numpy(decoding, fixed, per_token, share):
 
 
 def cut(whole, processes):
-    """The parts that processes keep. The answers to combine-gradients gave the whole, as it then asked for."""
+    """The parts that processes keep: answers to combine-gradients, which asked for the whole, cut."""
     rows = -(-len(whole) // processes)
     return [whole[k * rows : (k + 1) * rows] for k in range(processes)]
 
 
-@wrong("combine-gradients", says="That is the plain average over processes, in which a token")
+@wrong("reduce-scatter", says="That is the plain average over processes, in which a token")
 def averaged(gradients, tokens):
     return cut(torch.stack(gradients).mean(0), len(tokens))
 
 
-@wrong("combine-gradients", says="The weights are right, but they must be divided by the")
+@wrong("reduce-scatter", says="The weights are right, but they must be divided by the")
 def weighted_and_averaged(gradients, tokens):
     return cut(sum(g * t for g, t in zip(gradients, tokens, strict=True)) / len(gradients), len(tokens))
 
 
-@wrong("combine-gradients", says="Each gradient is a mean over its own tokens: multiply it")
+@wrong("reduce-scatter", says="Each gradient is a mean over its own tokens: multiply it")
 def sum_of_all(gradients, tokens):
     return cut(torch.stack(gradients).sum(0) / sum(tokens), len(tokens))
 
 
-@wrong("combine-gradients", says="The weights are the wrong way round: many tokens must count")
+@wrong("reduce-scatter", says="The weights are the wrong way round: many tokens must count")
 def weighted_the_wrong_way(gradients, tokens):
     weights = [1 / t for t in tokens if t]
     return cut(sum(g * w for g, w in zip(gradients, weights, strict=False)) / sum(weights), len(tokens))
 
 
-@right("combine-gradients")
+@right("reduce-scatter")
 def combined_in_numpy(gradients, tokens):
     found = np.average([g.numpy() for g in gradients], axis=0, weights=tokens)
     return cut(torch.from_numpy(np.asarray(found, dtype=np.float32)), len(tokens))
 
 
-@right("combine-gradients")
+@right("reduce-scatter")
 def into_a_total(gradients, tokens):
     total = torch.zeros(gradients[0].shape)
     for k in range(len(tokens)):

@@ -1160,23 +1160,23 @@ def with_fractions(decoding, fixed, per_token, share):
 
 
 def cut(whole, processes):
-    """The parts that processes keep. The answers to combine-gradients gave the whole, as it then asked for."""
+    """The parts that processes keep: answers to combine-gradients, which asked for the whole, cut."""
     rows = -(-len(whole) // processes)
     return [whole[k * rows : (k + 1) * rows] for k in range(processes)]
 
 
-@wrong("combine-gradients", says="It is divided by the tokens of all, and by the number of")
+@wrong("reduce-scatter", says="It is divided by the tokens of all, and by the number of")
 def divided_by_their_number_too(gradients, tokens):
     total = sum(tokens)
     return cut(sum(g * (t / total) for g, t in zip(gradients, tokens, strict=True)) / len(gradients), len(tokens))
 
 
-@wrong("combine-gradients", says="Each gradient is weighed by its tokens, but nothing is")
+@wrong("reduce-scatter", says="Each gradient is weighed by its tokens, but nothing is")
 def weights_not_normalized(gradients, tokens):
     return cut(sum(g * t for g, t in zip(gradients, tokens, strict=True)), len(tokens))
 
 
-@right("combine-gradients")
+@right("reduce-scatter")
 def weighted_by_broadcasting(gradients, tokens):
     stacked = torch.stack(gradients, dim=-1)
     return cut((stacked * torch.tensor(tokens)).sum(-1) / torch.tensor(tokens).sum(), len(tokens))

@@ -13,22 +13,22 @@ def cut(whole, processes):
     return [whole[k * rows : (k + 1) * rows] for k in range(processes)]
 
 
-@wrong("combine-gradients", says="plain average")
+@wrong("reduce-scatter", says="plain average")
 def mean_of_means(gradients, tokens):
     return cut(torch.stack(gradients).mean(0), len(tokens))
 
 
-@wrong("combine-gradients", says="sum of the processes")
+@wrong("reduce-scatter", says="sum of the processes")
 def only_added(gradients, tokens):
     return cut(torch.stack(gradients).sum(0), len(tokens))
 
 
-@wrong("combine-gradients", says="nothing is divided")
+@wrong("reduce-scatter", says="nothing is divided")
 def not_divided(gradients, tokens):
     return cut(sum(n * g for n, g in zip(tokens, gradients, strict=True)), len(tokens))
 
 
-@wrong("combine-gradients", says="once more")
+@wrong("reduce-scatter", says="once more")
 def divided_twice(gradients, tokens):
     whole = sum(n * g for n, g in zip(tokens, gradients, strict=True)) / sum(tokens)
     return cut(whole / len(tokens), len(tokens))
@@ -80,7 +80,7 @@ def down(rows, before, after, process):
     return [(k, a, b) for k, a, b in found if a < b]
 
 
-@wrong("combine-gradients", says="differ")
+@wrong("reduce-scatter", says="differ")
 def tokens_sorted(gradients, tokens):
     return cut(sum(n * g for n, g in zip(sorted(tokens), gradients, strict=True)) / sum(tokens), len(tokens))
 
@@ -192,18 +192,18 @@ def eight_at_most(sharded, gathered, own, card):
     return min(fits, default=None)
 
 
-@wrong("combine-gradients", says="which everyone has after an all-reduce")
+@wrong("reduce-scatter", says="which everyone has after an all-reduce")
 def reduced_for_all(gradients, tokens):
     """As the exercise asked for it in earlier versions."""
     return sum(n * g for n, g in zip(tokens, gradients, strict=True)) / sum(tokens)
 
 
-@wrong("combine-gradients", says="nothing is added up")
+@wrong("reduce-scatter", says="nothing is added up")
 def own_parts(gradients, tokens):
     return [cut(gradient, len(tokens))[k] for k, gradient in enumerate(gradients)]
 
 
-@wrong("combine-gradients", says="These parts differ by one row at most")
+@wrong("reduce-scatter", says="These parts differ by one row at most")
 def evened_out(gradients, tokens):
     whole = sum(n * g for n, g in zip(tokens, gradients, strict=True)) / sum(tokens)
     return list(torch.tensor_split(whole, len(tokens)))
