@@ -79,6 +79,7 @@ qlora_lab/
         exact_match.py          greedy answers in batches, the share of right ones, loss per token
         intervals.py            Student's t, differences paired by seed
         recorded_runs.py        the runs that compare methods
+        conclusions.py          sentences that follow from them
     export/                     09  the model taken home
         home.py                 from a run to files, checked before the first byte is written
         trained_run.py          what a run trained, and beside what
@@ -137,7 +138,7 @@ qlora_lab/
         notebook_04.py          AdamW's step, pages, eviction
         notebook_05.py          the layer forward and backward, bytes of a step
         notebook_06.py          labels, loss, a training step, right calls
-        notebook_07.py          seeds, intervals, costs
+        notebook_07.py          seeds, intervals, a rate, a rank, costs
         notebook_08.py          gradients of several processes, bytes on the wire
         notebook_09.py          labels of a conversation, early stopping, rows of q and k in GGUF
     mine.py                     what the reader has made, or else the finished pieces; the board of both

@@ -1,18 +1,19 @@
 """Notebooks 06 and 07: how good a model is, and how sure one can be of it.
 
 `exact_match` generates answers and counts the right ones, `intervals` says how far a figure can be trusted,
-`recorded_runs` reads the runs that compare methods.
+`recorded_runs` reads the runs that compare methods, `conclusions` says what follows from them.
 """
 
 from qlora_lab.evaluation.exact_match import Answer, Evaluation, evaluate, generate, loss_per_token
 from qlora_lab.evaluation.intervals import Interval, mean_interval, paired_difference, student_quantile
-from qlora_lab.evaluation.recorded_runs import BEFORE, LOSS, MEASURES, PROSE, CostRecord, fit_line
+from qlora_lab.evaluation.recorded_runs import BEFORE, LOSS, MEASURES, PROSE, SCALINGS, CostRecord, fit_line
 
 __all__ = [
     "BEFORE",
     "LOSS",
     "MEASURES",
     "PROSE",
+    "SCALINGS",
     "Answer",
     "CostRecord",
     "Evaluation",

@@ -1,5 +1,7 @@
 """An explorer of recorded runs: choose how the base is stored, and a rank; see memory, and quality with intervals."""
 
+import re
+
 import ipywidgets
 from matplotlib.figure import Figure
 
@@ -17,27 +19,41 @@ def explore_costs(record: CostRecord | None = None) -> Explorer:
         record: None for the one that comes with the package.
     """
     record = record or CostRecord.load()
-    names = record.conditions(seeds=3)
-    bases = list(dict.fromkeys(name.rpartition(" r")[0] for name in names if " r" in name))  # in the record's order
+    conditions = {short(way): record.quoted(way, seeds=3) for way in record.ways()}
+    conditions = {name: condition for name, condition in conditions.items() if condition}
+    bases = list(dict.fromkeys(name.rpartition(" r")[0] for name in conditions if _RANK.search(name)))
 
     def draw(base: str, rank: int, measure: str) -> Figure:
-        points = {name: (record.state_bytes(name) / 1e6, record.result(name, measure)) for name in names}
+        points = {name: (record.state_bytes(at) / 1e6, record.result(at, measure)) for name, at in conditions.items()}
         chosen = f"{base} r{rank}"
         if chosen in points:
             size, (mean, low, high, values) = points[chosen]
             title = f"{chosen}: {size:,.0f} MB; {measure} {mean:.3f} ({low:.3f} to {high:.3f}, {len(values)} seeds)"
             return plots.quality_and_memory(points, chosen, title, MEASURES[measure])
-        weights = next(record.size(name, "bytes of weights") for name in names if name.startswith(f"{base} r"))
-        size = (weights + 16 * record.trained(base.split()[0], rank)) / 1e6
+        like = next(condition for name, condition in conditions.items() if name.startswith(f"{base} r"))
+        size = (record.size(like, "bytes of weights") + 16 * record.trained(base.split()[0], rank)) / 1e6
         title = f"{chosen}: {size:,.0f} MB; its {measure} was not recorded"
         return plots.quality_and_memory(points, None, title, MEASURES[measure], at=size)
 
-    first = next(name for name in names if name.startswith("qlora"))
-    base, _, rank = first.rpartition(" r")
+    base, _, rank = next(name for name in conditions if name.startswith("qlora") and _RANK.search(name)).rpartition(
+        " r"
+    )
     controls = {
         "base": ipywidgets.ToggleButtons(description="base", options=bases, value=base),
         "rank": choice("rank", RANKS, int(rank)),
         "measure": ipywidgets.ToggleButtons(description="measure", options=list(MEASURES)),
     }
-    question = "Does a higher rank buy quality here, or only cost memory? Which base would you take, and why?"
+    question = (
+        "Which choice with the fewest MB has an interval that reaches full fine-tuning's dot? Find it for the "
+        "validation loss, then switch to test: is it still the same one?"
+    )
     return Explorer(controls, draw, question)
+
+
+def short(way: str) -> str:
+    """A way's name without its alpha where that is twice the rank."""
+    found = re.fullmatch(r"(.* r(\d+)) alpha (\S+)", way)
+    return found[1] if found and float(found[3]) == 2 * int(found[2]) else way
+
+
+_RANK = re.compile(r" r\d+$")
