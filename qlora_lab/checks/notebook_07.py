@@ -1,11 +1,11 @@
-"""Exercises of notebook 07: intervals, pairing, the smallest rank, which conditions to choose, cheap decoding."""
+"""Exercises of notebook 07: intervals, pairing, a rate, the smallest rank, what is worth choosing, cheap decoding."""
 
 import math
 import statistics
 
 import torch
 
-from qlora_lab.checks.exercise import Exercise, draw_integers, edits
+from qlora_lab.checks.exercise import Exercise, Misconception, draw_integers, edits
 
 
 def seed_interval(results: list[float], t: float) -> tuple[float, float]:
@@ -44,6 +44,45 @@ def _pairs_case(generator: torch.Generator, number: int):
         ours |= {3001: 0.125}
         theirs = {1: 0.375} | theirs
     return ours, theirs
+
+
+def choose_rate(losses: dict[float, float]) -> tuple[float, bool]:
+    best = min(losses, key=losses.get)
+    if best == min(losses):
+        return best / 2, False
+    if best == max(losses):
+        return 2 * best, False
+    return best, True
+
+
+def _rates_case(generator: torch.Generator, number: int):
+    """Rates a factor of two apart; the best lies inside, at the lowest or at the highest, by turns. In the dictionary's
+    order the best stands first or last where it lies inside, and the lowest and the highest rate never do."""
+    count = 5 + number % 3
+    lowest = 2.0 ** -(8 + number % 4)
+    best = (1 + number % (count - 2), 0, count - 1)[number % 3]
+    rates = [lowest * 2**i for i in range(count)]
+    noise = torch.rand(count, generator=generator).tolist()
+    losses = [round(1 + 0.3 * abs(i - best) + 0.2 * x, 3) for i, x in enumerate(noise)]
+    first, last = [i for i in range(1, count - 1) if i != best][:2]
+    if best not in (0, count - 1):
+        first, last = (first, best) if number % 2 else (best, first)
+    between = [i for i in range(count) if i not in (first, last)]
+    order = [between[i] for i in torch.randperm(len(between), generator=generator).tolist()]
+    return ({rates[i]: losses[i] for i in (first, *order, last)},)
+
+
+def _turned_round(losses: dict[float, float]) -> tuple[float, bool]:
+    rate, chosen = choose_rate(losses)
+    best = min(losses, key=losses.get)
+    return (rate, True) if chosen else (best * best / rate, False)
+
+
+def _ends_of_the_dictionary(losses: dict[float, float]) -> tuple[float, bool]:
+    best, (first, *_, last) = min(losses, key=losses.get), losses
+    if best == first:
+        return best / 2, False
+    return (2 * best, False) if best == last else (best, True)
 
 
 def smallest_rank(differences: dict[int, tuple[float, float]]) -> int:
@@ -191,6 +230,60 @@ EXERCISES = (
         tolerance=1e-4,
     ),
     Exercise(
+        "choose-rate",
+        _rates_case,
+        choose_rate,
+        (
+            *edits("""
+            min(losses, key=losses.get) → min(losses, key=losses.get); return best, True
+            2: That is the rate of least loss, called chosen wherever it lies. At either end of what was tried there may
+               be a better one beyond.
+
+            min(losses, key=losses.get) → min(losses, key=losses.get); return best, min(losses) < best < max(losses)
+            3: Whether it is chosen is right. Where it is not, the rate to *try next* is wanted: the next one beyond
+               that end.
+
+            min(losses, key=losses.get) → max(losses, key=losses.get)
+            1: You start from the rate of the highest loss.
+
+            min(losses, key=losses.get) → min(losses.values())
+            1: You start from the least loss, where the rate that it belongs to is wanted.
+
+            best == min(losses) → best == next(iter(losses))
+            best == max(losses) → best == list(losses)[-1]
+            2: A dictionary has the order in which it was filled. The ends meant here are the lowest and the highest
+               rate.
+
+            if best == min(losses) → if False
+            2: Where the lowest rate is the best, an even lower one may be better still.
+
+            if best == max(losses) → if False
+            2: Where the highest rate is the best, an even higher one may be better still.
+
+            return best / 2, False → return 2 * best, False
+            return 2 * best, False → return best / 2, False
+            3: At one end you go inwards, to a rate that was tried already: beyond the lowest means half of it, beyond
+               the highest twice.
+
+            return best, True → return best, False
+            -: Where the best lies between others it is chosen: True.
+            """),
+            Misconception(
+                "You go inwards, to a rate that was tried already: beyond the lowest means half of it, beyond the "
+                "highest twice.",
+                3,
+                function=_turned_round,
+            ),
+            Misconception(
+                "A dictionary has the order in which it was filled. The ends meant here are the lowest and the highest "
+                "rate.",
+                2,
+                function=_ends_of_the_dictionary,
+            ),
+        ),
+        tolerance=1e-6,
+    ),
+    Exercise(
         "smallest-rank",
         _ranks_case,
         smallest_rank,
@@ -279,7 +372,7 @@ EXERCISES = (
             2: That is the nearest whole number, which may be a token too few: round up.
 
             math.ceil(tokens) → math.floor(tokens) + 1
-            2: Rounding down and adding one gives a token too many where the division leaves no rest: `math.ceil`.
+            2: Rounding down and adding one gives a token too many where the division leaves no remainder: `math.ceil`.
 
             max(1, math.ceil(tokens)) → math.ceil(tokens)
             3: Where decoding is cheap from the first token on, your number is not positive.

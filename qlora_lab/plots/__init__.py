@@ -29,7 +29,15 @@ from qlora_lab.plots.memory_categories import (
     method_squares,
     predicted_and_measured,
 )
-from qlora_lab.plots.methods_compared import against_rank, decoding_share, quality_and_memory, results, shares_by_row
+from qlora_lab.plots.methods_compared import (
+    against_rank,
+    decoding_share,
+    losses_by_rate,
+    method_table,
+    quality_and_memory,
+    results,
+    shares_by_row,
+)
 from qlora_lab.plots.page_moves import memory_and_pages, memory_under_limit, page_timeline
 from qlora_lab.plots.quantization_error import (
     code_histograms,
@@ -100,6 +108,7 @@ __all__ = [
     "levels",
     "loss_curve",
     "loss_of_rank",
+    "losses_by_rate",
     "match_bars",
     "memory_against_limit",
     "memory_and_pages",
@@ -107,6 +116,7 @@ __all__ = [
     "memory_timeline",
     "memory_under_limit",
     "method_squares",
+    "method_table",
     "outlier_errors",
     "page_timeline",
     "parameters_against_rank",

@@ -1,10 +1,12 @@
 """Figures of what ranks, data types and methods cost and give: results over seeds with their intervals."""
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from qlora_lab.plots.style import (
@@ -14,7 +16,9 @@ from qlora_lab.plots.style import (
     HALO,
     INK,
     ORANGE,
+    PAD,
     PINK,
+    SKY,
     STYLE,
     figure,
     heading,
@@ -52,6 +56,102 @@ def results(panels: Mapping[str, Mapping[str, Result]], title: str) -> Figure:
         f"{measure.capitalize()}: " + "; ".join(f"{name} {_words(result)}" for name, result in rows.items()) + "."
         for measure, rows in panels.items()
     )
+    return fig
+
+
+VERDICTS = {"better": GREEN, "worse": ORANGE}  # others have no colour
+
+
+def method_table(
+    columns: Sequence[str], rows: Mapping[str, Sequence[tuple[str, str, str]]], title: str, note: str = ""
+) -> Figure:
+    """Methods by measures, to be read at a glance: a number in each cell, and a colour for better or worse.
+
+    Args:
+        columns: words above each measure, four at most.
+        rows: {method: [(number, its interval or other small words, verdict) for each column]}. A verdict is "better",
+            "worse", or other words, which have no colour. Where a row's name holds a minus sign (a row of differences)
+            it is written out.
+        note: a line below.
+    """
+    first, width = 1.0, 5.6 - 2 * PAD
+    each = (width - first) / len(columns)
+    columns_in_lines = [wrapped(column, 72 * each - 6, STYLE["small"]) for column in columns]
+    note_in_lines = wrapped(note, 72 * width - 6, STYLE["small"]) if note else ""
+    header = 0.12 + 0.18 * max(text.count("\n") + 1 for text in columns_in_lines)
+    heights = [1.02 if _is_difference(name) else 0.58 for name in rows]
+    below = 0.1 + 0.18 * (note_in_lines.count("\n") + 1) if note else 0.0
+    tall = header + sum(heights) + below
+    fig, (ax,) = figure(height=tall + 2 * PAD + 0.3 + 0.23 * wrapped(title, 72 * width).count("\n"))
+    ax.set_axis_off()
+    ax.set_xlim(0, width)
+    ax.set_ylim(tall, 0)
+
+    def write(x: float, y: float, text: str, size: float = STYLE["small"], weight="normal", **where) -> None:
+        where = {"ha": "center", "va": "center", "linespacing": 1.15} | where
+        ax.text(x, y, text, fontsize=size, color=INK, fontweight=weight, **where).set_in_layout(False)
+
+    for place, text in enumerate(columns_in_lines):
+        write(first + (place + 0.5) * each, header - 0.07, text, va="bottom")
+    y = header
+    for height, (name, cells) in zip(heights, rows.items(), strict=True):
+        ax.plot([0, width], [y, y], color=GREY, linewidth=0.8)
+        write(0.04, y + height / 2, wrapped(name, 72 * first - 6), STYLE["size"], "bold", ha="left")
+        for place, (number, small, verdict) in enumerate(cells):
+            left, middle = first + place * each, first + (place + 0.5) * each
+            if verdict in VERDICTS:
+                fill = {"facecolor": tint(VERDICTS[verdict], 0.35), "edgecolor": VERDICTS[verdict], "linewidth": 1}
+                ax.add_patch(Rectangle((left + 0.03, y + 0.03), each - 0.06, height - 0.06, **fill))
+            rest = [wrapped(small, 72 * each - 8, STYLE["small"])] if small else []
+            rest += [wrapped(verdict, 72 * each - 8, STYLE["small"])] if verdict and _is_difference(name) else []
+            write(middle, y + (0.18 if rest else height / 2), number, STYLE["size"], "bold")
+            write(middle, y + 0.3, "\n".join(rest), va="top")
+        y += height
+    write(0.04, y + 0.08, note_in_lines, va="top", ha="left")
+    heading(fig, title)
+    told = "; ".join(
+        f"{name}: "
+        + ", ".join(
+            " ".join(filter(None, (column, number, small and f"({small})", verdict)))
+            for column, (number, small, verdict) in zip(columns, cells, strict=True)
+        )
+        for name, cells in rows.items()
+    )
+    fig.alt_text = f"{title}. {told}." + (f" {note.replace(chr(10), ' ')}" if note else "")
+    return fig
+
+
+def _is_difference(name: str) -> bool:
+    return "−" in name
+
+
+def losses_by_rate(curves: Mapping[str, Mapping[float, float]], chosen: Mapping[str, float], title: str) -> Figure:
+    """The loss after training against the learning rate, a curve for each way to train; what was chosen is ringed.
+
+    Args:
+        curves: {way: {rate: loss}}, six at most; infinite losses (training broke down) are left out.
+        chosen: {way: rate}; ways without one may be missing.
+    """
+    looks = zip((BLUE, GREEN, ORANGE, PINK, INK, SKY), "osD^vP", strict=True)
+    fig, (ax,) = figure(height=3.2 + 0.2 * len(curves))
+    told = []
+    for (name, losses), (colour, marker) in zip(curves.items(), looks, strict=False):
+        points = [(rate, loss) for rate, loss in sorted(losses.items()) if math.isfinite(loss)]
+        ax.plot(*zip(*points, strict=True), color=colour, marker=marker, linewidth=1.8, markersize=6, label=name)
+        words = f"{name}: " + ", ".join(f"{loss:.3f} at {rate:g}" for rate, loss in points)
+        if name in chosen:
+            at = chosen[name], losses[chosen[name]]
+            ax.plot(*at, "o", color="none", markeredgecolor=INK, markersize=14, markeredgewidth=1.6)
+            words += f", of which {at[0]:g} is chosen"
+        told.append(words)
+    ax.set_xscale("log")
+    rates = sorted({rate for losses in curves.values() for rate in losses})
+    ticks = [10.0**power for power in range(-6, 1) if rates[0] / 2 < 10.0**power < 2 * rates[-1]]
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.set_xlim(rates[0] / 1.5, rates[-1] * 1.5)
+    label(ax, title, "learning rate", "validation loss (nats)")
+    fig.legend(loc="outside lower left", ncols=1, frameon=False, fontsize=STYLE["small"])
+    fig.alt_text = f"{title}, validation loss in nats by learning rate. {'; '.join(told)}."
     return fig
 
 
@@ -158,7 +258,8 @@ def decoding_share(rows: Sequence[tuple[int, float]], fitted: Sequence[tuple[flo
     ax.plot(*zip(*((x, 100 * y) for x, y in fitted), strict=True), "--", color=BLUE, linewidth=1.8)
     for tokens, share in rows:
         ax.plot([tokens], [100 * share], "o", color=ORANGE, markeredgecolor=INK, markersize=7)
-        ax.text(tokens * 1.08, 100 * share, f"{100 * share:.0f} %", fontsize=STYLE["small"], va="bottom")
+        words = {"fontsize": STYLE["small"], "va": "bottom", "path_effects": HALO}
+        ax.text(tokens * 1.08, 100 * share, f"{100 * share:.0f} %", **words)
     ax.set_xscale("log", base=2)
     ax.set_xticks([tokens for tokens, _ in rows], [f"{tokens:,}" for tokens, _ in rows])
     ax.xaxis.set_minor_locator(NullLocator())
@@ -187,7 +288,7 @@ def quality_and_memory(
         ax.plot([size, size], [low, high], color=INK if mine else GREY, linewidth=2 if mine else 1)
         ax.plot([size], [mean], "D" if mine else "o", **style)
     low = min(result[1] for _, result in points.values())
-    apart = 0.055 * (max(result[2] for _, result in points.values()) - low)
+    apart = 0.08 * (max(result[2] for _, result in points.values()) - low)
     for group in _beside_each_other(points):
         heights = held_apart([points[name][1][0] for name in group], apart, low)
         for name, height in zip(group, heights, strict=True):

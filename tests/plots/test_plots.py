@@ -2,6 +2,7 @@
 
 import functools
 import io
+import math
 import re
 from itertools import pairwise
 
@@ -144,6 +145,19 @@ FIGURES = {
         {"loss": {"a": (0.3, 0.1, 0.5, [0.2, 0.3, 0.4]), LONG: RESULT}, "test": {"a": RESULT, LONG: RESULT}}, "T"
     ),
     "against_rank": lambda: plots.against_rank({1: RESULT, 16: RESULT}, {1: 4.9, 16: 78.2, 64: 313.0}, "T", "loss"),
+    "method_table": lambda: plots.method_table(
+        ["MB", LONG, "answered, of 100"],
+        {
+            "full": [("2,152", "", ""), ("0.061", "0.048–0.074", ""), ("54", "51–57", "")],
+            "LoRA": [("616", "", "better"), ("0.075", "0.054–0.095", "no clear difference"), ("50", "27–72", "worse")],
+            "LoRA − full": [("−71 %", "", "better"), ("0.01", "−0.02 to 0.05", "no clear difference"), ("5", "", "")],
+        },
+        LONG,
+        f"LoRA had one rate. {LONG}.",
+    ),
+    "losses_by_rate": lambda: plots.losses_by_rate(
+        {"full": {5e-5: 0.1, 1e-4: 0.08, 2e-4: 0.09, 4e-4: math.inf}, LONG: {4e-3: 0.08}}, {"full": 1e-4}, "T"
+    ),
     "decoding_share": lambda: plots.decoding_share(
         [(8, 0.4), (2048, 0.02)], [(8, 0.41), (100, 0.2), (2048, 0.01)], "T"
     ),

@@ -198,3 +198,42 @@ def rounded(decoding, fixed, per_token, share):
 @wrong("tokens-for-share", says="a token too many")
 def one_added(decoding, fixed, per_token, share):
     return max(1, int((decoding / share - fixed) / per_token) + 1)
+
+
+@wrong("choose-rate", says="called chosen wherever it lies")
+def the_best_as_it_is(losses):
+    return min(losses, key=lambda rate: losses[rate]), True
+
+
+@wrong("choose-rate", says="the rate to *try next* is wanted")
+def only_whether(losses):
+    rates = sorted(losses, key=losses.get)
+    return rates[0], rates[0] not in (min(losses), max(losses))
+
+
+@wrong("choose-rate", says="order in which it was filled")
+def ends_of_the_dictionary(losses):
+    best, rates = min(losses, key=losses.get), list(losses)
+    if best == rates[0]:
+        return best / 2, False
+    return (best * 2, False) if best == rates[-1] else (best, True)
+
+
+@wrong("choose-rate", says="You go inwards")
+def inwards(losses):
+    best = min(losses, key=losses.get)
+    if best == min(losses):
+        return 2 * best, False
+    return (best / 2, False) if best == max(losses) else (best, True)
+
+
+@wrong("choose-rate", says="an even higher one may be better")
+def only_below(losses):
+    best = min(losses, key=losses.get)
+    return (best / 2, False) if best == min(losses) else (best, True)
+
+
+@wrong("choose-rate", says="value")
+def always_a_tuple_of_loss(losses):
+    loss, rate = min((loss, rate) for rate, loss in losses.items())
+    return loss, min(losses) < rate < max(losses)
