@@ -1,6 +1,7 @@
 """Figures of memory: by category, over a step, and beside what a formula predicted."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
@@ -78,10 +79,10 @@ def predicted_and_measured(
     for (name, points), (colour, marker, line) in zip(series, looks, strict=False):
         points = sorted(points)
         at, predicted, measured = zip(*points, strict=True)
-        ax.plot(at, predicted, line, color=colour, linewidth=1.5, label=f"{name}: predicted")
+        ax.plot(at, predicted, line, color=colour, linewidth=1.5, label=textwrap.fill(f"{name}: predicted", 28))
         ax.plot(
             at, measured, marker, color=colour, markeredgecolor=INK, markersize=7, clip_on=False,
-            label=f"{name}: measured",
+            label=textwrap.fill(f"{name}: measured", 28),
         )  # fmt: skip
         text.append(name + ": " + ", ".join(f"{b:,.0f} predicted and {c:,.0f} measured at {a:g}" for a, b, c in points))
     ax.set_ylim(bottom=0)

@@ -92,7 +92,15 @@ def test_outside_the_main_thread():
     assert found == ["up"]
 
 
-def test_results_errors_and_interrupts_pass_through():
+@pytest.fixture
+def heeds_interrupts():
+    """Python's own handler, which a process that a shell started in the background does not have."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_results_errors_and_interrupts_pass_through(heeds_interrupts):
     def interrupted():
         signal.raise_signal(signal.SIGINT)
         plain()

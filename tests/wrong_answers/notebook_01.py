@@ -5,7 +5,6 @@ import math
 import numpy as np
 import torch
 
-from qlora_lab.checks.notebook_01 import one_side
 from wrong_answers import wrong
 
 
@@ -441,6 +440,9 @@ def negative_side_a_mirror(bits):
 
 @wrong("normal-float", says="the outermost probability of four bits")
 def edge_of_four_bits(bits):
+    def one_side(count, edge):
+        return torch.special.ndtri(torch.linspace(edge, 0.5, count + 1).double())[:-1].float()
+
     n = 2**bits
     pos = one_side(n // 2, 0.9677083)
     neg = -one_side(n // 2 - 1, 0.9677083)
