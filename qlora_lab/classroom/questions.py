@@ -91,8 +91,8 @@ QUESTIONS: dict[str, tuple[Question, ...]] = {
     "05": (
         Question(
             "05-a",
-            "Take one gigabyte away from the GPU of this notebook's last exercise. Which of the terms of the memory "
-            "bill would you change first, and what does it cost?",
+            "Suppose that this notebook's bill is one gigabyte above what your GPU has. Which of its terms would you "
+            "change first, and what does that cost?",
             (
                 (1, "orders the terms by their size, with numbers"),
                 (1, "picks one that can be changed without another model"),
@@ -114,7 +114,7 @@ QUESTIONS: dict[str, tuple[Question, ...]] = {
         ),
         Question(
             "06-b",
-            "Graduation. Run `qlora-lab graduate`, or the notebook's last exercise, and paste its table. Which of the "
+            "Graduation. Run `qlora-lab graduate`, or the notebook's last section, and paste its table. Which of the "
             "pieces did you have to correct, what had been wrong with it, and how would the losses have shown it?",
             (
                 (1, "the table: how many pieces are the student's own, and that the losses equal the package's"),
