@@ -1,7 +1,5 @@
 """Exercises of notebook 08: tensors and gradients in parts, a resume on other GPUs, bytes, and how many are enough."""
 
-import math
-
 import torch
 
 from qlora_lab.checks.exercise import Exercise, draw_integers, draw_normal, edits
@@ -81,7 +79,7 @@ def smallest_node(sharded, gathered, own, card):
     if sharded + own <= card:
         return 1
     room = card - gathered - own
-    return None if room <= 0 else max(2, math.ceil(sharded / room))
+    return None if room <= 0 else max(2, -(-sharded // room))
 
 
 def _node(generator: torch.Generator, number: int):
@@ -300,7 +298,7 @@ EXERCISES = (
         _node,
         smallest_node,
         edits("""
-            None if room <= 0 else max(2, math.ceil(sharded / room)) → math.ceil(sharded / card)
+            None if room <= 0 else max(2, -(-sharded // room)) → -(-sharded // card)
             1: What is gathered, and each GPU's own activations, take room on every card: subtract both from it before
                you divide.
 
@@ -314,10 +312,10 @@ EXERCISES = (
             if sharded + own <= card → if (sharded := sharded + 1) + own <= card
             2: What exactly fills a card fits: `<=`.
 
-            math.ceil(sharded / room) → round(sharded / room)
+            -(-sharded // room) → round(sharded / room)
             1: That is the nearest whole number of cards, on which the last piece may have no place: round up.
 
-            math.ceil(sharded / room) → sharded // room
+            -(-sharded // room) → sharded // room
             1: Rounded down, the last piece has no place.
 
             card - gathered - own → card - gathered
@@ -326,9 +324,9 @@ EXERCISES = (
             card - gathered - own → card - own
             1: What is gathered takes room on every card, if there are several: subtract it as well.
 
-            math.ceil(sharded / room) → sharded // room + 1
-            math.ceil(sharded / room) → math.ceil(sharded / room) + 1
-            1: That is one card more than needed, at least where the division leaves no remainder: `math.ceil` alone
+            -(-sharded // room) → sharded // room + 1
+            -(-sharded // room) → -(-sharded // room) + 1
+            1: That is one card more than needed, at least where the division leaves no remainder: `-(-a // b)` alone
                rounds up.
 
             None if room <= 0 else → None if room <= 0 or sharded > 100 * room else
