@@ -261,7 +261,7 @@ def page_before(path, number, page_bytes):
     return bytearray(whole[start : start + page_bytes])
 
 
-@wrong("read-page", says="Is there a `return`")
+@wrong("read-page", says="It returned None. Is there a `return`?")
 def returns_nothing(path, number, page_bytes):
     with open(path, "rb") as file:
         file.seek(number * page_bytes)
@@ -343,6 +343,26 @@ writes_at_once = edit(
 forgets_all_at_the_end = edit(
     "paged-sweep", in_turn, "pages.touch(number)", "pages.touch(number)\n    pages.ram.clear()",
     says="hold something other than they should",
+)  # fmt: skip
+due_as_a_list = edit(
+    "paged-sweep", in_turn, "set(order[place:])", "order[place:]", says="due, has to be a set of pages, and is a list"
+)
+empties_the_ram = edit(
+    "paged-sweep", in_turn,
+    "pages.touch(number)",
+    "pages.touch(number)\n    for number in list(pages.ram):\n        pages.write(number, pages.ram.pop(number))",
+    says="They stay in RAM for the next sweep",
+)  # fmt: skip
+result_of_change = edit(
+    "paged-sweep", in_turn,
+    "change(number, page)", "pages.ram[number] = change(number, page)",
+    says="`change` changes the page itself",
+)  # fmt: skip
+writes_each_page = edit(
+    "paged-sweep", in_turn,
+    "pages.write(leaves, pages.ram.pop(leaves))", "pages.ram.pop(leaves)",
+    "change(number, page)", "change(number, page); pages.write(number, page)",
+    says="as soon as it was changed",
 )  # fmt: skip
 
 
@@ -491,13 +511,6 @@ def as_text(path, number, page_bytes):
         return bytearray(f.read(page_bytes))
 
 
-@wrong("read-page", says="It returned None. Is there a `return`?")
-def no_return(path, number, page_bytes):
-    with open(path, "rb") as f:
-        f.seek(number * page_bytes)
-        bytearray(f.read(page_bytes))
-
-
 @wrong("write-page", says="for reading only")
 def opened_for_reading(path, number, page):
     with open(path, "rb") as f:
@@ -510,57 +523,6 @@ def opened_for_text(path, number, page):
     with open(path, "r+") as f:
         f.seek(number * len(page))
         f.write(page)
-
-
-@wrong("paged-sweep", says="due, has to be a set of pages, and is a list")
-def due_as_a_list(pages, order, change, evict):
-    for i, number in enumerate(order):
-        if number not in pages.ram:
-            if len(pages.ram) >= pages.slots:
-                out = evict(pages.last_used, order[i:])
-                pages.write(out, pages.ram.pop(out))
-            pages.ram[number] = pages.read(number)
-        pages.touch(number)
-        change(number, pages.ram[number])
-
-
-@wrong("paged-sweep", says="They stay in RAM for the next sweep")
-def empties_the_ram(pages, order, change, evict):
-    for i, number in enumerate(order):
-        if number not in pages.ram:
-            if len(pages.ram) >= pages.slots:
-                out = evict(pages.last_used, set(order[i:]))
-                pages.write(out, pages.ram.pop(out))
-            pages.ram[number] = pages.read(number)
-        pages.touch(number)
-        change(number, pages.ram[number])
-    for number in list(pages.ram):
-        pages.write(number, pages.ram.pop(number))
-
-
-@wrong("paged-sweep", says="`change` changes the page itself")
-def result_of_change(pages, order, change, evict):
-    for i, number in enumerate(order):
-        if number not in pages.ram:
-            if len(pages.ram) == pages.slots:
-                out = evict(pages.last_used, set(order[i:]))
-                pages.write(out, pages.ram.pop(out))
-            pages.ram[number] = pages.read(number)
-        pages.touch(number)
-        pages.ram[number] = change(number, pages.ram[number])
-
-
-@wrong("paged-sweep", says="as soon as it was changed")
-def writes_each_page(pages, order, change, evict):
-    for i, number in enumerate(order):
-        if number not in pages.ram:
-            if len(pages.ram) == pages.slots:
-                out = evict(pages.last_used, set(order[i:]))
-                pages.ram.pop(out)
-            pages.ram[number] = pages.read(number)
-        pages.touch(number)
-        change(number, pages.ram[number])
-        pages.write(number, pages.ram[number])
 
 
 @wrong("sweep-order", says="goes from `pages` down to 1")
