@@ -212,7 +212,7 @@ _BOF4_S_NEGATIVE = (-0.8568214, -0.6691702, -0.5234594, -0.40044922, -0.29103446
 def fit_bof4(block_size: int = 64, signed: bool = False) -> tuple[float, ...]:
     """The levels of BOF4 (signed: BOF4-S): of the least squared error on blocks of Gaussian weights, absmax-scaled.
 
-    The paper's theoretical method (arXiv 2505.06653, section 3), carried out here; its own tables were not at hand.
+    After the idea of arXiv 2505.06653, worked out here: neither its text nor its tables were at hand to compare with.
     What counts is the error of weights and not of weights divided by their scale, so a block weighs with its scale's
     square. Lloyd's algorithm: thresholds halfway between levels, then each level to the weighted mean of what lies
     between its thresholds, until nothing moves. Three levels stay: 0, 1 and -1, or with a signed scale 0 and 1.
