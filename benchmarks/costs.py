@@ -59,7 +59,8 @@ class Condition:
     datatype: str = ""
     double_quant: bool = False
     alpha: float = 0
-    learning_rate: float = 0
+    learning_rate: float = 0  # of a way: 0, to be chosen; else it keeps this one
+    variant: str = ""  # of how the base is rounded or the adapter begins: see `benchmarks/after_nf4.py`
 
     @property
     def way(self) -> str:
@@ -73,8 +74,10 @@ class Condition:
         return replace(self, learning_rate=rate)
 
 
-def qlora(rank: int, scaling: str = "alpha = 2r", datatype: str = "nf4", double_quant: bool = True) -> Condition:
-    return Condition("qlora", rank, datatype, double_quant, SCALINGS[scaling](rank))
+def qlora(
+    rank: int, scaling: str = "alpha = 2r", datatype: str = "nf4", double_quant: bool = True, **more
+) -> Condition:
+    return Condition("qlora", rank, datatype, double_quant, SCALINGS[scaling](rank), **more)
 
 
 PARTS = (  # of the night, what matters most first
@@ -97,6 +100,7 @@ MIDDLE = {"full": 2e-4, "lora": 2e-3, "qlora": 2e-3}  # of the rates that are tr
 MORE_RATES = 4  # beyond each end at most, where the best lies at an end
 BUDGET = {"steps": 80, "batch_size": 8}
 TEST, PARAPHRASES, VALIDATION, WORDS = 100, 40, 96, 2000
+CALIBRATION = slice(7000, 10600)  # words of the evaluation text for GPTQ and AWQ to look at
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,8 @@ class Plan:
 
     def rates_missing(self, way: Condition) -> list[Job]:
         """The five rates; when these are there and the best lies at an end, the next one beyond it."""
+        if way.learning_rate:
+            return []
         tried = self.tried(way)
         middle = MIDDLE[way.method]
         first = [_rounded(middle * 2**power) for power in range(-(LEAST_RATES // 2), LEAST_RATES // 2 + 1)]
@@ -156,7 +162,7 @@ class Plan:
 
     def seeds_missing(self, way: Condition) -> list[Job]:
         """Runs at the chosen rate that are not there yet; none while no rate is chosen."""
-        rate = best_rate(self.tried(way))
+        rate = self.rate(way)
         if rate is None:
             return []
         there = {
@@ -165,6 +171,10 @@ class Plan:
             if ("exact match" in run or "broke" in run) and condition_of(run) == way.at(rate).name
         }
         return [Job(way.at(rate), seed, True) for seed in self.seeds if seed not in there]
+
+    def rate(self, way: Condition) -> float | None:
+        """Its own, or the chosen one; None while none is chosen."""
+        return way.learning_rate or best_rate(self.tried(way))
 
     def tried(self, way: Condition) -> dict[float, float]:
         """{rate: validation loss with the choosing seed}; infinite where training broke down."""
@@ -186,7 +196,7 @@ class Plan:
         seconds = 0.0
         for way in (way for part in self.parts for way in part):
             rates = len(self.rates_missing(way))
-            chosen = best_rate(self.tried(way)) is not None
+            chosen = self.rate(way) is not None
             whole = len(self.seeds_missing(way)) if chosen or not rates else len(self.seeds)
             for count, kind in ((rates, False), (whole, True)):
                 known = took.get((way.method == "full", kind))
@@ -207,11 +217,12 @@ def run(job: Job, budget: dict, model_name: str | None = None) -> dict:
     from qlora_lab.cli.run import MAX_NEW_TOKENS
     from qlora_lab.evaluation import loss_per_token
     from qlora_lab.tasks import evaluation_text, load_examples, spread
+    from qlora_lab.variants import merge_dora
 
     name = (model_name,) if model_name else ()
     condition, tokenizer = job.condition, load_tokenizer(*name)
     torch.manual_seed(job.seed)
-    model = prepare(load_model(*name, dtype=torch.float32), condition)
+    model = prepare(load_model(*name, dtype=torch.float32), condition, tokenizer)
     prose = " ".join(evaluation_text().split()[:WORDS])
     before = loss_per_token(model, tokenizer, prose) if job.whole else None
     trained = count_parameters(model)
@@ -222,7 +233,7 @@ def run(job: Job, budget: dict, model_name: str | None = None) -> dict:
                 model,
                 tokenizer,
                 load_examples("train"),
-                out=folder,
+                out=None if condition.variant == "dora" else folder,  # an adapter's file has no place for lengths
                 checkpoint_every=10**6,
                 seed=job.seed,
                 learning_rate=condition.learning_rate,
@@ -232,6 +243,8 @@ def run(job: Job, budget: dict, model_name: str | None = None) -> dict:
             return {LOSS: None, "broke": str(error)}
         adapter = result.adapter / "adapter_model.safetensors" if result.adapter else None
         size = adapter.stat().st_size if adapter else 0
+    if condition.variant == "dora":
+        merge_dora(model)  # answering decodes each weight for each token; the same numbers up to rounding
     validation = supervised_loss(model, tokenizer, load_examples("validation")[:VALIDATION])
     if not math.isfinite(validation):
         return {LOSS: None, "broke": "the validation loss is not finite"}
@@ -259,15 +272,28 @@ def run(job: Job, budget: dict, model_name: str | None = None) -> dict:
     }
 
 
-def prepare(model, condition: Condition):
-    """The model as the condition trains it."""
+def prepare(model, condition: Condition, tokenizer=None):
+    """The model as the condition trains it.
+
+    Args:
+        tokenizer: for variants that look at data.
+    """
     from qlora_lab import inject_lora, quantize_model
+    from qlora_lab.quantization.calibrated import gptq, input_moments, scale_inputs
+    from qlora_lab.variants import STARTS, add_dora, start_adapters
 
     if condition.method == "full":
         return model.requires_grad_(True)
     if condition.method == "lora":
         return inject_lora(model, condition.rank, condition.alpha)
-    return quantize_model(
+    variant, weights, moments = condition.variant, {}, {}
+    if variant in ("gptq", "awq"):
+        moments = input_moments(model, calibration(tokenizer))
+    if variant == "awq":
+        scale_inputs(model, moments, condition.datatype, double_quant=condition.double_quant)
+    if variant == "gptq" or variant in STARTS:
+        weights = {path: m.weight.detach() for path, m in model.named_modules() if hasattr(m, "weight")}
+    model = quantize_model(
         model,
         condition.datatype,
         double_quant=condition.double_quant,
@@ -275,6 +301,22 @@ def prepare(model, condition: Condition):
         alpha=condition.alpha,
         compute_dtype=model.dtype,  # all methods compute in float32: what differs is what is stored and trained
     )
+    if variant == "gptq":
+        for path in moments:
+            layer = model.get_submodule(path)
+            layer.hold(gptq(weights[path], moments[path], layer.datatype, layer.block_size))
+    if variant in STARTS:
+        start_adapters(model, weights, variant)
+    return add_dora(model) if variant == "dora" else model
+
+
+def calibration(tokenizer, words: slice = CALIBRATION) -> list:
+    """Token ids (4, 256) each, of a part of the evaluation text that no loss is measured on."""
+    from qlora_lab.tasks import evaluation_text
+
+    text = " ".join(evaluation_text().split()[words])
+    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
+    return list(ids[: len(ids) // 1024 * 1024].view(-1, 4, 256))
 
 
 def supervised_loss(model, tokenizer, examples) -> float:
@@ -362,7 +404,7 @@ def main() -> None:
     from qlora_lab.machine.files import write_json
     from qlora_lab.models import ensure_default_model
 
-    device, threads = default_device(), max(1, torch.get_num_threads() // args.jobs)
+    device = default_device()
     out = args.out or ROOT / "data" / "recorded" / f"costs-{device.type}.json"
     budget = BUDGET | {"steps": args.steps}
     asked = budget | ({"model": args.model} if args.model else {})
@@ -377,23 +419,9 @@ def main() -> None:
         return
     if not args.model:
         ensure_default_model()
-    out.parent.mkdir(parents=True, exist_ok=True)
     record |= {"script": "benchmarks/costs.py", "device": device_name(device), "machine": describe()}
     record |= {"versions": versions()}
-
-    def save(job: Job, result: dict) -> None:  # a record may be continued on another machine: each run says its own
-        where = {"date": datetime.now(UTC).date().isoformat(), "device": device_name(device), "threads": threads}
-        record["runs"][job.key] = asdict(job.condition) | {"seed": job.seed} | result | where
-        write_json(out, record)
-        said = result.get("error") or result.get("broke") or result.get("exact match") or f"{LOSS} {result[LOSS]}"
-        print(f"{job.key}: {said}; {told(plan, args.jobs)}", flush=True)
-
-    failed = set()
-    while jobs := plan.next_jobs(frozenset(failed)):
-        for job, result in side_by_side(jobs, args.jobs, threads, budget, args.model):
-            if "error" in result:
-                failed.add(job)
-            save(job, result)
+    follow(plan, record, out, args.jobs, args.model)
     for way in (way for part in parts for way in part if best_rate(plan.tried(way)) is None):
         print(f"no rate is chosen for {way.way}: tried {plan.tried(way)}")
     if "share of decoding".startswith(only) and "share of decoding" not in record and not args.model:
@@ -402,11 +430,39 @@ def main() -> None:
     print(f"written to {os.path.relpath(out)}")
 
 
+def follow(plan: Plan, record: dict, out: Path, jobs: int, model: str | None = None) -> None:
+    """Make all runs that are missing; the record is written whole after each.
+
+    Args:
+        record: with a "budget"; the plan's runs are its own.
+        jobs: runs at the same time.
+    """
+    import torch
+
+    from qlora_lab.machine import default_device, device_name
+    from qlora_lab.machine.files import write_json
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    device, threads = device_name(default_device()), max(1, torch.get_num_threads() // jobs)
+    budget = {name: record["budget"][name] for name in BUDGET}
+    failed = set()
+    while waiting := plan.next_jobs(frozenset(failed)):
+        for job, result in side_by_side(waiting, jobs, threads, budget, model):
+            if "error" in result:
+                failed.add(job)
+            # a record may be continued on another machine: each run says its own
+            where = {"date": datetime.now(UTC).date().isoformat(), "device": device, "threads": threads}
+            record["runs"][job.key] = asdict(job.condition) | {"seed": job.seed} | result | where
+            write_json(out, record)
+            said = result.get("error") or result.get("broke") or result.get("exact match") or f"{LOSS} {result[LOSS]}"
+            print(f"{job.key}: {said}; {told(plan, jobs)}", flush=True)
+
+
 def told(plan: Plan, jobs: int) -> str:
     """How far a plan is, and how long the rest may take."""
     ways = [way for part in plan.parts for way in part]
-    chosen = sum(best_rate(plan.tried(way)) is not None for way in ways)
-    finished = sum(best_rate(plan.tried(way)) is not None and not plan.seeds_missing(way) for way in ways)
+    chosen = sum(plan.rate(way) is not None for way in ways)
+    finished = sum(plan.rate(way) is not None and not plan.seeds_missing(way) for way in ways)
     hours = plan.hours_left(jobs)
     rest = "how long the rest takes is known after the first run" if hours is None else f"about {hours:.1f} hours left"
     return f"rates chosen: {chosen} of {len(ways)}, measured with all seeds: {finished}; {rest}"

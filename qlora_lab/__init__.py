@@ -12,6 +12,7 @@ qlora_lab/
         tensor.py               quantize, and the tensor it gives: codes, scales, decoding, a file
         undecoded.py            a 4-bit tensor that any operation takes and decodes
         parameters.py           4-bit weights of modules: experts, and states that say what they are
+        calibrated.py           10  rounding that looks at data: GPTQ and AWQ
         fast/                   the same bits, compiled
             kernels.py          the arithmetic, written for vector code
             triton_decoder.py   decoding on a GPU in one launch
@@ -91,6 +92,7 @@ qlora_lab/
         ollama.py               the Modelfile
         model_card.py           the README.md beside the weights
     distributed.py              08  the model in parts, on FSDP
+    variants.py                 10  other starts and forms of the adapter: LoftQ, PiSSA, DoRA
     machine/                    what the computer is and has
         environment.py          versions, device, number formats, compiler
         processor.py            its name, its vectors, whether it multiplies bfloat16

@@ -31,10 +31,11 @@ SCALINGS = {"alpha = 2r": lambda r: 2 * r, "alpha = 32": lambda r: 32, "rsLoRA":
 
 
 def way_of(run: Mapping) -> str:
-    """What a run's method, data type, rank and alpha are called. Runs that say no alpha had twice the rank."""
+    """What a run's method, data type, rank, alpha and variant are called. Runs without an alpha had twice the rank."""
     bits = f" {run['datatype']}{' dq' if run.get('double_quant') else ''}" if run.get("datatype") else ""
     rank = run.get("rank", 0)
-    return run["method"] + bits + (f" r{rank} alpha {run.get('alpha') or 2 * rank:g}" if rank else "")
+    adapter = f" r{rank} alpha {run.get('alpha') or 2 * rank:g}" if rank else ""
+    return run["method"] + bits + adapter + (f" {run['variant']}" if run.get("variant") else "")
 
 
 def condition_of(run: Mapping) -> str:
