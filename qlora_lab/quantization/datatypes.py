@@ -212,7 +212,10 @@ _BOF4_S_NEGATIVE = (-0.8568214, -0.6691702, -0.5234594, -0.40044922, -0.29103446
 def fit_bof4(block_size: int = 64, signed: bool = False) -> tuple[float, ...]:
     """The levels of BOF4 (signed: BOF4-S): of the least squared error on blocks of Gaussian weights, absmax-scaled.
 
-    After the idea of arXiv 2505.06653, worked out here: neither its text nor its tables were at hand to compare with.
+    After the idea of arXiv 2505.06653, worked out here, and compared with the tables in its appendix C afterwards: the
+    levels of BOF4 for blocks of 64 that its authors find by integration are met to 2e-6; those of BOF4 and of BOF4-S
+    that they find from random blocks to 1.3e-4, which is also how far their own two ways lie apart.
+
     What counts is the error of weights and not of weights divided by their scale, so a block weighs with its scale's
     square. Lloyd's algorithm: thresholds halfway between levels, then each level to the weighted mean of what lies
     between its thresholds, until nothing moves. Three levels stay: 0, 1 and -1, or with a signed scale 0 and 1.
