@@ -32,9 +32,11 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
+from qlora_lab.machine import default_device
+
 ROOT = Path(__file__).resolve().parent.parent
 TORCHAO = ROOT / ".venv" / "torchao"
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = default_device()
 RANK, ALPHA, BATCH, LENGTH = 8, 16, 8, 48
 SIDE = 4096  # rows and columns of the matrix of `kernels`
 FEW = 1e-6  # share of codes, or of decoded weights, that may differ from bitsandbytes' on a GPU
@@ -58,8 +60,8 @@ def interleaved(sides: dict, rounds: int, warmup: int = 2) -> dict[str, dict[str
 
 
 def synchronize() -> None:
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
+    if DEVICE.type != "cpu":
+        torch.get_device_module(DEVICE).synchronize()
 
 
 def ratios(times: dict, ours: str = "ours") -> dict[str, float]:
@@ -95,7 +97,7 @@ def compare_codes(weight: torch.Tensor, mine, functional) -> tuple[dict, tuple]:
         "decoded weights that differ": decoded,
         "of weights": weight.numel(),
     }
-    few = FEW * weight.numel() if DEVICE.type == "cuda" else 0
+    few = 0 if DEVICE.type == "cpu" else FEW * weight.numel()
     right = checked["codes that differ from bitsandbytes'"] <= few and decoded <= few
     return accepted(right and not checked["scales that differ"], checked), (codes, state)
 
@@ -323,7 +325,7 @@ def copy_weights(ours, theirs) -> dict:
         layer.scale_scales.data = state.state2.absmax.clone()
         layer.scale_offset.data = state.offset.clone().view(layer.scale_offset.shape)
     checked = {"codes that differ from bitsandbytes'": differing, "of weights": total}
-    return accepted(differing <= (FEW * total if DEVICE.type == "cuda" else 0), checked)
+    return accepted(differing <= (0 if DEVICE.type == "cpu" else FEW * total), checked)
 
 
 def compare_gradients(ours, theirs, batch) -> dict:

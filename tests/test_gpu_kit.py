@@ -353,6 +353,18 @@ def test_a_wrong_result_ends_a_race_on_a_cpu_and_is_told_on_a_gpu(monkeypatch):
     assert race.accepted(False, {"n": 9}) == {"n": 9, "accepted": False}
 
 
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_a_race_waits_for_the_gpu_that_it_runs_on(monkeypatch, kind):
+    import race
+    import torch
+
+    waited = []
+    monkeypatch.setattr(race, "DEVICE", torch.device(kind))
+    monkeypatch.setattr(torch.get_device_module(kind), "synchronize", lambda: waited.append(kind))
+    assert race.interleaved({"a": lambda: waited.append("a")}, rounds=1, warmup=0)["a"]["median_ms"] >= 0
+    assert waited == [kind, "a", kind]
+
+
 def test_the_long_sequence_is_the_shortest_beyond_the_cap(monkeypatch):
     import types
 

@@ -1,9 +1,9 @@
-"""The branches for a GPU, on a stand-in for one: python tests/machines/gpu.py [NOTEBOOK ...]
+"""The branches for a GPU, on a stand-in for one: python tests/machines/gpu.py [--kind mps] [NOTEBOOK ...]
 
 Every cell of every notebook, and the CUDA tests, as on a machine with a GPU, computed on the CPU: a tensor that would
 lie on the GPU raises PyTorch's error where it meets one that would not. tests/stand_in_gpu.py says what that proves,
 and what it does not. Outputs are not compared. Notebooks run for minutes each; the model is fetched once into the usual
-cache.
+cache. With `--kind mps` the notebooks run on a stand-in for one of Apple's.
 """
 
 import argparse
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
 
 
-def run_cells(notebook: Path) -> int:
+def run_cells(notebook: Path, kind: str) -> int:
     """Run the cells of a notebook in this process; says which fail, goes on, and returns how many did."""
     sys.path.insert(0, str(TESTS))
     from stand_in_gpu import stand_in_gpu
@@ -33,7 +33,7 @@ def run_cells(notebook: Path) -> int:
     mine, module = sys.modules["__main__"], types.ModuleType("__main__")
     sys.modules["__main__"] = module  # where a notebook's names are
     failed = 0
-    with stand_in_gpu():
+    with stand_in_gpu(kind):
         for number, cell in enumerate(cells):
             if cell["cell_type"] != "code":
                 continue
@@ -56,18 +56,20 @@ def run_cells(notebook: Path) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all, and the CUDA tests")
+    parser.add_argument("notebooks", nargs="*", type=Path, help="default: all, and with cuda its tests")
     parser.add_argument("--cells", action="store_true", help="run the cells of one notebook in this process")
+    parser.add_argument("--kind", choices=("cuda", "mps"), default="cuda", help="whose GPU: NVIDIA's, or Apple's")
     options = parser.parse_args()
     if options.cells:
-        failed = run_cells(options.notebooks[0])
+        failed = run_cells(options.notebooks[0], options.kind)
         sys.stdout.flush()
         os._exit(failed > 0)  # threads of a notebook may be left
     pytest = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-o", "addopts=--strict-markers"]
     pytest += ["-p", "stand_in_gpu", "-p", "no:cacheprovider", str(TESTS)]
     notebooks = options.notebooks or sorted((ROOT / "notebooks").glob("*.ipynb"))
-    steps = [(path.name, [sys.executable, __file__, "--cells", str(path.resolve())]) for path in notebooks]
-    if not options.notebooks:
+    cells = [sys.executable, __file__, "--cells", "--kind", options.kind]
+    steps = [(path.name, [*cells, str(path.resolve())]) for path in notebooks]
+    if not options.notebooks and options.kind == "cuda":  # those for mps are among the usual ones
         steps.append(("CUDA tests", pytest))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(TESTS)])}
     failed = []
