@@ -271,6 +271,11 @@ def _changes(plan: TrainingPlan) -> Iterator[tuple[str, TrainingPlan]]:
         yield ", ".join([*words, f"sequences of {least.sequence_length} tokens"]), least
 
 
+def usual_reserve(gpu_gb: float) -> float:
+    """GB of a GPU that are not the step's if nobody says how many: 1.5, of a small one a tenth."""
+    return min(RESERVE_GB, SMALL_RESERVE * gpu_gb)
+
+
 def fit_to_gpu(prediction: Budget, gpu_gb: float, reserve_gb: float | None = None) -> GpuFit:
     """Compare a budget with a GPU's memory, and look for the cheapest change where it does not fit.
 
@@ -279,7 +284,7 @@ def fit_to_gpu(prediction: Budget, gpu_gb: float, reserve_gb: float | None = Non
         gpu_gb: the GPU's memory in GB = 10^9 bytes. A card sold as "48 GB" has 51.5 of these, or, with its error
             correction on, a little over 48: the number on the box is the cautious one.
         reserve_gb: GB of it that are not the step's: a driver, PyTorch's libraries and an allocator's gaps commonly
-            take 1 to 2. None: 1.5, of a small GPU a tenth.
+            take 1 to 2. None: `usual_reserve`.
 
     Raises:
         ValueError: gpu_gb is not a positive number, or the reserve is not a number from 0 to below it.
@@ -287,7 +292,7 @@ def fit_to_gpu(prediction: Budget, gpu_gb: float, reserve_gb: float | None = Non
     if not (is_number(gpu_gb) and gpu_gb > 0):
         raise ValueError(f"gpu_gb {gpu_gb!r} is not allowed; give the memory in GB, for example 24")
     if reserve_gb is None:
-        reserve_gb = min(RESERVE_GB, SMALL_RESERVE * gpu_gb)
+        reserve_gb = usual_reserve(gpu_gb)
     if not (is_number(reserve_gb) and 0 <= reserve_gb < gpu_gb):
         raise ValueError(f"reserve_gb {reserve_gb!r} is not allowed; give GB from 0 to below the GPU's {gpu_gb:g}")
     most = (gpu_gb - reserve_gb) * 1e9

@@ -124,12 +124,13 @@ def parameters_of_rank(rows: Sequence[tuple[str, int, int]], title: str) -> Figu
     return fig
 
 
-def memory_against_limit(by_category: dict[str, float], limit: float, title: str) -> Figure:
-    """A step's memory as one stacked bar, and what a GPU has as a line.
+def memory_against_limit(by_category: dict[str, float], limit: float, title: str, reserve: float = 0.0) -> Figure:
+    """A step's memory as one stacked bar, what a GPU has as a line, and what is not the step's before the line.
 
     Args:
         by_category: GB, with the ledger's categories. limit: GB.
         title: the verdict.
+        reserve: GB of the limit.
     """
     fig, (ax,) = figure(height=3.3)
     left = 0.0
@@ -138,6 +139,9 @@ def memory_against_limit(by_category: dict[str, float], limit: float, title: str
         words, colour = f"{name} {size:,.1f}", colour_of(name)
         ax.barh([0], [size], left=left, height=0.5, color=colour, edgecolor=INK, linewidth=0.6, label=words)
         left += size
+    if reserve:
+        hatched = {"fill": False, "hatch": "////", "edgecolor": INK, "linewidth": 0, "zorder": 3}
+        ax.barh([0], [reserve], left=limit - reserve, height=0.7, label=f"in reserve {reserve:,.1f}", **hatched)
     ax.axvline(limit, color=INK, linewidth=2, linestyle="--")
     ax.set_xlim(0, 1.12 * max(left, limit))
     ax.set_ylim(-0.4, 0.6)
@@ -150,6 +154,7 @@ def memory_against_limit(by_category: dict[str, float], limit: float, title: str
     fig.alt_text = (
         f"{title}. Memory at the peak of a step: {left:,.1f} GB ("
         + ", ".join(f"{name} {size:,.1f}" for name, size in parts.items())
-        + f"), against {limit:g} GB of a GPU."
+        + f"), against {limit:g} GB of a GPU"
+        + (f", {reserve:g} GB of it in reserve." if reserve else ".")
     )
     return fig

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from qlora_lab import plots
 from qlora_lab.memory.closed_form import ModelShape, predict_training
-from qlora_lab.memory.fit import fit_to_gpu
+from qlora_lab.memory.fit import fit_to_gpu, usual_reserve
 from qlora_lab.memory.per_gpu import predict_per_process
 from qlora_lab.memory.plan import METHODS, PRESETS, find_config
 from qlora_lab.quantization.datatypes import DATATYPES, get_datatype
@@ -278,7 +278,7 @@ def explore_fit() -> Explorer:
         if not found.fits:
             title += f"; cheapest change: {found.change}" if found.change else ", whatever is changed"
         sizes = {name: size / 1e9 for name, size in budget.by_category.items() if size >= 5e6}
-        return plots.memory_against_limit(sizes, gpu, _wrapped(title))
+        return plots.memory_against_limit(sizes, gpu, _wrapped(title), found.reserve_gb)
 
     controls = {
         "model": ipywidgets.Dropdown(description="model", options=list(PRESETS), value="llama-65b"),
@@ -294,16 +294,17 @@ def explore_fit() -> Explorer:
 
 
 def explore_gpus() -> Explorer:
-    """Model, method and number of GPUs: what is on each, and whether it fits."""
+    """Model, method and number of GPUs: what is on each, and whether it fits, with the usual reserve."""
 
     def draw(model, method, processes, batch_size, sequence_length, gpu) -> Figure:
         shape = (batch_size, sequence_length)
         budget = predict_per_process(model, method, processes, 64, *shape, checkpointing="non-reentrant")
-        fits = budget.peak <= gpu * 1e9
+        reserve = usual_reserve(gpu)
+        fits = budget.peak <= (gpu - reserve) * 1e9
         many = f"each of {processes} GPUs" if processes > 1 else "one GPU"
         title = f"{method} of {model}: {budget.peak / 1e9:,.1f} GB on {many}: " + ("it fits" if fits else "too much")
         sizes = {name: size / 1e9 for name, size in budget.by_category.items() if size >= 5e6}
-        return plots.memory_against_limit(sizes, gpu, title)
+        return plots.memory_against_limit(sizes, gpu, title, reserve)
 
     controls = {
         "model": ipywidgets.Dropdown(description="model", options=list(PRESETS), value="llama-65b"),

@@ -133,6 +133,9 @@ FIGURES = {
     "memory_against_limit": lambda: plots.memory_against_limit(
         {"quantized base": 33.4, "adapters": 1.6}, 24, "35.0 GB: it does not fit"
     ),
+    "memory_against_limit, reserve": lambda: plots.memory_against_limit(
+        {"quantized base": 22.0, "adapters": 1.6}, 24, "23.6 GB: it does not fit", 1.5
+    ),
     "per_gpu": lambda: plots.per_gpu(
         [("full", [(1, 784.5), (2, 398.0), (8, 104.0)]), ("QLoRA", [(1, 41.4), (2, 23.0), (8, 7.6)])],
         [("24 GB", 25.8), ("80 GB", 85.9)], "T",

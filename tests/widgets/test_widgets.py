@@ -9,6 +9,7 @@ import pytest
 
 from qlora_lab import tasks, widgets
 from qlora_lab.memory.closed_form import predict_training
+from qlora_lab.memory.fit import fit_to_gpu
 
 MAKERS = {name: getattr(widgets, name) for name in dir(widgets) if name.startswith("explore_")}
 ASKING = [name for name, make in MAKERS.items() if "base_answer" in inspect.signature(make).parameters]
@@ -116,6 +117,18 @@ def test_fit_tells_what_the_budget_says():
     assert f"{peak:,.1f} GB: it fits" in explorer.figure.alt_text
     explorer.controls["gpu"].value = 24
     assert "it does not fit" in explorer.figure.alt_text
+
+
+def test_several_gpus_keep_the_reserve_that_one_keeps():
+    explorer = widgets.explore_gpus()
+    explorer.controls["processes"].value = 1
+    for model, gpu in (("llama-65b", 48), ("llama-13b", 12), ("llama-13b", 16)):  # the first two fit without one
+        explorer.controls["model"].value, explorer.controls["gpu"].value = model, gpu
+        found = fit_to_gpu(predict_training(model, "qlora", 64, checkpointing="non-reentrant"), gpu)
+        assert found.budget.peak < 1e9 * gpu and found.fits == (gpu == 16)
+        said = "it fits" if found.fits else "too much"
+        assert f"{found.budget.peak / 1e9:,.1f} GB on one GPU: {said}" in explorer.figure.alt_text
+        assert f"against {gpu} GB of a GPU, {found.reserve_gb:g} GB of it in reserve" in explorer.figure.alt_text
 
 
 def test_room_for_half_under_lru():
