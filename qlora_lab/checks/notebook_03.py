@@ -333,7 +333,7 @@ EXERCISES = (
             1: Only one of A and B is counted with the rank; both have r numbers for each input or output.
 
             rank * (n_in + n_out) → rank * n_in * rank * n_out
-            2: The numbers of A and of B are multiplied with each other; they stand side by side.
+            2: The numbers of A and of B are multiplied together; they stand side by side.
         """),
         parts=_parts_of_adapter,
     ),

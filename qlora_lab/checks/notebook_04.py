@@ -599,7 +599,7 @@ EXERCISES = (
 
             beta2 * v + (1 - beta2) * gradient**2 → (1 - beta2) * v + beta2 * gradient**2
             m + (1 - beta1) * (gradient - m) → m + beta1 * (gradient - m)
-            2: Old and new are weighed the wrong way round: most of a running mean is the old one, with the factor beta.
+            2: Old and new are weighted the wrong way round: most of a running mean is the old one, times beta.
 
             p - lr / (1 - beta1**step) * m / (root + eps) → _old_moments(p, gradient, m, v, lr, beta1, beta2, eps, step)
             2: The weight is moved by the old moments. The new gradient goes into them first.

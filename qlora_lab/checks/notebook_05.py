@@ -153,7 +153,7 @@ EXERCISES = (
             1: dx has only the base's share; x went through the adapter too.
 
             return dx, da, db → return dx, da / s, db / s
-            2: The factor s is missing in dA and dB: it is part of what A and B were multiplied with.
+            2: The factor s is missing in dA and dB: it is part of what A and B were multiplied by.
 
             dx = → s = 1.0; dx =
             2: The factor s is missing everywhere.

@@ -386,7 +386,7 @@ EXERCISES = (
                `per_token`.
 
             decoding / share - fixed → decoding * share - fixed
-            1: Decoding is multiplied with the share. The step may last `decoding / share`.
+            1: Decoding is multiplied by the share. The step may last `decoding / share`.
 
             (decoding / share - fixed) / per_token → decoding / share / (fixed + per_token)
             1: That divides as if `fixed` came with every token. It comes once: subtract it, then divide by `per_token`.

@@ -114,14 +114,14 @@ def _parts_of_bill(sharded, block, own, gpus):
 WEIGHTS = """
             sum(weighted) / sum(tokens) → sum(gradients) / len(gradients)
             1: That is the plain average over processes, in which a token counts more where there are few of them.
-               Weigh each gradient by its tokens.
+               Weight each gradient by its tokens.
 
             sum(weighted) / sum(tokens) → sum(gradients)
             1: That is the sum of the processes' gradients: each belongs to a mean over its own tokens, and the mean
                over all of them is wanted.
 
             sum(weighted) / sum(tokens) → sum(weighted)
-            2: Each gradient is weighed by its tokens, but nothing is divided by the tokens of all.
+            2: Each gradient is weighted by its tokens, but nothing is divided by the tokens of all.
 
             sum(weighted) / sum(tokens) → sum(weighted) / sum(tokens) / len(tokens)
             2: It is divided by the tokens of all, and by the number of processes once more.
@@ -133,7 +133,7 @@ WEIGHTS = """
             2: The weights are right, but they must be divided by the tokens of all, not by the number of processes.
 
             sum(weighted) / sum(tokens) → sum(gradients) / sum(tokens)
-            1: Each gradient is a mean over its own tokens: multiply it with them before you add and divide.
+            1: Each gradient is a mean over its own tokens: multiply it by them before you add and divide.
 
             sum(weighted) / sum(tokens) → sum(weighted) / max(tokens)
             2: Divide by the tokens of all processes together, not by the most there are.

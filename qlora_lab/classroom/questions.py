@@ -145,7 +145,7 @@ QUESTIONS: dict[str, tuple[Question, ...]] = {
             (
                 (1, "memory: what is cut, and what every GPU still has whole"),
                 (1, "time: the bytes on the wire for each step"),
-                (1, "batch size: that the same result needs gradients weighed by tokens"),
+                (1, "batch size: that the same result needs gradients weighted by tokens"),
             ),
         ),
     ),

@@ -78,7 +78,7 @@ def test_on_random_bits_and_on_gaussians(name, seed):
 
 
 def test_where_torchao_halves_the_tiniest_blocks_they_are_nearest_here():
-    """Its MXFP4 divides by 2^-126 where the scale is stored, and multiplied with, as 2^-127."""
+    """Its MXFP4 divides by 2^-126; what it stores as the scale, and multiplies by, is 2^-127."""
     weight = torch.tensor([1.0, -0.5, 0.25, 0.75] * 8) * 2.0**-125
     assert torch.equal(quantize(weight, "mxfp4").dequantize(), weight)
     _, scales, decoded = mxfp4(weight)

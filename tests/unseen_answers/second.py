@@ -1171,7 +1171,7 @@ def divided_by_their_number_too(gradients, tokens):
     return cut(sum(g * (t / total) for g, t in zip(gradients, tokens, strict=True)) / len(gradients), len(tokens))
 
 
-@wrong("reduce-scatter", says="Each gradient is weighed by its tokens, but nothing is")
+@wrong("reduce-scatter", says="Each gradient is weighted by its tokens, but nothing is")
 def weights_not_normalized(gradients, tokens):
     return cut(sum(g * t for g, t in zip(gradients, tokens, strict=True)), len(tokens))
 

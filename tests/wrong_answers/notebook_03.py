@@ -310,7 +310,7 @@ def columns_of_vh_scaled(matrix, rank):
     return u[:, :rank] @ (s[:rank] * vh[:rank])
 
 
-@wrong("adapter-parameters", says="multiplied with each other")
+@wrong("adapter-parameters", says="multiplied together")
 def a_times_b(n_in, n_out, rank):
     return rank * n_in * n_out * rank
 
