@@ -21,6 +21,7 @@ from qlora_lab.checks import (
     notebook_07,
     notebook_08,
     notebook_09,
+    notebook_10,
     verdict_card,
 )
 from qlora_lab.checks.exercise import Exercise, Misconception, Verdict, function_name, judge
@@ -36,6 +37,7 @@ MODULES = (  # in the order of the notebooks
     notebook_07,
     notebook_08,
     notebook_09,
+    notebook_10,
 )
 EXERCISES: dict[str, Exercise] = {exercise.id: exercise for module in MODULES for exercise in module.EXERCISES}
 EVER_ASKED = EXERCISES | {each.id: each for each in notebook_08.EARLIER}  # courses begun earlier go on grading these

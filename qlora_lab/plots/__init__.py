@@ -13,6 +13,7 @@ from qlora_lab.plots.codebooks import (
     quantiles,
 )
 from qlora_lab.plots.data_flow import layer_passes
+from qlora_lab.plots.formats import error_by_exponent, errors_moved, input_energy, power_of_two_scales
 from qlora_lab.plots.interactive import codebook, memory_against_limit, parameters_of_rank, scale_and_error
 from qlora_lab.plots.learning_curves import kept_by_merging, loss_curve, match_bars, rate_curve, smooth, trend
 from qlora_lab.plots.low_rank import (
@@ -98,9 +99,12 @@ __all__ = [
     "error_against_scale",
     "error_by_bits",
     "error_by_block_size",
+    "error_by_exponent",
     "error_by_weight",
+    "errors_moved",
     "figure",
     "grids",
+    "input_energy",
     "kept_by_merging",
     "label",
     "layer_errors",
@@ -123,6 +127,7 @@ __all__ = [
     "parameters_of_rank",
     "per_gpu",
     "png",
+    "power_of_two_scales",
     "predicted_and_measured",
     "quality_and_memory",
     "quantiles",

@@ -18,7 +18,7 @@ from qlora_lab.checks import PIECES, function_name
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 WORKSHOP = sorted(FOLDER.glob("*.ipynb"))
-LONG = ("05", "06", "07", "08", "09")  # of these, what is executed solved takes minutes
+LONG = ("05", "06", "07", "08", "09", "10")  # of these, what is executed solved takes minutes
 MANY = 25  # characters without blanks, above which a line of a solution is not there by chance
 
 

@@ -31,6 +31,19 @@ LONG = "adapter beside a base in 4 bits, after a hundred steps"
 
 # by name; made where they are asked for, for a few milliseconds each add up
 FIGURES = {
+    "power_of_two_scales": lambda: plots.power_of_two_scales(
+        [4, 5, 6, 7, 8], [0.3, 0.3, 0.2, 0.2], {LONG: [0.11, 0.12, 0.13, 0.2], "b": [0.1, 0.1, 0.1, 0.1]}, 6, "T"
+    ),
+    "input_energy": lambda: plots.input_energy(
+        {LONG: [0.7, 0.9, 1.0], "b": [0.2, 0.4, 1.0], "c": [0.4, 0.5, 1.0], "d": [0.3, 1.0]}, "T"
+    ),
+    "errors_moved": lambda: plots.errors_moved(
+        [("q_proj", (0.09, 0.15), (0.12, 0.03)), ("k_proj", (0.09, 0.1), (0.121, 0.029)),
+         ("gate_proj", (0.095, 0.09), (0.14, 0.06))], ("nearest level", "GPTQ"), "T",
+    ),
+    "error_by_exponent": lambda: plots.error_by_exponent(
+        [0, 0.5, 1], {LONG: ([0.1, 0.05, 0.2], 0.5), "b": ([0.1, 0.2, 0.3], 0.0), "c": ([0.1, 0.2, 0.1], 1.0)}, "T"
+    ),
     "loss_curve": lambda: plots.loss_curve([3.0, 2.0, 0.5, 0.25], 10),
     "loss_curve with validation": lambda: plots.loss_curve(
         [3.0, 2.0, 0.5, 0.25], validations=[(0, 3.1), (2, 0.9), (4, 1.2)]
