@@ -76,10 +76,11 @@ qlora_lab/
             parts.py            tensors that several processes write together
             metrics.py          what each step measured
             folder.py           one run to a folder, one process at a time
-    evaluation/                 06 07  how good a model is, and how sure one can be
+    evaluation/                 06 07 10  how good a model is, and how sure one can be
         exact_match.py          greedy answers in batches, the share of right ones, loss per token
         intervals.py            Student's t, differences paired by seed
         recorded_runs.py        the runs that compare methods
+        formats_record.py       what formats do before a run
         conclusions.py          sentences that follow from them
     export/                     09  the model taken home
         home.py                 from a run to files, checked before the first byte is written
@@ -119,6 +120,8 @@ qlora_lab/
         memory_categories.py    bytes by category
         learning_curves.py      loss and exact match of a run
         methods_compared.py     methods and ranks, over seeds
+        formats.py              scales of four-bit floats, inputs, and errors that methods move
+        errors_and_harm.py      formats by their errors, and what comes of these
         sharding.py             what is on which GPU when
         interactive.py          what the widgets redraw
     widgets/                    something to move in each notebook
@@ -143,6 +146,7 @@ qlora_lab/
         notebook_07.py          seeds, intervals, a rate, a rank, costs
         notebook_08.py          gradients of several processes, bytes on the wire
         notebook_09.py          labels of a conversation, early stopping, rows of q and k in GGUF
+        notebook_10.py          MXFP4, errors of outputs, GPTQ, AWQ, rank correlation, LoftQ
     mine.py                     what the reader has made, or else the finished pieces; the board of both
     graduation/                 06  a model fine-tuned by the reader's pieces alone
         fine_tune.py            the page where the pieces meet

@@ -55,6 +55,7 @@ LONGEST = [
     "06_fine_tuning.ipynb",
     "05_qlora_layer_by_layer.ipynb",
     "09_your_own_data.ipynb",
+    "10_after_nf4.ipynb",
     "test_grading.py",
     "03_lora.ipynb",
     "test_workshop.py",

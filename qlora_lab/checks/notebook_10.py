@@ -1,9 +1,12 @@
-"""Exercises of notebook 10: E2M1 and its scales, the error of outputs, GPTQ, AWQ."""
+"""Exercises of notebook 10: E2M1 and its scales, errors of outputs, GPTQ, AWQ, orders compared, LoftQ's start."""
+
+import itertools
 
 import torch
 
 from qlora_lab.checks.differences import a_value_each, is_same, pattern, with_arguments
-from qlora_lab.checks.exercise import Exercise, draw_integers, draw_normal, edits
+from qlora_lab.checks.exercise import Exercise, Misconception, draw_integers, draw_normal, edits
+from qlora_lab.quantization.datatypes import get_datatype
 
 
 def e2m1_value(code: int) -> float:
@@ -180,6 +183,89 @@ def _errors_of_exponents(weight, moments, levels, block_size, grid) -> tuple[lis
         outputs, as_they_are = (((e @ moments) * e).sum().item() for e in (error, undivided))
         found.append((outputs, error.square().sum().item(), as_they_are))
     return tuple(map(list, zip(*found, strict=True)))
+
+
+def rank_correlation(x: list[float], y: list[float]) -> float:
+    def ranks(values):
+        ordered = sorted(values)
+        return [ordered.index(value) + (ordered.count(value) + 1) / 2 for value in values]
+
+    a, b = torch.tensor([ranks(x), ranks(y)], dtype=torch.float64)
+    a, b = a - a.mean(), b - b.mean()
+    return (a @ b / (a.norm() * b.norm())).item()
+
+
+def _lists_case(generator: torch.Generator, number: int):
+    """y follows x up or down, not in a line, with noise. From the third case on, equal values in both, now and then."""
+    count = 5 + number
+    x = (torch.randn(count, generator=generator) * 10).tolist()
+    noise = torch.randn(count, generator=generator).tolist()
+    down = -1 if number % 3 == 1 else 1
+    y = [down * 2.0 ** (value / 8) + 0.7 * n for value, n in zip(x, noise, strict=True)]
+    x, y = [round(value, 2) for value in x], [round(value, 3) for value in y]
+    if number >= 2:
+        places = torch.randperm(count, generator=generator).tolist()
+        x[places[1]] = x[places[0]]
+        y[places[3]] = y[places[2]]
+        if number >= 5:
+            x[places[4]] = x[places[0]]
+    return x, y
+
+
+def _kendall(x: list[float], y: list[float]) -> float:
+    pairs = list(itertools.combinations(zip(x, y, strict=True), 2))
+    agree = [(a - c) * (b - d) for (a, b), (c, d) in pairs]
+    return (sum(one > 0 for one in agree) - sum(one < 0 for one in agree)) / len(pairs)
+
+
+def loftq(
+    weight: torch.Tensor, rank: int, scaling: float, levels: torch.Tensor, block_size: int, rounds: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    low_rank = torch.zeros_like(weight)
+    for _ in range(rounds):
+        blocks = (weight - low_rank).reshape(-1, block_size)
+        absmax = blocks.abs().amax(1, keepdim=True)
+        codes = torch.bucketize(blocks / absmax, (levels[1:] + levels[:-1]) / 2)
+        rounded = (levels[codes] * absmax).reshape(weight.shape)
+        u, s, v = torch.linalg.svd(weight - rounded, full_matrices=False)
+        a, b = v[:rank], u[:, :rank] * s[:rank] / scaling
+        low_rank = scaling * b @ a
+    return rounded, a, b
+
+
+def _start_case(generator: torch.Generator, number: int):
+    """Gaussian weights; NF4, or other levels over an exact zero. One round first, then more of them."""
+    rows, columns = draw_integers(generator, 2, 6, 2)
+    (weight,) = draw_normal(generator, (4 * rows, 16 * columns))
+    levels = get_datatype(("nf4", "bof4")[number % 2]).table()
+    rounds, scaling = (1, 2, 3, 5)[number % 4], (2.0, 0.5, 4.0)[number % 3]
+    return weight / 10, 1 + number % 3, scaling, levels, (16, 32)[number % 2 if columns % 2 == 0 else 0], rounds
+
+
+def _what_a_layer_has(arguments: tuple, result):
+    """The rounded weight, the shapes of A and B, and what they add, since one product is that of many A and B."""
+    weight, rank, scaling, *_ = arguments
+    if not isinstance(result, tuple | list) or len(result) != 3:
+        return result
+    if not all(isinstance(part, torch.Tensor) for part in result):
+        return result
+    rounded, a, b = result
+    fit = a.shape == (rank, weight.shape[1]) and b.shape == (weight.shape[0], rank)
+    return rounded, [tuple(a.shape), tuple(b.shape)], scaling * b.float() @ a.float() if fit else None
+
+
+def _factor_forgotten(weight, rank, scaling, levels, block_size, rounds):
+    return loftq(weight, rank, 1.0, levels, block_size, rounds)
+
+
+def _adapter_first(weight, rank, scaling, levels, block_size, rounds):
+    _, a, b = loftq(weight, rank, scaling, 0 * levels, block_size, 1)
+    return loftq(weight - scaling * b @ a, rank, scaling, levels, block_size, 1)[0], a, b
+
+
+def _rounded_once_more(weight, rank, scaling, levels, block_size, rounds):
+    _, a, b = loftq(weight, rank, scaling, levels, block_size, rounds)
+    return loftq(weight - scaling * b @ a, rank, scaling, levels, block_size, 1)[0], a, b
 
 
 EXERCISES = (
@@ -478,6 +564,129 @@ EXERCISES = (
             -: That is what the inputs are multiplied by. Give what the weights are.
         """),
         tolerance=1e-4,
+        any_float=True,
+    ),
+    Exercise(
+        "rank-correlation",
+        _lists_case,
+        rank_correlation,
+        (
+            *edits("""
+            ordered = sorted(values) → return list(values)
+            1: That is the correlation of the values themselves (Pearson's). Put a rank in the place of each value
+               first.
+
+            ordered.index(value) + (ordered.count(value) + 1) / 2 → ordered.index(value) + 1
+            ordered.index(value) + (ordered.count(value) + 1) / 2 → ordered.index(value) + ordered.count(value)
+            2: Where values are equal, all of them got the first or the last of their places; they share the mean.
+
+            ordered = sorted(values) → return torch.tensor(values).argsort(stable=True).argsort(stable=True).tolist()
+            2: Equal values got different ranks, by the order in which they happen to stand; they share the mean of
+               their places.
+
+            ordered.index(value) + (ordered.count(value) + 1) / 2 → sorted(set(values)).index(value)
+            2: Where two values are equal, the next one is a rank too low: the two take up two places, and share the
+               mean of these.
+
+            ordered = sorted(values) → return torch.tensor(values).argsort(stable=True).tolist()
+            1: `argsort` does not give ranks. It tells where the smallest stands, where the next, and so on; the rank
+               is the place of each value in the sorted list.
+
+            a @ b / (a.norm() * b.norm()) → 1 - 6 * (a - b).square().sum() / (len(x) ** 3 - len(x))
+            3: That formula with the squares of the differences is right where no two values are equal. Take the
+               correlation of the ranks.
+
+            a - a.mean(), b - b.mean() → a, b
+            3: The ranks' mean is not taken off: a correlation is of what lies above and below the mean.
+
+            (a @ b / (a.norm() * b.norm())).item() → (a @ b / (a.norm() * b.norm())).item() ** 2
+            3: That is its square, which has no sign.
+
+            (a @ b / (a.norm() * b.norm())).item() → abs((a @ b / (a.norm() * b.norm())).item())
+            3: It has lost its sign: where one goes up as the other goes down, it is negative.
+
+            (a @ b / (a.norm() * b.norm())).item() → (a @ b / len(x)).item()
+            3: That is the covariance of the ranks. Divided by both deviations it lies between -1 and 1.
+
+            ranks(x), ranks(y) → ranks(x), ranks([-value for value in y])
+            -: The sign is the other way round: one list is ranked from the smallest, the other from the largest.
+            """),
+            Misconception(
+                "That counts pairs in the same order and pairs in the other (Kendall's correlation). Wanted is the "
+                "correlation of the ranks.",
+                1,
+                function=_kendall,
+            ),
+        ),
+        tolerance=1e-5,
+    ),
+    Exercise(
+        "loftq",
+        _start_case,
+        loftq,
+        (
+            *edits("""
+            for _ in range(rounds) → for _ in range(1)
+            (weight - low_rank).reshape → weight.reshape
+            1: From the second round on nothing changes: you round W again. Round what is left of W when the adapter's
+               product is taken out.
+
+            range(rounds) → range(rounds + 1)
+            1: That is a round too many. One round is: round, then take the remainder apart.
+
+            svd(weight - rounded, → svd(weight,
+            2: The adapter is made of W itself. It is there for what rounding has lost: take W minus the rounded weight
+               apart.
+
+            svd(weight - rounded, → svd(rounded - weight,
+            2: The adapter has the wrong sign: it is added, so it has to be what is missing, W minus the rounded weight.
+
+            svd(weight - rounded, → svd(weight - low_rank - rounded,
+            2: The adapter of a round is made anew, of all that the rounded weight lacks, with nothing of the round
+               before.
+
+            u[:, :rank] * s[:rank] / scaling → u[:, :rank] / scaling
+            2: The singular values are missing: B A is U S V with the first `rank` of each.
+
+            u[:, :rank] * s[:rank] / scaling → u[:, :rank] * s[:rank].sqrt() / scaling
+            2: Only the root of the singular values is there. Its other half belongs to A, or put all of them into B.
+
+            u[:, :rank] * s[:rank] / scaling → u[:, :rank] * s[:rank] * scaling
+            3: The layer multiplies B A by `scaling`, so it has to be divided by it here, not multiplied.
+
+            scaling * b @ a → b @ a
+            3: The layer adds `scaling` times B A. What is taken out of W before it is rounded again has that factor
+               too.
+
+            return rounded, a, b → return rounded, b, a
+            -: A and B have changed places: A is (rank, in), and comes first.
+
+            return rounded, a, b → return rounded + low_rank, a, b
+            -: The first result is the rounded weight alone, without the adapter's product.
+
+            blocks.abs().amax(1, keepdim=True) → blocks.abs().amax()
+            -: All blocks have one scale. Each run of `block_size` weights has its own absmax.
+            """),
+            Misconception(
+                "The factor is missing. The layer adds `scaling` times B A: divide by it, so that the product comes "
+                "out as it should be.",
+                3,
+                function=_factor_forgotten,
+            ),
+            Misconception(
+                "The adapter is taken out of W first, and the rest is rounded. That is PiSSA's start. Here rounding "
+                "comes first, and the adapter is made of what it has lost.",
+                1,
+                function=_adapter_first,
+            ),
+            Misconception(
+                "After the last round the weight is rounded once more. A round ends with the adapter.",
+                1,
+                function=_rounded_once_more,
+            ),
+        ),
+        tolerance=1e-4,
+        view=_what_a_layer_has,
         any_float=True,
     ),
 )

@@ -162,4 +162,17 @@ QUESTIONS: dict[str, tuple[Question, ...]] = {
             ),
         ),
     ),
+    "10": (
+        Question(
+            "10-a",
+            "A vendor offers a 4-bit format with half of NF4's error of the weights, and an adapter that beats LoRA by "
+            "two percent. Which measurements do you ask for before you believe either, and what would each rule out?",
+            (
+                (1, "format: all bits counted, scales and blocks included"),
+                (1, "format: the error of outputs or the loss, on text that the method has not looked at"),
+                (1, "adapter: a learning rate chosen for both alike, with the same seeds, and the interval"),
+                (1, "names a result of the notebook in which an error and what came of it go different ways"),
+            ),
+        ),
+    ),
 }

@@ -1,11 +1,13 @@
-"""Sentences that follow from a record of runs: another record, another sentence.
+"""Sentences that follow from a record, of runs or of formats: another record, another sentence.
 
 "No clear difference" is said where an interval holds zero. It does not say that two are equal. A comparison concludes
 something about methods or ranks only where the rate of each was chosen; where not, the sentence says so itself.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
+from qlora_lab.evaluation.formats_record import OUTPUTS, WEIGHTS, FormatsRecord, datatype_of
 from qlora_lab.evaluation.intervals import Interval, mean_interval
 from qlora_lab.evaluation.recorded_runs import BEFORE, LOSS, PROSE, SCALINGS, CostRecord
 
@@ -193,3 +195,99 @@ def same_rate_for_all_ranks(record: CostRecord, scaling: str) -> str:
         times = f"{low:.0f}" if spread < 1.01 else f"{low:.0f} to {high:.0f}"
         line += f", {times} times full fine-tuning's {full:g}"
     return line
+
+
+def at_one_rate(record: CostRecord, ways: Mapping[str, str], chosen_for: str) -> str:
+    """Whether ways ran at the learning rate that was chosen for one of them, and which did not.
+
+    Args:
+        ways: {what to call it: way}; those that are not recorded are left out.
+        chosen_for: a name among them.
+    """
+    conditions = {name: record.quoted(way) for name, way in ways.items()}
+    rates = {name: float(condition.rpartition(" lr ")[2]) for name, condition in conditions.items() if condition}
+    chosen = record.chosen_rate(ways[chosen_for])
+    if chosen is None:
+        tried = _rates(len(record.rates(ways[chosen_for])))
+        return f"No rate is chosen yet for {chosen_for}, which had {tried}: not yet a fair comparison."
+    others = [f"{name} {rate:g}" for name, rate in rates.items() if not math.isclose(rate, chosen)]
+    if others:
+        return f"The rate chosen for {chosen_for} is {chosen:g}; at another: {', '.join(others)}. Not yet fair."
+    return f"All at the rate chosen for {chosen_for}, {chosen:g}."
+
+
+def sorted_by_verdict(record: CostRecord, ways: Mapping[str, str], theirs: str, measure: str = LOSS) -> str:
+    """Which ways are better than one of them by a measure, which worse, of which neither is shown.
+
+    Args:
+        ways: {what to call it: way}, `theirs` among the names.
+    """
+    groups: dict[str, list[str]] = {"better": [], NO_DIFFERENCE: [], "worse": [], "not recorded": []}
+    for name, way in ways.items():
+        if name != theirs:
+            there = record.quoted(way) and record.quoted(ways[theirs])
+            verdict = judged(_between(record, way, ways[theirs], measure), measure) if there else "not recorded"
+            groups[verdict].append(name)
+    said = [f"{verdict}: {', '.join(names)}" for verdict, names in groups.items() if names]
+    return f"{WORDS[measure]}, against {theirs}. {'; '.join(said) or 'Nothing to compare'}."
+
+
+def rates_and_variants(record: CostRecord, ways: Mapping[str, str], plain: str) -> str:
+    """What a rate off by a factor of two costs, beside what variants change, in loss on new commands.
+
+    Args:
+        ways: {what to call it: way}, `plain` among the names: the one whose rates are asked for.
+    """
+    rates, chosen = record.rates(ways[plain]), record.chosen_rate(ways[plain])
+    if chosen is None:
+        return f"No rate is chosen yet for {plain}."
+    off = [loss - rates[chosen] for rate, loss in rates.items() if 1.5 < max(rate / chosen, chosen / rate) < 3]
+    said = f"A rate off by a factor of two costs {plain} {min(off):+.3f} to {max(off):+.3f} nats (one seed)"
+    changes = {
+        name: _between(record, way, ways[plain], LOSS).mean
+        for name, way in ways.items()
+        if name != plain and record.quoted(way) and record.quoted(ways[plain])
+    }
+    if not changes:
+        return f"{said}; no variant is recorded."
+    least, most = min(changes, key=changes.get), max(changes, key=changes.get)
+    span = f"{changes[least]:+.3f} ({least})"
+    if least != most:
+        span = f"{span} to {changes[most]:+.3f} ({most})"
+    return f"{said}; the variants change {span}, by their means."
+
+
+def least_harm(formats: FormatsRecord, most_bits: float, method: str | None = "") -> str:
+    """Which rounding adds least to the default model's loss, and which others the text does not tell from it.
+
+    Args:
+        most_bits: per weight.
+        method: as `FormatsRecord.names`.
+    """
+    names = [name for name in formats.names(method, most_bits) if formats.added(name) is not None]
+    if not names:
+        return f"At most {most_bits:g} bits: nothing is recorded."
+    best = min(names, key=formats.added)
+    differences = {name: formats.loss_difference(name, best) for name in names if name != best}
+    worse = [name for name, difference in differences.items() if difference and difference.sign > 0]
+    others = [name for name in differences if name not in worse]
+    said = f"At most {most_bits:g} bits: {best} adds least to the loss, {formats.added(best):+.3f} nats."
+    said += f" Not shown worse: {', '.join(others) or 'none'}."
+    return f"{said} Shown worse: {', '.join(worse) or 'none'}."
+
+
+def data_against_none(formats: FormatsRecord, method: str) -> list[str]:
+    """What a method that looks at data changes of each data type: errors by a factor, the loss by an interval."""
+    lines = []
+    for name in formats.names(method):
+        plain = datatype_of(name)
+        factors = []
+        for measure in (WEIGHTS, OUTPUTS):
+            after, before = formats.value(name, measure), formats.value(plain, measure)
+            if after and before:
+                factors.append(f"error of {measure} times {after / before:.2f}")
+        difference = formats.loss_difference(name, plain)
+        if difference is not None:
+            factors.append(f"loss {signed(difference)}, {judged(difference, LOSS)}")
+        lines.append(f"{method} on {plain}: {'; '.join(factors) or 'not recorded'}")
+    return lines

@@ -13,6 +13,7 @@ from qlora_lab.plots.codebooks import (
     quantiles,
 )
 from qlora_lab.plots.data_flow import layer_passes
+from qlora_lab.plots.errors_and_harm import error_by_rounds, formats_by_error, harm_by_error, row_in_measures
 from qlora_lab.plots.formats import error_by_exponent, errors_moved, input_energy, power_of_two_scales
 from qlora_lab.plots.interactive import codebook, memory_against_limit, parameters_of_rank, scale_and_error
 from qlora_lab.plots.learning_curves import kept_by_merging, loss_curve, match_bars, rate_curve, smooth, trend
@@ -100,10 +101,13 @@ __all__ = [
     "error_by_bits",
     "error_by_block_size",
     "error_by_exponent",
+    "error_by_rounds",
     "error_by_weight",
     "errors_moved",
     "figure",
+    "formats_by_error",
     "grids",
+    "harm_by_error",
     "input_energy",
     "kept_by_merging",
     "label",
@@ -133,6 +137,7 @@ __all__ = [
     "quantiles",
     "rate_curve",
     "results",
+    "row_in_measures",
     "scale_and_error",
     "scale_map",
     "sharding_timeline",

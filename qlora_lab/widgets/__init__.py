@@ -2,7 +2,7 @@
 
 Each `explore_...` function makes one; `show` displays it, with a static picture of its first state beside it in the
 output, which is what a page that runs no widgets (a repository's preview, a printed book) shows. `explorers` are
-controls above a figure, `recorded` is one over recorded runs, `answers` is a box to ask a model in.
+controls above a figure, `recorded` has those over records, `answers` is a box to ask a model in.
 """
 
 from qlora_lab.widgets.answer_box import AnswerBox, explore_answers
@@ -17,7 +17,7 @@ from qlora_lab.widgets.explorers import (
     explore_scale,
     least_recently_used,
 )
-from qlora_lab.widgets.recorded import explore_costs
+from qlora_lab.widgets.recorded import explore_costs, explore_formats
 
 __all__ = [
     "AnswerBox",
@@ -26,6 +26,7 @@ __all__ = [
     "explore_codebook",
     "explore_costs",
     "explore_fit",
+    "explore_formats",
     "explore_gpus",
     "explore_pages",
     "explore_rank",

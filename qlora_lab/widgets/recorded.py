@@ -1,4 +1,4 @@
-"""An explorer of recorded runs: choose how the base is stored, and a rank; see memory, and quality with intervals."""
+"""Explorers of what was recorded: how a base is stored and its rank, and what formats do before any run."""
 
 import re
 
@@ -6,9 +6,11 @@ import ipywidgets
 from matplotlib.figure import Figure
 
 from qlora_lab import plots
+from qlora_lab.evaluation.formats_record import HARM, FormatsRecord, datatype_of, method_of
 from qlora_lab.evaluation.recorded_runs import MEASURES, CostRecord
 from qlora_lab.widgets.explorers import Explorer, choice
 
+NEITHER = "rounding alone"
 RANKS = [1, 2, 4, 8, 16, 32, 64]
 
 
@@ -46,6 +48,47 @@ def explore_costs(record: CostRecord | None = None) -> Explorer:
     question = (
         "Which choice with the fewest MB has an interval that reaches full fine-tuning's dot? Find it for the "
         "validation loss, then switch to test: is it still the same one?"
+    )
+    return Explorer(controls, draw, question)
+
+
+def explore_formats(record: FormatsRecord | None = None) -> Explorer:
+    """Data type and method: errors of weights and outputs and what came of them, in both models, beside NF4's.
+
+    Args:
+        record: with a row "nf4"; None for the one that comes with the package.
+
+    Raises:
+        ValueError: the record has no row "nf4".
+    """
+    record = record or FormatsRecord.load()
+    names = record.names()
+    if "nf4" not in names:
+        raise ValueError(f'everything is compared with NF4, and the record has no row "nf4"; it has {names}')
+    measures = {}
+    for model, harm in HARM.items():
+        for measure in ("weights", "outputs", harm):
+            values = {
+                name: record.added(name, model) if measure == harm else record.value(name, measure, model)
+                for name in names
+            }
+            words = f"{measure}, {model}" if measure != "loss" else "loss above float32's, default"
+            if values["nf4"]:
+                measures[words] = {name: value for name, value in values.items() if value is not None}
+
+    def draw(datatype: str, method: str) -> Figure:
+        name = datatype if method == NEITHER else f"{datatype} + {method}"
+        title = f"{name}: {record.bits(name):.2f} bits per weight" if name in names else f"{name} was not recorded"
+        return plots.row_in_measures(measures, name, "nf4", title)
+
+    methods = [NEITHER, *sorted({method_of(name) for name in names} - {""})]
+    controls = {
+        "datatype": choice("data type", list(dict.fromkeys(map(datatype_of, names))), datatype_of(names[-1])),
+        "method": ipywidgets.ToggleButtons(description="method", options=methods),
+    }
+    question = (
+        "Which rows have a larger error of weights than NF4 (a mark to the right of the dashed line) and still do "
+        "less harm (to the left of it)? Is it so in both models?"
     )
     return Explorer(controls, draw, question)
 

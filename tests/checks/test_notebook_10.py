@@ -5,6 +5,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from qlora_lab import variants
 from qlora_lab.checks import EXERCISES, notebook_10, verdict
 from qlora_lab.quantization import calibrated, get_datatype, quantize
 
@@ -124,3 +125,46 @@ def test_a_wrong_column_of_gptq_is_named(column):
 
 def _drawn(number: int) -> tuple:
     return EXERCISES["gptq"].draw(torch.Generator().manual_seed(number), number)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=3, max_size=30))
+def test_ranks_are_correlated_as_by_counting(pairs):
+    x, y = map(list, zip(*pairs, strict=True))
+    assume(len(set(x)) > 1 and len(set(y)) > 1)
+    ranks = []
+    for values in (x, y):
+        _, place, count = torch.tensor(values).unique(return_inverse=True, return_counts=True)
+        ranks.append((count.cumsum(0) - (count - 1) / 2)[place].double())
+    found = notebook_10.rank_correlation(x, y)
+    assert found == pytest.approx(torch.corrcoef(torch.stack(ranks))[0, 1].item(), abs=1e-9)
+    assert notebook_10.rank_correlation([2.0**value for value in x], y) == pytest.approx(found, abs=1e-12)
+    assert notebook_10.rank_correlation(y, [-value for value in x]) == pytest.approx(-found, abs=1e-12)
+
+
+@given(seed=DECIMALS, out=st.integers(2, 12), blocks=st.integers(1, 3), rank=st.integers(1, 2))
+def test_a_round_of_loftq_is_the_packages(seed, out, blocks, rank):
+    weight = torch.randn(out, 16 * blocks, generator=torch.Generator().manual_seed(seed))
+    rounded, a, b = notebook_10.loftq(weight, rank, 2.0, NF4, 16, 1)
+    theirs, their_a, their_b = variants.loftq(weight, rank, 2.0, "nf4", 16, rounds=1)
+    torch.testing.assert_close(rounded, theirs.dequantize())
+    lost = weight - rounded
+    ours, by_theirs = (lost - 2 * b @ a).norm(), (lost - 2 * their_b @ their_a).norm()
+    assert (ours - by_theirs).abs() <= 1e-5 * lost.norm() and ours < lost.norm()  # part of it is made good
+
+
+def test_rounds_of_loftq_begin_with_what_the_adapter_leaves():
+    weight = torch.randn(24, 64, generator=torch.Generator().manual_seed(0))
+    _, a, b = notebook_10.loftq(weight, 3, 0.5, NF4, 32, 2)
+    rounded, *_ = notebook_10.loftq(weight, 3, 0.5, NF4, 32, 3)
+    theirs = quantize(weight - 0.5 * b @ a, "nf4", 32).dequantize()
+    assert ((rounded - theirs).abs() > 1e-5).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_the_singular_values_may_be_shared_in_any_way(share):
+    def shared(*arguments):
+        rounded, a, b = notebook_10.loftq(*arguments)
+        length = b.norm(dim=0)
+        return rounded, a * length[:, None] ** share, b / length**share
+
+    assert verdict("loftq", shared).status == "right"

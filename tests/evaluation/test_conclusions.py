@@ -199,3 +199,47 @@ def test_the_chapters_claim_on_the_runs_at_one_rate():
     assert lines[4] == "  Not yet a fair comparison: QLoRA had one rate, full had 3 rates to choose from."
     said = conclusions.rates_chosen(CostRecord({"runs": first}))
     assert "chosen: 0 of 9" in said and "All adapters had one rate, 0.004, full fine-tuning had 3 rates" in said
+
+
+PLAIN, FP4, NEVER = "qlora nf4 dq r16 alpha 32", "qlora fp4 dq r16 alpha 32", "qlora mxfp4 r16 alpha 32"
+BASES = {"nf4 dq": PLAIN, "fp4 dq": FP4, "int4 dq": "qlora int4 dq r16 alpha 32", "mxfp4": NEVER}
+PLAIN_RUNS = made(qlora(loss=[0.08, 0.09, 0.086], correct=[41, 40, 39]))
+ON_FP4 = made(qlora(loss=[0.1, 0.11, 0.107], correct=[42, 40, 40], datatype="fp4"))
+ON_INT4 = made(qlora(loss=[0.07, 0.081, 0.075], correct=[30, 29, 29], datatype="int4"))
+
+
+def test_ways_are_sorted_by_what_their_seeds_show():
+    found = record(PLAIN_RUNS, ON_FP4, ON_INT4)
+    said = "better: int4 dq; worse: fp4 dq; not recorded: mxfp4."
+    assert conclusions.sorted_by_verdict(found, BASES, "nf4 dq") == f"loss on new commands, against nf4 dq. {said}"
+    said = "no clear difference: fp4 dq; worse: int4 dq; not recorded: mxfp4."
+    assert conclusions.sorted_by_verdict(found, BASES, "nf4 dq", "test").endswith(f"against nf4 dq. {said}")
+    none = conclusions.sorted_by_verdict(found, {"nf4 dq": PLAIN}, "nf4 dq")
+    assert none == "loss on new commands, against nf4 dq. Nothing to compare."
+    missing = conclusions.sorted_by_verdict(record(ON_FP4), BASES, "nf4 dq")
+    assert missing.endswith("not recorded: fp4 dq, int4 dq, mxfp4.")
+
+
+def test_one_rate_is_the_one_that_was_chosen():
+    none = conclusions.at_one_rate(record(PLAIN_RUNS, ON_FP4), BASES, "nf4 dq")
+    assert none == "No rate is chosen yet for nf4 dq, which had 0 rates: not yet a fair comparison."
+    same = conclusions.at_one_rate(record(PLAIN_RUNS, ON_FP4, sweep(qlora(), around(4e-3))), BASES, "nf4 dq")
+    assert same == "All at the rate chosen for nf4 dq, 0.004."
+    other = made(qlora(loss=[0.1, 0.11, 0.1]) | {"learning_rate": 2e-3})
+    moved = record(PLAIN_RUNS, other, ON_FP4, sweep(qlora(), around(2e-3)))
+    said = "The rate chosen for nf4 dq is 0.002; at another: fp4 dq 0.004. Not yet fair."
+    assert conclusions.at_one_rate(moved, BASES, "nf4 dq") == said
+
+
+def test_a_rate_that_is_off_stands_beside_what_variants_change():
+    ways = {"plain": PLAIN, "fp4": FP4, "int4": BASES["int4 dq"], "mxfp4": NEVER}
+    rates = sweep(qlora(), around(4e-3) | {8e-3: 0.15})
+    said = conclusions.rates_and_variants(record(PLAIN_RUNS, ON_FP4, ON_INT4, rates), ways, "plain")
+    assert said == (
+        "A rate off by a factor of two costs plain +0.050 to +0.100 nats (one seed); the variants change -0.010 (int4) "
+        "to +0.020 (fp4), by their means."
+    )
+    one = conclusions.rates_and_variants(record(PLAIN_RUNS, ON_FP4, rates), ways, "plain")
+    assert one.endswith("the variants change +0.020 (fp4), by their means.")
+    assert conclusions.rates_and_variants(record(PLAIN_RUNS, rates), ways, "plain").endswith("no variant is recorded.")
+    assert conclusions.rates_and_variants(record(PLAIN_RUNS), ways, "plain") == "No rate is chosen yet for plain."

@@ -55,6 +55,24 @@ FIGURES = {
         "Ways",
         "percent right",
     ),
+    "formats_by_error": lambda: plots.formats_by_error(
+        {"nf4": (4.5, 0.09), LONG[:30]: (4.25, 0.08), "mxfp4": (4.25, 0.11), "q4_1": (5.0, 0.08)}, "nf4", "T"
+    ),
+    "harm_by_error": lambda: plots.harm_by_error(
+        {
+            "weights": {"nf4": (0.09, 0.2), "mxfp4 + GPTQ": (0.15, 0.1), "q4_0": (0.095, 0.21), "fp4": (0.12, 0.4)},
+            "outputs": {"nf4": (0.08, 0.2), "mxfp4 + GPTQ": (0.06, 0.1), "q4_0": (0.085, 0.21), "fp4": (0.12, 0.4)},
+        },
+        {"nf4": "rounding alone", "mxfp4 + GPTQ": "GPTQ", "q4_0": "rounding alone", "fp4": "rounding alone"},
+        "nats above float32", "T", ["nf4", "mxfp4 + GPTQ", "q4_0", "fp4"],
+    ),
+    "error_by_rounds": lambda: plots.error_by_rounds(
+        {"LoftQ, rank 16": [0.08, 0.07], "LoftQ, rank 64": [0.06, 0.05]},
+        {"rounding alone": 0.09, "PiSSA, rank 16": 0.075, "PiSSA, rank 64": 0.05, LONG[:30]: 0.04}, "T", "rounds",
+    ),
+    "row_in_measures": lambda: plots.row_in_measures(
+        {LONG: {"nf4": 0.1, "b": 0.12}, "loss": {"nf4": 0.2}, "c": {"nf4": 0.3, "b": 0.1}}, "b", "nf4", "T"
+    ),
     "match_bars": lambda: plots.match_bars([("base model", 0.0, (0.0, 0.11)), (LONG, 1.0, (0.9, 1.0))]),
     "memory_bars": lambda: plots.memory_bars([("full", {"a": 538.0, "b": 1076.0}), (LONG, {"a": 170.0})], "T"),
     "predicted_and_measured": lambda: plots.predicted_and_measured(

@@ -1,9 +1,12 @@
-"""The explorer of recorded runs reads records of both forms, and makes up no quality."""
+"""Explorers of records read what is there, of both forms of runs too, and make up no quality."""
 
 import copy
 
+import pytest
+
+from qlora_lab.evaluation.formats_record import FormatsRecord
 from qlora_lab.evaluation.recorded_runs import CostRecord
-from qlora_lab.widgets import explore_costs
+from qlora_lab.widgets import explore_costs, explore_formats
 from qlora_lab.widgets.recorded import short
 
 
@@ -38,3 +41,36 @@ def test_other_scalings_are_dots_of_their_own():
     before = explore_costs(CostRecord({"runs": first_runs()})).figure.alt_text
     after = explore_costs(CostRecord({"runs": runs})).figure.alt_text
     assert "for 9 conditions" in before and "for 10 conditions" in after
+
+
+def row(weights: float, loss: float, distance: float | None = None) -> dict:
+    other = None if distance is None else {"weights": weights, "outputs": weights, "distance": distance}
+    return {"bits": 4.5, "default": {"weights": weights, "outputs": weights, "loss": loss}, "never quantized": other}
+
+
+ROWS = {
+    "float32": row(0.0, 3.7, 0.0),
+    "nf4": row(0.1, 3.9, 0.02),
+    "nf4 + AWQ": row(0.11, 3.8),
+    "mxfp4": row(0.12, 4.0, 0.03),
+}
+
+
+def test_a_format_is_told_beside_nf4_in_both_models():
+    explorer = explore_formats(FormatsRecord({"rows": ROWS}))
+    assert explorer.controls["datatype"].options == ("nf4", "mxfp4")
+    assert explorer.controls["method"].options == ("rounding alone", "AWQ")
+    said = explorer.figure.alt_text
+    assert "weights, default 1.20" in said and "loss above float32's, default 1.50" in said
+    assert "distance, never quantized 1.50" in said
+    explorer.controls["datatype"].value = "nf4"
+    explorer.controls["method"].value = "AWQ"
+    said = explorer.figure.alt_text
+    assert "loss above float32's, default 0.50" in said and "weights, never quantized not recorded" in said
+    explorer.controls["datatype"].value = "mxfp4"
+    assert explorer.figure.alt_text.startswith("mxfp4 + AWQ was not recorded")
+
+
+def test_without_nf4_there_is_nothing_to_compare_with():
+    with pytest.raises(ValueError, match="no row \"nf4\"; it has \\['mxfp4'\\]"):
+        explore_formats(FormatsRecord({"rows": {"mxfp4": ROWS["mxfp4"]}}))

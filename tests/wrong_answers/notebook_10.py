@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 
 from wrong_answers import wrong
@@ -233,3 +234,87 @@ def the_other_way(weight, moments, levels, block_size, grid):
     exponents = [k / grid for k in range(grid + 1)]
     s, exponent = _search(weight, moments, levels, block_size, [-e for e in exponents])
     return s, -exponent
+
+
+@wrong("rank-correlation", says="Pearson")
+def of_the_values(x, y):
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+@wrong("rank-correlation", says="by the order in which they happen to stand")
+def two_argsorts(x, y):
+    ranks = [np.argsort(np.argsort(values, kind="stable"), kind="stable") for values in (x, y)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+@wrong("rank-correlation", says="right where no two values are equal")
+def the_short_formula(x, y):
+    def ranks(values):
+        return [(sum(v < w for v in values) + sum(v <= w for v in values) + 1) / 2 for w in values]
+
+    n = len(x)
+    return 1 - 6 * sum((a - b) ** 2 for a, b in zip(ranks(x), ranks(y), strict=True)) / (n**3 - n)
+
+
+@wrong("rank-correlation", says="a rank too low")
+def dense_ranks(x, y):
+    ranks = [torch.tensor(values).unique(return_inverse=True)[1].double() for values in (x, y)]
+    return torch.corrcoef(torch.stack(ranks))[0, 1].item()
+
+
+@wrong("rank-correlation", says="Kendall")
+def pairs_in_order(x, y):
+    total = 0
+    for i in range(len(x)):
+        for j in range(i):
+            total += np.sign((x[i] - x[j]) * (y[i] - y[j]))
+    return float(total / (len(x) * (len(x) - 1) / 2))
+
+
+@wrong("loftq", says="you round W again")
+def always_the_same_weight(weight, rank, scaling, levels, block_size, rounds):
+    blocks = weight.reshape(-1, block_size)
+    scale = blocks.abs().max(1, keepdim=True).values
+    codes = (blocks[..., None] / scale[..., None] - levels).abs().argmin(-1)
+    q = (levels[codes] * scale).view_as(weight)
+    for _ in range(rounds):
+        u, s, v = torch.linalg.svd(weight - q, full_matrices=False)
+    root = (s[:rank] / scaling).sqrt()
+    return q, root[:, None] * v[:rank], u[:, :rank] * root
+
+
+@wrong("loftq", says="The factor is missing")
+def scaling_forgotten(weight, rank, scaling, levels, block_size, rounds):
+    product = torch.zeros_like(weight)
+    for _ in range(rounds):
+        blocks = (weight - product).reshape(-1, block_size)
+        scale = blocks.abs().max(1, keepdim=True).values
+        codes = (blocks[..., None] / scale[..., None] - levels).abs().argmin(-1)
+        q = (levels[codes] * scale).view_as(weight)
+        u, s, v = torch.linalg.svd(weight - q, full_matrices=False)
+        b, a = u[:, :rank] @ torch.diag(s[:rank]), v[:rank]
+        product = b @ a
+    return q, a, b
+
+
+@wrong("loftq", says="The adapter is made of W itself")
+def of_the_weight(weight, rank, scaling, levels, block_size, rounds):
+    u, s, v = torch.linalg.svd(weight, full_matrices=False)
+    a, b = v[:rank], u[:, :rank] * s[:rank] / scaling
+    for round_ in range(rounds):
+        rest = weight - scaling * b @ a if round_ else weight
+        blocks = rest.reshape(-1, block_size)
+        scale = blocks.abs().max(1, keepdim=True).values
+        codes = (blocks[..., None] / scale[..., None] - levels).abs().argmin(-1)
+        q = (levels[codes] * scale).view_as(weight)
+    return q, a, b
+
+
+@wrong("loftq", says="That is PiSSA's start")
+def adapter_first(weight, rank, scaling, levels, block_size, rounds):
+    u, s, v = torch.linalg.svd(weight, full_matrices=False)
+    a, b = v[:rank], u[:, :rank] * s[:rank] / scaling
+    blocks = (weight - scaling * b @ a).reshape(-1, block_size)
+    scale = blocks.abs().max(1, keepdim=True).values
+    codes = (blocks[..., None] / scale[..., None] - levels).abs().argmin(-1)
+    return (levels[codes] * scale).view_as(weight), a, b
