@@ -2,7 +2,7 @@
 
     python benchmarks/after_nf4.py                writes data/recorded/after-nf4-<device>.json; hours on two cores
     python benchmarks/after_nf4.py --jobs 2       two runs side by side
-    python benchmarks/after_nf4.py --only rows    only what is measured before fine-tuning: a quarter of an hour
+    python benchmarks/after_nf4.py --only rows    only what is measured before fine-tuning: under an hour
     python benchmarks/after_nf4.py --only "qlora mxfp4"      ways whose name begins so (several may be given)
 
 Before fine-tuning, each format and each way to round has a row: bits per weight, and on two models the error of weights
@@ -18,8 +18,10 @@ Resumable as `costs.py` is: rows and runs that are there are not made again.
 
 import argparse
 import json
+import os
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import costs  # it finds the package on a bare machine
@@ -27,13 +29,13 @@ import torch
 from torch import nn
 
 from qlora_lab import load_model, load_tokenizer, quantize
-from qlora_lab.evaluation.recorded_runs import CHOOSING_SEED, CostRecord, best_rate, way_of
+from qlora_lab.evaluation.formats_record import datatype_of, method_of
+from qlora_lab.evaluation.recorded_runs import CHOOSING_SEED, best_rate, way_of
 from qlora_lab.loss import supervised_loss_sum
 from qlora_lab.machine import default_device, describe, device_name, versions
 from qlora_lab.machine.files import write_json
 from qlora_lab.models import downloads, ensure_default_model, ensure_never_quantized, never_quantized
 from qlora_lab.quantization.calibrated import gptq, input_moments, output_error, scale_inputs
-from qlora_lab.quantization.tensor import QuantizedTensor
 from qlora_lab.tasks import evaluation_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,9 +100,8 @@ class Model:
         self.model.load_state_dict(self.state)
         if name == "float32":
             return {"bits": 32.0, "weights": 0.0, "outputs": 0.0}
-        way, _, look = name.partition(" + ")
-        datatype, _, double = way.partition(" ")
-        if look == "AWQ":
+        datatype, _, double_quant = datatype_of(name).partition(" ")
+        if method_of(name) == "AWQ":
             try:
                 scale_inputs(self.model, self.moments, datatype)
             except ValueError:
@@ -108,7 +109,10 @@ class Model:
         squares, stored, count = [], 0, 0
         for path, whole in self.weights.items():
             weight = self.model.get_submodule(path).weight
-            rounded = self.rounded(weight, self.moments[path], datatype, bool(double), look == "GPTQ")
+            if method_of(name) == "GPTQ":
+                rounded = gptq(weight, self.moments[path], datatype, damping=costs.DAMPING)
+            else:
+                rounded = quantize(weight, datatype, double_quant=bool(double_quant))
             decoded = rounded.dequantize(torch.float32)
             # what a factor did to a weight is undone: errors are those of the weights and outputs as they came
             error = (weight - decoded) * torch.nan_to_num(whole / weight, nan=1.0, posinf=1.0, neginf=1.0)
@@ -118,11 +122,6 @@ class Model:
             weight.copy_(decoded)
         errors = (torch.tensor(squares, dtype=torch.float64).mean(0)).sqrt().tolist()
         return {"bits": 8 * stored / count, "weights": errors[0], "outputs": errors[1]}
-
-    def rounded(self, weight, moments, datatype: str, double_quant: bool, by_gptq: bool) -> QuantizedTensor:
-        if by_gptq:
-            return gptq(weight, moments, datatype, damping=costs.DAMPING)
-        return quantize(weight, datatype, double_quant=double_quant)
 
 
 @torch.no_grad()
@@ -175,8 +174,7 @@ def fill_rows(rows: dict, save) -> None:
     paths = [path for path, m in model.named_modules() if isinstance(m, nn.Linear) and path != "lm_head"]
     text = " ".join(evaluation_text().split()[READ])
     ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
-    windows = list(ids[: len(ids) // 1024 * 1024].view(-1, 4, 256))
-    default = Model(model, costs.calibration(tokenizer), windows, paths)
+    default = Model(model, costs.windows(tokenizer), costs.windows(tokenizer, READ), paths)
     bert, words = sentence_model()
 
     def encoded(sentences):
@@ -197,7 +195,7 @@ def fill_rows(rows: dict, save) -> None:
         if there:
             distance = (1 - (sentence_vectors(bert, read) * whole).sum(1)).mean().item()
             row["never quantized"] = {n: there[n] for n in ("weights", "outputs")} | {"distance": max(distance, 0.0)}
-        rows[name] = _rounded_numbers(row)
+        rows[name] = _rounded_numbers(row) | {"date": datetime.now(UTC).date().isoformat()}
         save()
         print(f"{name}: {row['default']['loss']:.4f} nats, {time.perf_counter() - start:.0f} s", flush=True)
 
@@ -253,8 +251,7 @@ def main() -> None:
     plan = costs.Plan(record["runs"], wanted, [CHOOSING_SEED + 1 + seed for seed in range(args.seeds)])
     print(costs.told(plan, args.jobs), flush=True)
     costs.follow(plan, record, out, args.jobs)
-    for way in CostRecord(record).ways():
-        print(way, CostRecord(record).quoted(way))
+    print(f"written to {os.path.relpath(out)}")
 
 
 if __name__ == "__main__":

@@ -289,7 +289,7 @@ def prepare(model, condition: Condition, tokenizer=None):
         return inject_lora(model, condition.rank, condition.alpha)
     variant, weights, moments = condition.variant, {}, {}
     if variant in ("gptq", "awq"):
-        moments = input_moments(model, calibration(tokenizer))
+        moments = input_moments(model, windows(tokenizer))
     if variant == "awq":
         scale_inputs(model, moments, condition.datatype, double_quant=condition.double_quant)
     if variant == "gptq" or variant in STARTS:
@@ -311,8 +311,8 @@ def prepare(model, condition: Condition, tokenizer=None):
     return add_dora(model) if variant == "dora" else model
 
 
-def calibration(tokenizer, words: slice = CALIBRATION) -> list:
-    """Token ids (4, 256) each, of a part of the evaluation text that no loss is measured on."""
+def windows(tokenizer, words: slice = CALIBRATION) -> list:
+    """Token ids (4, 256) each, of these words of the evaluation text; usually of those no loss is measured on."""
     from qlora_lab.tasks import evaluation_text
 
     text = " ".join(evaluation_text().split()[words])

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from qlora_lab.lora import LoRALayer, adapted_layers, replace_module
+from qlora_lab.machine.arguments import is_count
 from qlora_lab.qlora import QLoRALinear
 from qlora_lab.quantization.datatypes import DataType
 from qlora_lab.quantization.tensor import QuantizedTensor, quantize
@@ -60,7 +61,12 @@ def loftq(
 
     Returns:
         the round of the least error: its Q (of the weight's dtype), A (r, in) and B (out, r).
+
+    Raises:
+        ValueError: fewer rounds than one.
     """
+    if not is_count(rounds, least=1):
+        raise ValueError(f"rounds {rounds!r} is not allowed; give a whole number of at least 1 (usual: 1 to 5)")
     w, best, least = weight.float(), None, float("inf")
     a, b = w.new_zeros(rank, w.shape[1]), w.new_zeros(w.shape[0], rank)
     for _ in range(rounds):

@@ -74,6 +74,10 @@ class TestLoftq:
             errors.append((weight - q.dequantize() - 2.0 * b @ a).norm())
         assert errors[0] < plain and errors == sorted(errors, reverse=True) and errors[-1] < errors[0]
 
+    def test_no_round_is_told(self):
+        with pytest.raises(ValueError, match="rounds 0 is not allowed"):
+            loftq(random_matrix(4, 64), 2, 1.0, rounds=0)
+
     def test_its_first_round_is_the_rounded_weight_and_what_of_its_error_has_that_rank(self):
         weight = random_matrix(32, 64)
         q, a, b = loftq(weight, 4, 0.5, rounds=1)

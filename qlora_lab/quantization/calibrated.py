@@ -23,6 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import nn
 
+from qlora_lab.machine.arguments import is_count
 from qlora_lab.quantization.blockwise import decode_scales, pack_codes
 from qlora_lab.quantization.datatypes import DataType, get_datatype
 from qlora_lab.quantization.tensor import QuantizedTensor, check_options, quantize
@@ -43,11 +44,14 @@ def input_moments(model: nn.Module, batches: Iterable, layers: Iterable[str] | N
         {path: float32 (in, in)}, on the layer's device.
 
     Raises:
-        ValueError: no batch, a layer that no token reached, or inputs that are not finite.
+        ValueError: no batch, a layer that is not there or that no token reached, or inputs that are not finite.
     """
     head = getattr(model, "get_output_embeddings", lambda: None)()
     linears = {path: m for path, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
     if layers is not None:
+        layers = list(layers)
+        if unknown := [path for path in layers if path not in linears]:
+            raise ValueError(f"{unknown[0]!r} is no linear layer of this model; there are {', '.join(linears)}")
         linears = {path: linears[path] for path in layers}
     sums, counts = {}, dict.fromkeys(linears, 0)
 
@@ -122,6 +126,8 @@ def gptq(
     """
     datatype = get_datatype(datatype)
     size = check_options(datatype, block_size, False)
+    if weight.ndim != 2:
+        raise ValueError(f"a linear layer's weight has two dimensions, not {tuple(weight.shape)}")
     out, width = weight.shape
     if moments.shape != (width, width):
         raise ValueError(f"a weight of {width} inputs needs moments ({width}, {width}), not {tuple(moments.shape)}")
@@ -204,7 +210,12 @@ def awq_scales(
 
     Returns:
         s, float32 (in,), with a geometric middle of 1 between its extremes; and e.
+
+    Raises:
+        ValueError: a grid of less than one step, or what `quantize` raises.
     """
+    if not is_count(grid, least=1):
+        raise ValueError(f"grid {grid!r} is not allowed; give a whole number of steps, 1 at least (usual: 20)")
     rms = moments.diagonal().clamp(min=0).sqrt()
     rms = rms.clamp(min=1e-4 * float(rms.max()) or 1.0)
     found = []

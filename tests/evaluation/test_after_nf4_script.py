@@ -106,7 +106,7 @@ def small():
 @pytest.mark.parametrize("variant", ["", "gptq", "awq", "loftq", "pissa", "dora"])
 def test_a_base_is_made_ready_as_its_name_says(after, small, monkeypatch, variant):
     batches = [torch.randint(0, 97, (2, 16), generator=torch.Generator().manual_seed(n)) for n in range(3)]
-    monkeypatch.setattr(after.costs, "calibration", lambda tokenizer: batches)
+    monkeypatch.setattr(after.costs, "windows", lambda tokenizer: batches)
     path = "model.layers.0.mlp.up_proj"
     weight, moments = small.get_submodule(path).weight.detach().clone(), input_moments(small, batches)[path]
     whole = small(batches[0]).logits.detach()

@@ -66,9 +66,11 @@ class TestInputMoments:
         input_moments(llama, [tokens(1)])
         assert llama.training and not any(module._forward_pre_hooks for module in llama.modules())
 
-    def test_no_batch_is_told(self, llama):
+    def test_no_batch_and_a_layer_that_is_not_there_are_told(self, llama):
         with pytest.raises(ValueError, match=r"no token reached model\.layers\.0\.self_attn\.q_proj"):
             input_moments(llama, [])
+        with pytest.raises(ValueError, match="'q_proj' is no linear layer of this model; there are model"):
+            input_moments(llama, [tokens(1)], layers=["q_proj"])
 
 
 class TestOutputError:
@@ -142,6 +144,7 @@ class TestGptq:
     @pytest.mark.parametrize(
         "shape, moments, options, said",
         [
+            ((2, 4, 64), torch.eye(64), {}, r"two dimensions, not \(2, 4, 64\)"),
             ((4, 64), torch.eye(63), {}, r"needs moments \(64, 64\), not \(63, 63\)"),
             ((4, 96), torch.eye(96), {}, "96 inputs are no multiple of 64"),
             ((4, 64), torch.eye(64), {"datatype": "nvfp4"}, "one number for all of a tensor's scales"),
@@ -184,6 +187,8 @@ class TestAwq:
         }  # fmt: skip
         assert "o_proj" not in changed and quantize_model(llama, rank=4)(batch).logits.isfinite().all()
 
-    def test_another_layout_is_told(self):
+    def test_another_layout_and_no_grid_are_told(self):
         with pytest.raises(ValueError, match="no layers of the Llama family"):
             scale_inputs(nn.Sequential(nn.Linear(64, 64)), {})
+        with pytest.raises(ValueError, match="grid 0 is not allowed"):
+            awq_scales([torch.randn(4, 64)], torch.eye(64), grid=0)
