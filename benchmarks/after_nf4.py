@@ -195,7 +195,9 @@ def fill_rows(rows: dict, save) -> None:
         if there:
             distance = (1 - (sentence_vectors(bert, read) * whole).sum(1)).mean().item()
             row["never quantized"] = {n: there[n] for n in ("weights", "outputs")} | {"distance": max(distance, 0.0)}
-        rows[name] = _rounded_numbers(row) | {"date": datetime.now(UTC).date().isoformat()}
+        # a record may be continued on another machine: each row says its own, as each run does
+        where = {"date": datetime.now(UTC).date().isoformat(), "device": device_name(default_device())}
+        rows[name] = _rounded_numbers(row) | where
         save()
         print(f"{name}: {row['default']['loss']:.4f} nats, {time.perf_counter() - start:.0f} s", flush=True)
 
