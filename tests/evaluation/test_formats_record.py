@@ -70,6 +70,11 @@ def test_losses_are_compared_piece_by_piece():
 def test_the_record_that_comes_with_the_package_can_be_read():
     found = FormatsRecord.load()
     assert "nf4" in found.names() and found.bits("nf4") == 4.5 and 0.09 < found.value("nf4", "weights") < 0.1
+    assert all({"date", "device"} <= row.keys() for row in found.raw["rows"].values())
+    runs = CostRecord(found.raw)
+    for variant in ("loftq", "pissa", "dora"):
+        way = f"qlora nf4 dq r16 alpha 32 {variant}"
+        assert runs.chosen_rate(way) and runs.quoted(way, seeds=3), way
 
 
 def test_runs_of_both_records_are_compared_with_each_other():
