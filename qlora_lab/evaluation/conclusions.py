@@ -5,7 +5,7 @@ something about methods or ranks only where the rate of each was chosen; where n
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from qlora_lab.evaluation.formats_record import OUTPUTS, WEIGHTS, FormatsRecord, datatype_of
 from qlora_lab.evaluation.intervals import Interval, mean_interval
@@ -155,17 +155,17 @@ def _rates(count: int) -> str:
 
 
 def rank_extremes(record: CostRecord, ranks: Mapping[int, str], measure: str = LOSS) -> list[str]:
-    """ "Too small limits learning" and "too large is worse", each against the rank of the best mean.
+    """ "Too small limits learning" and "too large is worse", each against the rank of the best mean in that measure.
 
     Args:
         ranks: {rank: way}, two at least, each run with two seeds or more.
     """
     conditions = {rank: record.quoted(way) for rank, way in sorted(ranks.items())}
-    best = min(conditions, key=lambda rank: record.interval(conditions[rank], LOSS).mean)
+    best = min(conditions, key=lambda rank: WORSE[measure] * record.interval(conditions[rank], measure).mean)
     lines = []
     for words, rank in (("too small limits learning", min(ranks)), ("too large is worse", max(ranks))):
         if rank == best:
-            lines.append(f"{words}: not seen, rank {rank} has the least mean loss")
+            lines.append(f"{words}: not seen; {WORDS[measure]}, rank {rank} has the best mean")
             continue
         difference = record.compare(conditions[rank], conditions[best], measure).interval
         verdict = {"worse": "yes", "better": "on the contrary", NO_DIFFERENCE: "not seen"}
@@ -186,8 +186,10 @@ def same_rate_for_all_ranks(record: CostRecord, scaling: str) -> str:
     chosen = {rank: rate for rank, rate in rates.items() if rate}
     if len(chosen) < 2:
         return f"{scaling}: cannot be said yet; the rate is chosen for {len(chosen)} of {len(ranks)} ranks"
-    spread = max(chosen.values()) / min(chosen.values())
+    spread, by_root = _apart(chosen.values()), _apart(rate * math.sqrt(rank) for rank, rate in chosen.items())
     said = "the same up to a factor of 2" if spread < 2.5 else f"not the same: a factor of {spread:.0f} apart"
+    if by_root < 2.5 <= spread:
+        said += "; times the root of the rank they are the same" + (" up to a factor of 2" if by_root > 1.01 else "")
     line = f"{scaling}: the best rates are {said} ("
     line += ", ".join(f"rank {rank} {rate:g}" for rank, rate in chosen.items()) + ")"
     if full := record.chosen_rate("full"):
@@ -195,6 +197,11 @@ def same_rate_for_all_ranks(record: CostRecord, scaling: str) -> str:
         times = f"{low:.0f}" if spread < 1.01 else f"{low:.0f} to {high:.0f}"
         line += f", {times} times full fine-tuning's {full:g}"
     return line
+
+
+def _apart(rates: Iterable[float]) -> float:
+    rates = list(rates)
+    return max(rates) / min(rates)
 
 
 def at_one_rate(record: CostRecord, ways: Mapping[str, str], chosen_for: str) -> str:

@@ -5,9 +5,9 @@ import textwrap
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter
 
-from qlora_lab.plots.style import BLUE, GREEN, HALO, INK, ORANGE, SKY, STYLE, figure, label
+from qlora_lab.plots.style import BLUE, GREEN, HALO, INK, ORANGE, SKY, STYLE, figure, label, log_losses
 
 WINDOW = 9  # steps whose mean is drawn
 
@@ -27,10 +27,7 @@ def loss_curve(
     ax.plot(steps, losses, ".", color=SKY, markersize=4, label="each step")
     line = trend(losses)
     ax.plot(steps, line, color=BLUE, linewidth=2, label=f"geometric mean of {WINDOW} steps")
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_locator(NullLocator())
+    log_losses(ax)
     ax.set_xlim(0, (total_steps or len(losses)) + 1)
     title = "Training and validation loss" if validations else "Training loss"
     label(ax, title, "optimizer step", "nats per answer token (log)")

@@ -24,6 +24,7 @@ from qlora_lab.plots.style import (
     heading,
     held_apart,
     label,
+    log_losses,
     tint,
     wrapped,
 )
@@ -133,7 +134,8 @@ def losses_by_rate(curves: Mapping[str, Mapping[float, float]], chosen: Mapping[
         chosen: {way: rate}; ways without one may be missing.
     """
     looks = zip((BLUE, GREEN, ORANGE, PINK, INK, SKY), "osD^vP", strict=True)
-    fig, (ax,) = figure(height=3.2 + 0.2 * len(curves))
+    columns = 2 if max(map(len, curves)) < 20 else 1  # of the legend
+    fig, (ax,) = figure(height=3.5 + 0.2 * math.ceil(len(curves) / columns))
     told = []
     for (name, losses), (colour, marker) in zip(curves.items(), looks, strict=False):
         points = [(rate, loss) for rate, loss in sorted(losses.items()) if math.isfinite(loss)]
@@ -149,9 +151,10 @@ def losses_by_rate(curves: Mapping[str, Mapping[float, float]], chosen: Mapping[
     ticks = [10.0**power for power in range(-6, 1) if rates[0] / 2 < 10.0**power < 2 * rates[-1]]
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.set_xlim(rates[0] / 1.5, rates[-1] * 1.5)
-    label(ax, title, "learning rate", "validation loss (nats)")
-    fig.legend(loc="outside lower left", ncols=1, frameon=False, fontsize=STYLE["small"])
-    fig.alt_text = f"{title}, validation loss in nats by learning rate. {'; '.join(told)}."
+    log_losses(ax)  # a rate that is far too high would press all others flat
+    label(ax, title, "learning rate", "validation loss, nats (log)")
+    fig.legend(loc="outside lower left", ncols=columns, frameon=False, fontsize=STYLE["small"])
+    fig.alt_text = f"{title}, validation loss in nats (logarithmic) by learning rate. {'; '.join(told)}."
     return fig
 
 

@@ -19,6 +19,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.patheffects import withStroke
 from matplotlib.textpath import text_to_path
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from PIL import Image
 
 CARD = "#eef1f4"
@@ -128,6 +129,14 @@ def label(ax, title: str, x: str = "", y: str = "") -> None:
         ax.set_title(wrapped(title, 0.86 * room), fontsize=STYLE["size"], loc="left", color=INK, fontweight="bold")
     ax.set_xlabel(wrapped(x, 0.86 * room, STYLE["small"]), fontsize=STYLE["small"], color=INK)
     ax.set_ylabel(y, fontsize=STYLE["small"], color=INK)
+
+
+def log_losses(ax) -> None:
+    """A logarithmic y axis with plain numbers at 1, 2 and 5, for what spans one or two powers of ten."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_minor_locator(NullLocator())
 
 
 def heading(fig: Figure, title: str) -> None:

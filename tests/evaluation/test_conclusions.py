@@ -155,9 +155,15 @@ def test_ranks_are_too_small_or_too_large_only_where_it_shows():
     assert small.startswith("too small limits learning: yes; loss on new commands, rank 1 minus rank 16 +0.407")
     assert large.startswith("too large is worse: yes; loss on new commands, rank 64 minus rank 16 +0.303")
     small, large = conclusions.rank_extremes(*ranked(r1=[0.52, 0.5, 0.5], r16=[0.5, 0.51, 0.5], r64=[0.4, 0.4, 0.41]))
-    assert "limits learning: yes" in small and large == "too large is worse: not seen, rank 64 has the least mean loss"
+    assert "limits learning: yes" in small
+    assert large == "too large is worse: not seen; loss on new commands, rank 64 has the best mean"
     small, _ = conclusions.rank_extremes(*ranked(r1=[0.52, 0.5, 0.5], r16=[0.5, 0.51, 0.5], r64=[0.9, 0.9, 0.91]))
     assert "limits learning: not seen;" in small
+    low = made(qlora(1, loss=[0.5, 0.5, 0.51], correct=[61, 62, 63]))  # more loss, and more answered exactly
+    found = record(low, made(qlora(64, loss=[0.4, 0.41, 0.42], correct=50)))
+    small, large = conclusions.rank_extremes(found, found.by_rank("alpha = 2r"), "test")
+    assert small == "too small limits learning: not seen; share of commands answered exactly, rank 1 has the best mean"
+    assert large.startswith("too large is worse: yes; share of commands answered exactly, rank 64 minus rank 1 -0.")
 
 
 def test_whether_one_rate_suits_all_ranks_is_asked_of_chosen_rates():
@@ -170,7 +176,11 @@ def test_whether_one_rate_suits_all_ranks_is_asked_of_chosen_rates():
     near = conclusions.same_rate_for_all_ranks(with_rates(r1=2e-3, r4=2e-3, r64=1e-3), "alpha = 32")
     assert "the same up to a factor of 2" in near and "5 to 10 times full fine-tuning's 0.0002" in near
     apart = conclusions.same_rate_for_all_ranks(with_rates(r1=8e-3, r64=1e-3), "alpha = 32")
-    assert "not the same: a factor of 8 apart" in apart
+    assert "not the same: a factor of 8 apart; times the root of the rank they are the same (rank 1" in apart
+    nearly = conclusions.same_rate_for_all_ranks(with_rates(r1=4e-3, r64=1e-3), "alpha = 32")
+    assert "a factor of 4 apart; times the root of the rank they are the same up to a factor of 2 (" in nearly
+    more = conclusions.same_rate_for_all_ranks(with_rates(r1=1e-3, r64=4e-3), "alpha = 32")
+    assert "not the same: a factor of 4 apart (rank 1" in more
     early = conclusions.same_rate_for_all_ranks(with_rates(r1=2e-3), "alpha = 32")
     assert early == "alpha = 32: cannot be said yet; the rate is chosen for 1 of 1 ranks"
     assert "0 of 0 ranks" in conclusions.same_rate_for_all_ranks(with_rates(r1=2e-3), "rsLoRA")

@@ -151,12 +151,12 @@ def test_a_file_is_read(tmp_path):
 
 
 def test_the_record_that_comes_with_the_package_is_whole():
-    """Three seeds at least of what notebook 07 rests on."""
+    """A chosen rate and five seeds at least of what notebook 07 concludes something from."""
     found = CostRecord.load()
-    for way in ("full", "lora r16 alpha 32", *(f"qlora nf4 dq r{rank} alpha {2 * rank}" for rank in (1, 16, 64))):
-        assert found.quoted(way, seeds=3), way
+    for way in ("full", "lora r16 alpha 32", *(f"qlora nf4 dq r{rank} alpha {2 * rank}" for rank in (1, 4, 16, 64))):
+        assert found.chosen_rate(way) and found.quoted(way, seeds=5), way
     assert {"script", "device", "versions", "budget", "share of decoding"} <= found.raw.keys()
-    assert all("date" in run for run in found.raw["runs"].values())
+    assert all({"date", "device"} <= run.keys() for run in found.raw["runs"].values())
 
 
 @given(st.floats(-5, 5), st.floats(-5, 5), st.lists(st.integers(-50, 50), min_size=2, max_size=8, unique=True))
