@@ -318,7 +318,7 @@ def _beside_each_other(points: Mapping[str, tuple[float, Result]]) -> list[list[
     """The names of points in groups whose labels would lie on each other, from left to right."""
     groups: list[list[str]] = []
     for name in sorted(points, key=lambda name: points[name][0]):
-        if groups and points[name][0] < 2.2 * points[groups[-1][0]][0]:
+        if groups and points[name][0] < 2.2 * points[groups[-1][0]][0]:  # a name of a dozen letters reaches as far
             groups[-1].append(name)
         else:
             groups.append([name])

@@ -32,10 +32,11 @@ def explore_costs(record: CostRecord | None = None) -> Explorer:
             for name, at in conditions.items()
         }
         chosen = f"{base} r{rank}"
-        if chosen in conditions:
-            size, (mean, low, high, values) = points[chosen.removeprefix("qlora ")]
+        at_dot = chosen.removeprefix("qlora ")
+        if at_dot in points:
+            size, (mean, low, high, values) = points[at_dot]
             title = f"{chosen}: {size:,.0f} MB; {measure} {mean:.3f} ({low:.3f} to {high:.3f}, {len(values)} seeds)"
-            return plots.quality_and_memory(points, chosen.removeprefix("qlora "), title, MEASURES[measure])
+            return plots.quality_and_memory(points, at_dot, title, MEASURES[measure])
         like = next(condition for name, condition in conditions.items() if name.startswith(f"{base} r"))
         size = (record.size(like, "bytes of weights") + 16 * record.trained(base.split()[0], rank)) / 1e6
         title = f"{chosen}: {size:,.0f} MB; its {measure} was not recorded"
